@@ -1,0 +1,10 @@
+# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev
+find_package(Threads REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(spdlog REQUIRED)
+find_package(CLI11 REQUIRED)
+find_path(SENTENCEPIECE_INCLUDE_DIR sentencepiece_processor.h REQUIRED)
+find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
+find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
+add_library(moelora_sentencepiece INTERFACE IMPORTED GLOBAL)
+target_link_libraries(moelora_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})

@@ -1,0 +1,62 @@
+# One object library per room. A room sees only the rooms that it may import (the tests link exactly those, so an
+# import in the wrong direction does not link), and all objects together make the library `moelora`.
+add_library(moelora_settings INTERFACE)
+target_include_directories(moelora_settings INTERFACE
+  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>)
+target_compile_options(moelora_settings INTERFACE -Wall -Wextra $<$<BOOL:${MOELORA_WERROR}>:-Werror>)
+if(MOELORA_SANITIZE)
+  target_compile_options(moelora_settings INTERFACE
+    -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
+  target_link_options(moelora_settings INTERFACE -fsanitize=address,undefined)
+endif()
+
+# moelora_room(NAME imports...): src/NAME/**.cpp; MOELORA_ROOM_<NAME> lists the room and all that it needs.
+function(moelora_room name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  add_library(moelora_${name} OBJECT ${sources})
+  target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
+    moelora_sentencepiece Threads::Threads)
+  set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
+  set(all ${name})
+  foreach(import IN LISTS ARGN)
+    list(APPEND all ${MOELORA_ROOM_${import}})
+  endforeach()
+  list(REMOVE_DUPLICATES all)
+  set(MOELORA_ROOM_${name} ${all} PARENT_SCOPE)
+endfunction()
+
+# Logging stands apart: spdlog wants Debian's fmt, LibTorch's include folder carries another one.
+add_library(moelora_log OBJECT ${CMAKE_SOURCE_DIR}/src/log/log.cpp)
+target_link_libraries(moelora_log PUBLIC moelora_settings PRIVATE spdlog::spdlog_header_only)
+set(MOELORA_ROOM_log log)
+
+moelora_room(io log)
+moelora_room(nn io)
+moelora_room(adapter nn)
+moelora_room(model nn)
+moelora_room(data model)
+moelora_room(eval data)
+moelora_room(train adapter data)
+
+set(MOELORA_ROOMS log io nn adapter model data eval train)
+
+add_library(moelora STATIC)
+add_library(moelora::moelora ALIAS moelora)
+foreach(room IN LISTS MOELORA_ROOMS)
+  target_sources(moelora PRIVATE $<TARGET_OBJECTS:moelora_${room}>)
+endforeach()
+target_include_directories(moelora PUBLIC
+  $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
+target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_json
+  moelora_sentencepiece Threads::Threads fmt)
+if(MOELORA_SANITIZE)
+  target_link_options(moelora PUBLIC -fsanitize=address,undefined)
+endif()
+
+file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cli/*.cpp)
+if(cli_sources)
+  add_executable(moelora_cli ${cli_sources})
+  set_target_properties(moelora_cli PROPERTIES OUTPUT_NAME moelora UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
+  target_link_libraries(moelora_cli PRIVATE moelora_settings moelora CLI11::CLI11)
+endif()

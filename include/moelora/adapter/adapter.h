@@ -1,0 +1,74 @@
+#pragma once
+// An adapter: the deltas of all adapted linears and the gate(s), as one module beside the base. AdamW over
+// adapter->parameters() trains exactly the adapter.
+
+#include <torch/nn/module.h>
+#include <torch/nn/pimpl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moelora/adapter/config.h"
+#include "moelora/adapter/gate.h"
+#include "moelora/adapter/moe_lora_linear.h"
+#include "moelora/adapter/task_names.h"
+#include "moelora/nn/linear.h"
+#include "moelora/nn/row_context.h"
+
+namespace moelora {
+
+struct MergeState;  // adapter/merge.h
+
+class AdapterImpl : public torch::nn::Module {
+ public:
+  struct AdaptedLinear {
+    std::string name;                       ///< Name of the linear in the base, e.g. transformer.layers.0.mlp.dense_4h_to_h
+    std::shared_ptr<nn::LinearImpl> base;
+    MoeLoraLinear delta{nullptr};
+  };
+
+  AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks, std::vector<AdaptedLinear> linears);
+  ~AdapterImpl() override;
+
+  const std::string& adapter_name() const { return name_; }
+  const MoeLoraConfig& config() const { return config_; }
+  const TaskNames& tasks() const { return tasks_; }
+  const std::vector<AdaptedLinear>& linears() const { return linears_; }
+  std::vector<TaskGate>& gates() { return gates_; }
+
+  /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear). Uniform routing and N = 1 need no
+  /// task ids. Error for a task out of range.
+  at::Tensor expert_weights(const TaskIds& tasks) const;
+  at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
+  /// The context of a forward: gate evaluated once. `dropout` inactive (default) for evaluation.
+  nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;
+
+  void enable();   ///< Makes this the active adapter of its linears. Error while merged.
+  void disable();  ///< Linears run plain.
+  bool enabled() const;
+
+  MergeState* merge_state() const { return merge_.get(); }
+  void set_merge_state(std::shared_ptr<MergeState> state) { merge_ = std::move(state); }
+
+ private:
+  std::string name_;
+  MoeLoraConfig config_;
+  TaskNames tasks_;
+  std::vector<AdaptedLinear> linears_;
+  std::vector<TaskGate> gates_;
+  std::shared_ptr<MergeState> merge_;
+};
+TORCH_MODULE(Adapter);
+
+/// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters and
+/// enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name.
+Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
+               const std::string& name = "default");
+
+void eject(Adapter& adapter);  ///< Detaches it from the base; the adapter keeps its parameters.
+
+void freeze(torch::nn::Module& module);    ///< requires_grad = false on every parameter.
+void unfreeze(torch::nn::Module& module);  ///< requires_grad = true on every parameter.
+
+}  // namespace moelora

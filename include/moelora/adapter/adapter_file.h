@@ -1,0 +1,43 @@
+#pragma once
+// The library's own adapter format: a folder with adapter.safetensors (fp32) and adapter.json: format version, task
+// names, configuration, fingerprints of base and tokenizer, SHA-256 of the tensors' file, provenance.
+
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "moelora/adapter/adapter.h"
+#include "moelora/io/safetensors.h"
+
+namespace moelora {
+
+struct AdapterInfo {
+  MoeLoraConfig config;
+  TaskNames tasks;
+  std::string base_fingerprint;       ///< Empty: not recorded (foreign adapters).
+  std::string tokenizer_fingerprint;  ///< Empty: not recorded.
+};
+
+/// A path is an adapter folder of ours if it holds adapter.json.
+bool is_adapter_folder(const std::filesystem::path& folder);
+
+/// Tensors by their names in the file: "linears.<base linear name>.A", ".B", "gate.task_embedding", "gate.weight"
+/// (per_linear: "gates.<base linear name>.task_embedding", ".weight").
+io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
+
+/// Writes both files atomically into `folder` (created if absent). `provenance` is stored as given.
+void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base_fingerprint,
+                  const std::string& tokenizer_fingerprint, const nlohmann::ordered_json& provenance);
+
+/// Reads and checks adapter.json alone. Error: no such folder, another format version, broken JSON.
+AdapterInfo read_adapter_info(const std::filesystem::path& folder);
+
+/// Injects and fills. Error: checksum mismatch, missing / surplus / misshapen tensors, another base or tokenizer (pass
+/// empty strings to skip those two checks).
+Adapter load_adapter(torch::nn::Module& base, const std::filesystem::path& folder, const std::string& base_fingerprint,
+                     const std::string& tokenizer_fingerprint, const std::string& name = "default");
+
+/// Fills an injected adapter from tensors named as adapter_tensors names them; all problems in one Error.
+void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>& tensors, const std::string& origin);
+
+}  // namespace moelora

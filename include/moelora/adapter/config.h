@@ -1,0 +1,39 @@
+#pragma once
+// What an adapter is, as a typed struct and as JSON.
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace moelora {
+
+/// Where the expert weights ω come from.
+enum class Routing {
+  task,     ///< softmax of the gate over the task's embedding (MOELoRA)
+  uniform,  ///< 1/N for every expert (the paper's "w/o gate")
+};
+
+struct MoeLoraConfig {
+  std::int64_t rank = 16;             ///< Total rank r; each expert has r/N.
+  std::int64_t num_experts = 8;       ///< N; 1 is plain LoRA.
+  double alpha = 32.0;                ///< The update is scaled by alpha / rank.
+  double dropout = 0.0;               ///< [0, 1), on the input of A.
+  Routing routing = Routing::task;
+  std::int64_t top_k = 0;             ///< 0: dense; k: softmax over the k largest logits.
+  bool per_linear = false;            ///< One task embedding and gate for each adapted linear instead of one for the model.
+  std::int64_t task_embedding_dim = 64;
+  /// Rows of the task embedding in front of the tasks' own (1 in adapters read from MOELoRA-peft, whose ids start at 1).
+  std::int64_t reserved_rows = 0;
+  /// Suffixes of linear names at a component boundary, or full regular expressions (ECMAScript).
+  std::vector<std::string> targets{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
+  std::uint64_t seed = 0;             ///< Of the initial values.
+
+  double scaling() const { return alpha / static_cast<double>(rank); }
+  /// Error listing every problem: rank not divisible by num_experts, top_k > num_experts, …  top_k = 1 logs a warning.
+  void validate() const;
+  static MoeLoraConfig from_json(const nlohmann::ordered_json& json);  ///< Unknown keys: Error with the nearest known.
+  nlohmann::ordered_json to_json() const;
+};
+
+}  // namespace moelora

@@ -1,0 +1,55 @@
+#pragma once
+// Folding one task's update into the frozen weights: W = round(W0 + s · B diag(g) A), accumulated in fp32 (fp64 for
+// fp32 weights is not needed: one product, one sum, one rounding to the weight's dtype).
+
+#include <functional>
+#include <map>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "moelora/adapter/adapter.h"
+
+namespace moelora {
+
+struct MergeOptions {
+  /// Where the base's bytes are kept for unmerge.
+  enum class KeepBase {
+    device,  ///< Copy on the weights' device: as much memory again as the adapted weights. Fastest switch.
+    host,    ///< Copy in host memory.
+    reread,  ///< Nothing kept; `reread` is asked for each weight (a mapped model folder).
+    none,    ///< Nothing kept: the merge is final (export of a merged model).
+  };
+  KeepBase keep_base = KeepBase::device;
+  std::function<at::Tensor(const std::string& name)> reread;  ///< Weight by checkpoint name, bytes as loaded.
+  /// Runs the model on a probe batch and returns its logits (fp32); called unmerged and merged. Empty: no probe.
+  std::function<at::Tensor()> probe;
+};
+
+/// What a merge did to the numbers; returned, and written beside a merged model as merge_certificate.json.
+struct Certificate {
+  std::string what;                      ///< "task CMeIE" or "mix CMeIE=0.5,MedDG=0.5"
+  std::int64_t linears = 0;
+  std::string dtype;
+  double largest_rounding = 0.0;         ///< max |round(W0 + ΔW) - (W0 + ΔW)| over all merged weights
+  std::string largest_rounding_at;       ///< name of that linear
+  double largest_update = 0.0;           ///< max |ΔW|
+  double largest_logit_difference = -1;  ///< unmerged against merged on the probe batch; -1: no probe
+  nlohmann::ordered_json to_json() const;
+};
+
+/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive.
+Certificate merge_for_task(Adapter& adapter, std::string_view task, const MergeOptions& options = {});
+/// Folds Σ weight_t · ΔW_t. Weights are used as they are.
+Certificate merge_mixture(Adapter& adapter, const std::vector<std::pair<std::string, double>>& mixture,
+                          const MergeOptions& options = {});
+/// Restores the base's original bytes and enables the adapter. Error if not merged or nothing was kept.
+void unmerge(Adapter& adapter);
+bool is_merged(const Adapter& adapter);
+
+/// "CMeIE=0.5,MedDG=0.5" → pairs. Error naming the bad part.
+std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text);
+
+}  // namespace moelora

@@ -1,0 +1,41 @@
+#pragma once
+// The MOELoRA update of one linear in stacked form (arXiv 2310.18339): with A = [A_1; …; A_N] [r, d_in] and
+// B = [B_1 … B_N] [d_out, r], the experts are a diagonal: h = W0 x + s · B (g_j ⊙ (A x)), where g_j repeats each entry of
+// ω_j r/N times and s = alpha / r. Cost and memory are plain LoRA's, whatever N is.
+
+#include <torch/nn/pimpl.h>
+
+#include "moelora/adapter/config.h"
+#include "moelora/nn/linear_delta.h"
+
+namespace moelora {
+
+class MoeLoraLinearImpl : public nn::LinearDelta {
+ public:
+  /// `gate`: row of RowContext::expert_weights that this linear uses. `key`: which linear it is, for dropout masks.
+  MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_features, const MoeLoraConfig& config, std::int64_t gate,
+                    std::uint64_t key);
+  void reset_parameters(at::Generator generator);  ///< A ~ N(0, 0.01²), B = 0.
+
+  /// One custom autograd function: saves x, A x and ω, regenerates dropout's mask, computes no gradient of the base.
+  at::Tensor forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                     const nn::RowContext& context) override;
+  /// The same by plain differentiable operations: the readable reference that tests compare with; also used when the
+  /// base weight is trained along.
+  at::Tensor forward_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                               const nn::RowContext& context) const;
+  nn::LowRank low_rank(const at::Tensor& omega) const override;
+
+  at::Tensor A;  ///< [r, d_in] fp32
+  at::Tensor B;  ///< [d_out, r] fp32
+
+ private:
+  std::int64_t experts_;
+  double scaling_;
+  double dropout_;
+  std::int64_t gate_;
+  std::uint64_t key_;
+};
+TORCH_MODULE(MoeLoraLinear);
+
+}  // namespace moelora

@@ -1,0 +1,38 @@
+#pragma once
+// From a record to token ids, cut as the reference cuts.
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "moelora/data/record.h"
+#include "moelora/model/tokenizer.h"
+
+namespace moelora::data {
+
+struct EncodeOptions {
+  std::int64_t max_source_length = 1024;  ///< Source tokens, opening tokens included.
+  std::int64_t max_target_length = 196;   ///< Target tokens, end of sequence included.
+  std::string source_prefix;              ///< Put in front of every input.
+};
+
+struct Example {
+  std::int64_t task = 0;     ///< index in the run's task names
+  model::TokenIds ids;       ///< whole sequence: source, opening, target, end of sequence
+  std::int64_t context = 0;  ///< context rows; ids[context] is the first label
+  bool cut = false;          ///< source or target was shortened
+
+  std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
+  /// Rows that predict a label: context-1 … length-2.
+  std::int64_t label_count() const { return length() - context; }
+};
+
+/// Training form. The source is cut to max_source_length - 1 tokens, the target to max_target_length - 2, as
+/// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off.
+Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
+                    const EncodeOptions& options);
+
+/// Generation form: the source cut so that source and opening tokens fit max_source_length (chatglm1_eval).
+model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options);
+
+}  // namespace moelora::data

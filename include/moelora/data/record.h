@@ -1,0 +1,46 @@
+#pragma once
+// PromptCBLUE records.
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+namespace moelora::data {
+
+struct Record {
+  std::string input;
+  std::string target;
+  std::string task;                         ///< task_dataset
+  std::string task_type;
+  std::string sample_id;
+  std::vector<std::string> answer_choices;  ///< empty when null or absent
+  std::int64_t line = 0;                    ///< 1-based line (JSON lines) or entry (array) in its file
+};
+
+struct RecordFile {
+  std::vector<Record> records;
+  std::vector<std::string> problems;  ///< "file:line: what is wrong" for each line left out
+  std::int64_t duplicates = 0;        ///< records left out because input, target and task were seen before
+};
+
+struct ReadOptions {
+  bool deduplicate = false;
+  std::int64_t max_problems = 100;  ///< More bad lines than this: an Error (it is another kind of file).
+  bool need_target = false;         ///< An empty target is a problem (training data).
+};
+
+/// JSON lines or one JSON array. A bad line is reported with file and line, counted and left out. Error: no such file,
+/// not a single good record.
+RecordFile read_records(const std::filesystem::path& path, const ReadOptions& options = {});
+
+nlohmann::ordered_json to_json(const Record& record);  ///< Keys as in PromptCBLUE.
+
+/// SHA-256 over all records' input, target and task, in order.
+std::string data_hash(const std::vector<Record>& records);
+
+/// Distinct task names in order of first appearance.
+std::vector<std::string> task_names_of(const std::vector<Record>& records);
+
+}  // namespace moelora::data

@@ -1,0 +1,53 @@
+#pragma once
+// What training, evaluation and generation know of a language model. The graph works on packed rows (nn/row_context.h).
+
+#include <torch/nn/module.h>
+
+#include <memory>
+#include <vector>
+
+#include "moelora/nn/attention.h"
+#include "moelora/nn/row_context.h"
+
+namespace moelora::model {
+
+class KvCache;
+
+struct ForwardOptions {
+  /// Rows whose final hidden states are wanted, [n] int64; undefined: all. The last layer computes no others.
+  at::Tensor output_rows;
+  /// Keys and values of earlier rows; the forward appends its own. nullptr: none (training).
+  KvCache* cache = nullptr;
+  /// One key/value prefix per layer, or empty (P-Tuning v2).
+  std::vector<nn::KeyValuePrefix> prefix;
+};
+
+class CausalLM : public torch::nn::Module {
+ public:
+  using torch::nn::Module::Module;
+
+  /// Final hidden states. ids [rows] int64, positions [axes, rows] int64; returns [rows or n, hidden_size].
+  virtual at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                            const ForwardOptions& options = {}) = 0;
+  /// Logits of hidden rows. [n, hidden_size] → [n, vocab_size].
+  virtual at::Tensor logits(const at::Tensor& hidden_rows) = 0;
+  /// Positions of whole packed sequences, [axes, rows] int64 on the CPU.
+  virtual at::Tensor positions(const nn::Segments& segments) const = 0;
+  /// Positions of the one row at index `index` of a sequence with `context` context rows, [axes, 1].
+  virtual at::Tensor position_at(std::int64_t context, std::int64_t index) const = 0;
+
+  virtual std::int64_t vocab_size() const = 0;
+  virtual std::int64_t hidden_size() const = 0;
+  virtual std::int64_t num_layers() const = 0;
+  virtual std::int64_t num_heads() const = 0;
+  virtual std::int64_t max_sequence_length() const = 0;
+
+  at::Device device() const { return parameters().front().device(); }
+  at::ScalarType dtype() const { return parameters().front().scalar_type(); }
+};
+
+/// Cross entropy of each label row, fp32 [n]: the head is applied in chunks of rows, so that the logits of a whole
+/// batch never exist. hidden_rows [n, hidden_size], labels [n] int64. Differentiable.
+at::Tensor token_losses(CausalLM& model, const at::Tensor& hidden_rows, const at::Tensor& labels);
+
+}  // namespace moelora::model

@@ -1,0 +1,95 @@
+#pragma once
+// The graph of ChatGLM-6B in packed rows. Parameters carry the names of the Hugging Face checkpoint.
+//
+// Block l: a = LN1(x); x = a·α + Attn(a); m = LN2(x); x = m·α + MLP(m), α = sqrt(2·28): the residual takes the
+// normalised value. query_key_value is laid out per head as [heads, 3·head_dim]; GELU is the tanh form.
+
+#include <torch/nn/modules/container/modulelist.h>
+
+#include <memory>
+
+#include "moelora/model/causal_lm.h"
+#include "moelora/model/chatglm/config.h"
+#include "moelora/nn/embedding.h"
+#include "moelora/nn/layer_norm.h"
+#include "moelora/nn/linear.h"
+#include "moelora/nn/rotary.h"
+
+namespace moelora::model {
+
+class ChatGlmAttentionImpl : public torch::nn::Module {
+ public:
+  explicit ChatGlmAttentionImpl(const ChatGlmConfig& config);
+  /// x [rows, hidden] → [rows, hidden].
+  at::Tensor forward(const at::Tensor& x, const nn::RotaryTables& rotary, const nn::RowContext& context,
+                     std::int64_t layer, KvCache* cache, const nn::KeyValuePrefix& prefix);
+  nn::Linear query_key_value{nullptr};
+  nn::Linear dense{nullptr};
+
+ private:
+  std::int64_t heads_;
+  std::int64_t head_dim_;
+};
+TORCH_MODULE(ChatGlmAttention);
+
+class ChatGlmMlpImpl : public torch::nn::Module {
+ public:
+  explicit ChatGlmMlpImpl(const ChatGlmConfig& config);
+  at::Tensor forward(const at::Tensor& x, const nn::RowContext& context);
+  nn::Linear dense_h_to_4h{nullptr};
+  nn::Linear dense_4h_to_h{nullptr};
+};
+TORCH_MODULE(ChatGlmMlp);
+
+class ChatGlmBlockImpl : public torch::nn::Module {
+ public:
+  explicit ChatGlmBlockImpl(const ChatGlmConfig& config);
+  at::Tensor forward(const at::Tensor& x, const nn::RotaryTables& rotary, const nn::RowContext& context,
+                     std::int64_t layer, KvCache* cache, const nn::KeyValuePrefix& prefix);
+  nn::LayerNorm input_layernorm{nullptr};
+  ChatGlmAttention attention{nullptr};
+  nn::LayerNorm post_attention_layernorm{nullptr};
+  ChatGlmMlp mlp{nullptr};
+};
+TORCH_MODULE(ChatGlmBlock);
+
+class ChatGlmTransformerImpl : public torch::nn::Module {
+ public:
+  explicit ChatGlmTransformerImpl(const ChatGlmConfig& config);
+  nn::Embedding word_embeddings{nullptr};
+  torch::nn::ModuleList layers;
+  nn::LayerNorm final_layernorm{nullptr};
+};
+TORCH_MODULE(ChatGlmTransformer);
+
+class ChatGlmImpl : public CausalLM {
+ public:
+  explicit ChatGlmImpl(const ChatGlmConfig& config);  ///< Random weights: N(0, 0.02²), biases 0, norms 1.
+
+  at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                    const ForwardOptions& options = {}) override;
+  /// As hidden, and every block's input too: num_layers + 1 tensors [rows, hidden], the last after final_layernorm.
+  std::vector<at::Tensor> hidden_states(const at::Tensor& ids, const at::Tensor& positions,
+                                        const nn::RowContext& context);
+  at::Tensor logits(const at::Tensor& hidden_rows) override;
+  at::Tensor positions(const nn::Segments& segments) const override;
+  at::Tensor position_at(std::int64_t context, std::int64_t index) const override;
+  std::int64_t vocab_size() const override { return config_.vocab_size; }
+  std::int64_t hidden_size() const override { return config_.hidden_size; }
+  std::int64_t num_layers() const override { return config_.num_layers; }
+  std::int64_t num_heads() const override { return config_.num_attention_heads; }
+  std::int64_t max_sequence_length() const override { return config_.max_sequence_length; }
+
+  const ChatGlmConfig& config() const { return config_; }
+  void tie_head();  ///< lm_head.weight becomes the word embedding's tensor (the published checkpoint).
+  bool head_is_tied() const;
+
+  ChatGlmTransformer transformer{nullptr};
+  nn::Linear lm_head{nullptr};
+
+ private:
+  ChatGlmConfig config_;
+};
+TORCH_MODULE(ChatGlm);
+
+}  // namespace moelora::model

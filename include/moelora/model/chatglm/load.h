@@ -1,0 +1,37 @@
+#pragma once
+// Model folders of ChatGLM-6B: reading and writing.
+
+#include <c10/core/Device.h>
+#include <c10/core/ScalarType.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "moelora/io/safetensors.h"
+#include "moelora/model/chatglm/chatglm.h"
+
+namespace moelora::model {
+
+struct LoadOptions {
+  std::optional<at::ScalarType> dtype;  ///< Default: fp32 on a CPU, the stored dtype on a GPU.
+  at::Device device = at::kCPU;
+};
+
+/// Reads config.json and the weights. One Error names every missing, surplus, misshapen and mistyped tensor
+/// (`rotary_emb.inv_freq` entries are ignored). When lm_head's bytes equal the embedding's, they become one tensor; a
+/// checkpoint without lm_head.weight is tied.
+ChatGlm load_chatglm(const std::filesystem::path& folder, const LoadOptions& options = {});
+
+/// The base weights by checkpoint name, as they are saved and fingerprinted (a tied head appears under both names).
+io::NamedTensors base_tensors(const ChatGlmImpl& model);
+
+/// Fingerprint of the base weights (io/fingerprint.h).
+std::string base_fingerprint(const ChatGlmImpl& model);
+
+/// Writes config.json and sharded safetensors into `folder` (existing; e.g. an io::AtomicFolder's path), and copies the
+/// tokenizer's files from `tokenizer_from` unless that is empty.
+void save_chatglm(const ChatGlmImpl& model, const std::filesystem::path& folder,
+                  const std::filesystem::path& tokenizer_from = {}, std::uint64_t max_shard_bytes = 4ull << 30);
+
+}  // namespace moelora::model

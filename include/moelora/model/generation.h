@@ -1,0 +1,47 @@
+#pragma once
+// Generation with a KV cache: greedy or sampled, for batches of prompts of unequal length and mixed tasks.
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "moelora/model/causal_lm.h"
+#include "moelora/model/tokenizer.h"
+
+namespace moelora::model {
+
+struct GenerationOptions {
+  std::int64_t max_new_tokens = 196;  ///< The end-of-sequence token counts.
+  bool sample = false;                ///< false: greedy; the options below are then ignored.
+  double temperature = 1.0;           ///< > 0
+  std::int64_t top_k = 0;             ///< 0: all tokens
+  double top_p = 1.0;                 ///< (0, 1]; 1: all tokens
+  std::uint64_t seed = 0;             ///< Sequence i draws from its own stream (seed, i): independent of the batch.
+  std::int64_t eos_id = -1;           ///< < 0: never stops early
+};
+
+struct Generation {
+  TokenIds ids;           ///< New tokens, without the end-of-sequence token.
+  bool finished = false;  ///< The model ended it; false: cut at max_new_tokens or the model's length.
+};
+
+/// Makes the RowContext of a forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
+/// `sequences` lists which prompts of the call the segments belong to (ended ones are missing).
+using ContextMaker =
+    std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
+
+/// Called with (prompt index, token) for each new token, in step order.
+using TokenCallback = std::function<void(std::int64_t, std::int64_t)>;
+
+/// Optional: receives each step's logits, fp32 [active sequences, vocab], with the prompt indices of its rows.
+using LogitsCallback = std::function<void(const at::Tensor&, const std::vector<std::int64_t>&)>;
+
+/// prompts: token ids ready for generation (Tokenizer::build_prompt); context_lengths [S] as Tokenizer::context_length.
+/// Error if a prompt is empty or leaves no room below the model's maximum length.
+std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
+                                 const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
+                                 const ContextMaker& context = {}, const TokenCallback& on_token = {},
+                                 const LogitsCallback& on_logits = {},
+                                 const std::vector<nn::KeyValuePrefix>& prefix = {});
+
+}  // namespace moelora::model

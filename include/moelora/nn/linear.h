@@ -1,0 +1,53 @@
+#pragma once
+// torch::nn::Linear's parameters and names, plus the ability to carry deltas. The base model owns weight and bias; a
+// delta is attached, not registered: saving, cloning, moving or halving the base never touches the adapter.
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/pimpl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moelora/nn/linear_delta.h"
+#include "moelora/nn/row_context.h"
+
+namespace moelora::nn {
+
+class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
+ public:
+  /// Initialised as torch::nn::Linear. bias = false leaves `bias` undefined.
+  LinearImpl(std::int64_t in_features, std::int64_t out_features, bool bias = true);
+  void reset() override;
+  void pretty_print(std::ostream& stream) const override;
+
+  /// x [..., d_in] → [..., d_out], without context. Error while a delta is active: it would be silently left out.
+  at::Tensor forward(const at::Tensor& x);
+  /// x [rows, d_in], or [..., d_in] whose leading axes flatten to the context's rows (padded [B, T, d]).
+  at::Tensor forward(const at::Tensor& x, const RowContext& context);
+
+  /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken or the sizes differ.
+  void attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta);
+  void detach(const std::string& adapter);
+  /// Chooses the delta that forward applies; an empty name: none. Error if nothing is attached under that name.
+  void activate(const std::string& adapter);
+  const std::string& active() const { return active_name_; }
+  LinearDelta* delta(const std::string& adapter) const;  ///< nullptr if not attached.
+
+  std::int64_t in_features() const { return in_features_; }
+  std::int64_t out_features() const { return out_features_; }
+
+  at::Tensor weight;  ///< [d_out, d_in]
+  at::Tensor bias;    ///< [d_out] or undefined
+
+ private:
+  std::int64_t in_features_;
+  std::int64_t out_features_;
+  bool with_bias_;
+  std::vector<std::pair<std::string, std::shared_ptr<LinearDelta>>> deltas_;
+  std::string active_name_;
+  LinearDelta* active_ = nullptr;
+};
+TORCH_MODULE(Linear);
+
+}  // namespace moelora::nn

@@ -1,0 +1,46 @@
+#pragma once
+// What a packed micro-batch's rows are. Hidden states are [rows, d]: the tokens of all S sequences ("segments") back to
+// back, no padding. Everything that a layer needs to know about the rows travels in one RowContext, passed explicitly.
+//
+// Glossary: S segments, N experts, r rank, d_in and d_out widths of a linear.
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace moelora::nn {
+
+struct Segments {
+  std::vector<std::int64_t> offsets{0};  ///< [S+1] first row of each segment; the last entry is the number of rows.
+  std::vector<std::int64_t> context;     ///< [S] leading rows that attend to each other both ways (prefix-LM).
+
+  static Segments from_lengths(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>& context);
+  /// B sequences of T rows each, as a padded [B, T, d] input has them, all context.
+  static Segments for_batch(std::int64_t batch, std::int64_t length);
+
+  std::int64_t count() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
+  std::int64_t rows() const { return offsets.back(); }
+  std::int64_t length(std::int64_t segment) const { return offsets[segment + 1] - offsets[segment]; }
+};
+
+/// What makes a dropout mask: two runs that agree in these draw the same mask, however the samples are packed, in
+/// whatever order, on any number of threads or ranks.
+struct DropoutKey {
+  std::uint64_t seed = 0;
+  std::vector<std::int64_t> draws;  ///< [S] global draw index of each sample; empty: dropout is off.
+  bool active() const { return !draws.empty(); }
+};
+
+/// Immutable once made; one per micro-batch. Made by Adapter::context or by plain().
+struct RowContext {
+  Segments segments;
+  at::Tensor segment_of_row;  ///< [rows] int64, on the device of the rows.
+  at::Tensor expert_weights;  ///< [gates, S, N] fp32; undefined without an adapter, for N = 1 and for token routing.
+  DropoutKey dropout;
+
+  /// The context of a forward without adapter: boundaries only.
+  static RowContext plain(Segments segments, const at::Device& device = at::kCPU);
+};
+
+}  // namespace moelora::nn
