@@ -1,0 +1,274 @@
+#include "moelora/io/json_reader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "moelora/io/error.h"
+
+namespace moelora::io {
+
+struct JsonReader::State {
+  nlohmann::ordered_json json;
+  std::string where;
+  std::vector<std::string> known;
+  std::vector<std::string> problems;
+  std::vector<std::shared_ptr<State>> children;
+
+  std::string path(const std::string& key) const { return where.empty() ? key : where + "." + key; }
+  void wrong_type(const std::string& key, const char* expected, const nlohmann::ordered_json& found) {
+    std::string text = found.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    if (text.size() > 60) {
+      text = std::string(found.type_name());
+    }
+    problems.push_back(path(key) + ": expected " + expected + ", found " + text);
+  }
+  void collect(std::vector<std::string>& all) const {
+    all.insert(all.end(), problems.begin(), problems.end());
+    for (auto entry = json.begin(); entry != json.end(); ++entry) {
+      if (std::find(known.begin(), known.end(), entry.key()) == known.end()) {
+        all.push_back(path(entry.key()) + ": unknown key" + suggestion(entry.key(), known));
+      }
+    }
+    for (const auto& child : children) {
+      child->collect(all);
+    }
+  }
+};
+
+namespace {
+
+constexpr double kTwoTo63 = 9223372036854775808.0;
+
+/// A whole number written as a floating-point one (8e3), within the range of int64.
+bool is_whole_float(const nlohmann::ordered_json& value) {
+  if (!value.is_number_float()) {
+    return false;
+  }
+  const double number = value.get<double>();
+  return std::floor(number) == number && number >= -kTwoTo63 && number < kTwoTo63;
+}
+
+std::string ascii_lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) {
+    if (c >= 'A' && c <= 'Z') {
+      c = static_cast<char>(c - 'A' + 'a');
+    }
+  }
+  return lower;
+}
+
+/// Levenshtein distance in bytes, a swap of neighbours counting as one change.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::vector<std::size_t>> cost(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  for (std::size_t i = 0; i <= a.size(); ++i) {
+    for (std::size_t j = 0; j <= b.size(); ++j) {
+      if (i == 0 || j == 0) {
+        cost[i][j] = i + j;
+        continue;
+      }
+      cost[i][j] = std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1, cost[i - 1][j - 1] + (a[i - 1] != b[j - 1])});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+        cost[i][j] = std::min(cost[i][j], cost[i - 2][j - 2] + 1);
+      }
+    }
+  }
+  return cost[a.size()][b.size()];
+}
+
+}  // namespace
+
+JsonReader::JsonReader(const nlohmann::ordered_json& json, std::string where) : state_(std::make_shared<State>()) {
+  state_->where = std::move(where);
+  state_->json = nlohmann::ordered_json::object();
+  if (json.is_object()) {
+    state_->json = json;
+  } else if (!json.is_null()) {
+    state_->problems.push_back((state_->where.empty() ? std::string("the file") : state_->where) +
+                               ": expected an object, found " + json.type_name());
+  }
+}
+
+JsonReader::JsonReader(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+const nlohmann::ordered_json* JsonReader::find(const std::string& key) {
+  state_->known.push_back(key);
+  const auto found = state_->json.find(key);
+  return found == state_->json.end() ? nullptr : &*found;
+}
+
+bool JsonReader::read(const std::string& key, bool& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  if (!found->is_boolean()) {
+    state_->wrong_type(key, "true or false", *found);
+    return false;
+  }
+  value = found->get<bool>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, double& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  if (!found->is_number()) {
+    state_->wrong_type(key, "a number", *found);
+    return false;
+  }
+  value = found->get<double>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::int64_t& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  const bool too_large =
+      found->is_number_unsigned() &&
+      found->get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  if (too_large || !(found->is_number_integer() || is_whole_float(*found))) {
+    state_->wrong_type(key, "an integer", *found);
+    return false;
+  }
+  value = found->get<std::int64_t>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::uint64_t& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  const bool whole = found->is_number_unsigned() || (found->is_number_integer() && found->get<std::int64_t>() >= 0) ||
+                     (is_whole_float(*found) && found->get<double>() >= 0.0);
+  if (!whole) {
+    state_->wrong_type(key, "an integer of at least 0", *found);
+    return false;
+  }
+  value = found->get<std::uint64_t>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::string& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  if (!found->is_string()) {
+    state_->wrong_type(key, "a string", *found);
+    return false;
+  }
+  value = found->get<std::string>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::vector<std::string>& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  const bool strings = found->is_array() &&
+                       std::all_of(found->begin(), found->end(), [](const auto& entry) { return entry.is_string(); });
+  if (!strings) {
+    state_->wrong_type(key, "a list of strings", *found);
+    return false;
+  }
+  value = found->get<std::vector<std::string>>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, nlohmann::ordered_json& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  value = *found;
+  return true;
+}
+
+bool JsonReader::read_choice(const std::string& key, const std::vector<std::string>& names, std::size_t& index) {
+  std::string name;
+  if (!read(key, name)) {
+    return false;
+  }
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found == names.end()) {
+    std::string list;
+    for (const std::string& each : names) {
+      list += (list.empty() ? "" : ", ") + each;
+    }
+    problem(key, "expected one of " + list + ", found \"" + name + "\"");
+    return false;
+  }
+  index = static_cast<std::size_t>(found - names.begin());
+  return true;
+}
+
+bool JsonReader::has(const std::string& key) const {
+  const auto found = state_->json.find(key);
+  return found != state_->json.end() && !found->is_null();
+}
+
+JsonReader JsonReader::child(const std::string& key) {
+  const nlohmann::ordered_json* found = find(key);
+  JsonReader made(found == nullptr ? nlohmann::ordered_json() : *found, state_->path(key));
+  state_->children.push_back(made.state_);
+  return made;
+}
+
+void JsonReader::problem(const std::string& text) {
+  state_->problems.push_back(state_->where.empty() ? text : state_->where + ": " + text);
+}
+
+void JsonReader::problem(const std::string& key, const std::string& text) {
+  state_->problems.push_back(state_->path(key) + ": " + text);
+}
+
+void JsonReader::finish() const {
+  std::vector<std::string> problems;
+  state_->collect(problems);
+  if (problems.empty()) {
+    return;
+  }
+  std::string text;
+  for (const std::string& problem : problems) {
+    text += (text.empty() ? "" : "\n") + problem;
+  }
+  throw Error(text);
+}
+
+std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {
+  const std::string wanted = ascii_lower(name);
+  std::string best;
+  std::size_t best_distance = std::max<std::size_t>(2, name.size() / 3) + 1;
+  for (const std::string& candidate : known) {
+    const std::size_t distance = edit_distance(wanted, ascii_lower(candidate));
+    if (distance < best_distance && distance < std::max(name.size(), candidate.size())) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+std::string suggestion(std::string_view name, const std::vector<std::string>& known) {
+  const std::string nearest = nearest_name(name, known);
+  if (!nearest.empty()) {
+    return ", did you mean \"" + nearest + "\"?";
+  }
+  std::string list;
+  for (const std::string& each : known) {
+    list += (list.empty() ? "; known: " : ", ") + each;
+  }
+  return list;
+}
+
+}  // namespace moelora::io
