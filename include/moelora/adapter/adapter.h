@@ -36,6 +36,7 @@ class AdapterImpl : public torch::nn::Module {
   const TaskNames& tasks() const { return tasks_; }
   const std::vector<AdaptedLinear>& linears() const { return linears_; }
   std::vector<TaskGate>& gates() { return gates_; }
+  const std::vector<TaskGate>& gates() const { return gates_; }
 
   /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear). Uniform routing and N = 1 need no
   /// task ids. Error for a task out of range.

@@ -26,7 +26,7 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   /// x [rows, d_in], or [..., d_in] whose leading axes flatten to the context's rows (padded [B, T, d]).
   at::Tensor forward(const at::Tensor& x, const RowContext& context);
 
-  /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken or the sizes differ.
+  /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken.
   void attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta);
   void detach(const std::string& adapter);
   /// Chooses the delta that forward applies; an empty name: none. Error if nothing is attached under that name.
@@ -39,6 +39,8 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
 
   at::Tensor weight;  ///< [d_out, d_in]
   at::Tensor bias;    ///< [d_out] or undefined
+  /// Name of the adapter that is folded into `weight` at present; empty: none. Kept by adapter/merge.h.
+  std::string merged_adapter;
 
  private:
   std::int64_t in_features_;
