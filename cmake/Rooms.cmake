@@ -13,6 +13,10 @@ endif()
 # moelora_room(NAME imports...): src/NAME/**.cpp; MOELORA_ROOM_<NAME> lists the room and all that it needs.
 function(moelora_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  if(NOT sources)
+    file(TOUCH ${CMAKE_BINARY_DIR}/empty.cpp)
+    set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
+  endif()
   add_library(moelora_${name} OBJECT ${sources})
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
     moelora_sentencepiece Threads::Threads)
@@ -25,8 +29,10 @@ function(moelora_room name)
   set(MOELORA_ROOM_${name} ${all} PARENT_SCOPE)
 endfunction()
 
-# Logging stands apart: spdlog wants Debian's fmt, LibTorch's include folder carries another one.
+# Logging stands apart: spdlog wants Debian's fmt, LibTorch's include folder carries another one. Header-only, so that
+# programs don't need libfmt.so.
 add_library(moelora_log OBJECT ${CMAKE_SOURCE_DIR}/src/log/log.cpp)
+target_compile_definitions(moelora_log PRIVATE FMT_HEADER_ONLY=1)
 target_link_libraries(moelora_log PUBLIC moelora_settings PRIVATE spdlog::spdlog_header_only)
 set(MOELORA_ROOM_log log)
 
@@ -47,9 +53,10 @@ foreach(room IN LISTS MOELORA_ROOMS)
 endforeach()
 target_include_directories(moelora PUBLIC
   $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+target_compile_features(moelora PUBLIC cxx_std_20)
 set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_json
-  moelora_sentencepiece Threads::Threads fmt)
+  moelora_sentencepiece Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
 endif()

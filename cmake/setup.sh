@@ -1,0 +1,79 @@
+# Sourced by examples/quickstart.sh and tests/run.sh: tools, then a configured and built tree. Needs bash and python3.
+#
+#   moelora_setup              installs what is missing (Debian, as root), or names the line to run and exits with 2
+#   moelora_build PRESET TARGET…  configures with a preset of CMakePresets.json and builds targets
+
+MOELORA_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+moelora_say() { printf '\n== %s\n' "$*"; }
+
+# version_at_least FOUND WANTED
+moelora_version_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
+
+moelora_missing_packages() {
+  local package
+  local have
+  have=$( (c++ -dumpfullversion || g++ -dumpfullversion) 2>/dev/null || true)
+  { [ -n "$have" ] && moelora_version_at_least "$have" 12; } || echo g++
+  have=$(cmake --version 2>/dev/null | sed -n '1s/[^0-9]*//p' || true)
+  { [ -n "$have" ] && moelora_version_at_least "$have" 3.25; } || echo cmake
+  command -v ninja >/dev/null || command -v make >/dev/null || echo ninja-build
+  # pip serves only to download LibTorch.
+  [ -d "$MOELORA_ROOT/build/libtorch" ] || python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
+  for package in libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev; do
+    if command -v dpkg-query >/dev/null; then
+      dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || echo "$package"
+    fi
+  done
+}
+
+moelora_setup() {
+  command -v python3 >/dev/null || { echo "python3 is missing: install it first." >&2; exit 2; }
+  local missing
+  missing=$(moelora_missing_packages | tr '\n' ' ')
+  missing=${missing% }
+  [ -z "$missing" ] && return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    moelora_say "Installing $missing"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086  # a list of words
+    if ! { apt-get update -q && apt-get install -y -q --no-install-recommends $missing; }; then
+      echo "These packages could not be installed: $missing" >&2
+      exit 2
+    fi
+  else
+    echo "Missing: $missing. Install them, then start again:" >&2
+    echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing" >&2
+    exit 2
+  fi
+}
+
+# As many compilers as there are cores, but each may want 2 GB of memory.
+moelora_jobs() {
+  local cores memory limit jobs
+  cores=$(nproc)
+  memory=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo 2>/dev/null || echo 4096)
+  limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
+  if [ "$limit" != max ] && [ $((limit / 1048576)) -lt "$memory" ]; then memory=$((limit / 1048576)); fi
+  jobs=$((memory / 2000))
+  [ "$jobs" -lt "$cores" ] || jobs=$cores
+  [ "$jobs" -ge 1 ] || jobs=1
+  echo "$jobs"
+}
+
+moelora_build() {
+  local preset=$1
+  shift
+  local options=()
+  if [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
+  if command -v ccache >/dev/null && [ -d "${HOME:-}" ] && [ -n "${HOME:-}" ]; then
+    options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  fi
+  [ -z "${MOELORA_WERROR:-}" ] || options+=("-DMOELORA_WERROR=$MOELORA_WERROR")
+  moelora_say "Configuring (preset $preset)"
+  (cd "$MOELORA_ROOT" && cmake --preset "$preset" "${options[@]}") || exit 2
+  local jobs
+  jobs=$(moelora_jobs)
+  moelora_say "Building with $jobs jobs"
+  (cd "$MOELORA_ROOT" && cmake --build --preset "$preset" --parallel "$jobs" --target "$@") || exit 1
+}

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs the library, builds the project beside this file against the installed package and runs it; then moves the
+# installed tree elsewhere and runs its program. Usage: run.sh BUILD WORK FIXTURES
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+build=$1
+work=$2
+fixtures=$3
+rm -rf "$work"
+mkdir -p "$work/moved"
+cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
+cmake -S "$here" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix"
+cmake --build "$work/build"
+"$work/build/consumer" "$fixtures/chatglm-tiny"
+
+if [ -x "$work/prefix/bin/moelora" ]; then
+  mv "$work/prefix" "$work/moved/moelora"
+  program=$work/moved/moelora/bin/moelora
+  "$program" --version
+  # What it loads is the system's C and C++ runtime, LibTorch, or lies beside it.
+  if ldd "$program" | grep -E 'sentencepiece|protobuf|fmt|spdlog' | grep -v "$work/moved/moelora"; then
+    echo "A library comes from outside the installed tree"
+    exit 1
+  fi
+fi

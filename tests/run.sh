@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Builds everything and runs all tests. Usage: bash tests/run.sh [PRESET [ctest arguments…]]
+#   bash tests/run.sh                     the release build, all tests
+#   bash tests/run.sh debug               unit tests under address and undefined-behaviour sanitizers
+#   bash tests/run.sh release -R adapter  some tests
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. cmake/setup.sh
+preset=${1:-release}
+[ $# -eq 0 ] || shift
+
+moelora_setup
+moelora_build "$preset" all
+moelora_say "Testing"
+ctest --preset "$preset" "$@"
