@@ -13,12 +13,12 @@
 namespace moelora::data {
 
 struct Batch {
-  at::Tensor ids;             ///< [rows] int64
-  at::Tensor positions;       ///< [axes, rows] int64
+  at::Tensor ids;        ///< [rows] int64
+  at::Tensor positions;  ///< [axes, rows] int64
   nn::Segments segments;
-  at::Tensor label_rows;      ///< [n] int64: rows whose next token is a label
-  at::Tensor labels;          ///< [n] int64
-  at::Tensor label_segment;   ///< [n] int64: segment of each label
+  at::Tensor label_rows;            ///< [n] int64: rows whose next token is a label
+  at::Tensor labels;                ///< [n] int64
+  at::Tensor label_segment;         ///< [n] int64: segment of each label
   std::vector<std::int64_t> tasks;  ///< [S]
   std::vector<std::int64_t> draws;  ///< [S] global draw index of each sample
 };

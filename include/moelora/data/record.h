@@ -12,7 +12,7 @@ namespace moelora::data {
 struct Record {
   std::string input;
   std::string target;
-  std::string task;                         ///< task_dataset
+  std::string task;  ///< task_dataset
   std::string task_type;
   std::string sample_id;
   std::vector<std::string> answer_choices;  ///< empty when null or absent

@@ -1,0 +1,30 @@
+#pragma once
+// Cutting a list of records: parts of a file, and a validation part carved out of the training records. Both decide by
+// a hash of the record itself, so that neither the order of the file nor other records matter.
+
+#include <cstdint>
+#include <vector>
+
+#include "moelora/data/record.h"
+
+namespace moelora::data {
+
+/// Hash of input, target and task; `salt` makes independent hashes.
+std::uint64_t record_hash(const Record& record, std::uint64_t salt);
+
+/// The records whose hash modulo `of` is `index`. Error unless 0 <= index < of.
+std::vector<Record> select_part(std::vector<Record> records, std::int64_t index, std::int64_t of);
+
+struct Split {
+  std::vector<Record> train;
+  std::vector<Record> validation;
+};
+
+/// Takes `size` records out for validation, in the tasks' proportions (a task with two records or more gives at least
+/// one, if `size` allows). Both parts keep the records' order. Error if fewer than `size` + 1 records are there.
+Split carve_validation(std::vector<Record> records, std::int64_t size, std::uint64_t seed);
+
+/// 5 % of the records, at most 500: what `moelora train` carves out unless told otherwise.
+std::int64_t default_validation_size(std::int64_t records);
+
+}  // namespace moelora::data

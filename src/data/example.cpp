@@ -1,0 +1,44 @@
+#include "moelora/data/example.h"
+
+#include "moelora/io/error.h"
+
+namespace moelora::data {
+namespace {
+
+/// Shortens `ids` to at most `limit` tokens; returns whether anything was cut.
+bool cut_to(model::TokenIds& ids, std::int64_t limit) {
+  if (static_cast<std::int64_t>(ids.size()) <= limit) {
+    return false;
+  }
+  ids.resize(static_cast<std::size_t>(limit));
+  return true;
+}
+
+}  // namespace
+
+Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
+                    const EncodeOptions& options) {
+  MOELORA_CHECK(options.max_source_length >= 2 && options.max_target_length >= 3,
+                "expected max_source_length of at least 2 and max_target_length of at least 3, found ",
+                options.max_source_length, " and ", options.max_target_length);
+  model::TokenIds source = tokenizer.encode(options.source_prefix + record.input);
+  model::TokenIds target = tokenizer.encode(record.target);
+  Example example;
+  example.task = task;
+  example.cut = cut_to(source, options.max_source_length - 1);
+  example.cut |= cut_to(target, options.max_target_length - 2);
+  example.context = tokenizer.context_length(static_cast<std::int64_t>(source.size()));
+  example.ids = tokenizer.build_pair(source, target);
+  return example;
+}
+
+model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options) {
+  const std::int64_t limit = options.max_source_length - tokenizer.prompt_overhead();
+  MOELORA_CHECK(limit >= 1, "expected max_source_length above ", tokenizer.prompt_overhead(), ", found ",
+                options.max_source_length);
+  model::TokenIds source = tokenizer.encode(options.source_prefix + record.input);
+  cut_to(source, limit);
+  return tokenizer.build_prompt(source);
+}
+
+}  // namespace moelora::data
