@@ -1,0 +1,70 @@
+// Which prediction belongs to which reference.
+
+#include <optional>
+#include <unordered_map>
+
+#include "moelora/eval/scorer.h"
+#include "moelora/io/error.h"
+
+namespace moelora::eval {
+namespace {
+
+using SampleIndex = std::unordered_map<std::string, std::size_t>;
+constexpr std::size_t kMostNamed = 5;
+
+// The same sample_id may stand in two tasks.
+std::string sample_key(const data::Record& record) { return record.task + '\n' + record.sample_id; }
+
+// Empty unless every record has an id that no other record of its task has.
+std::optional<SampleIndex> index_by_sample_id(const std::vector<data::Record>& records) {
+  SampleIndex index;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    if (records[i].sample_id.empty() || !index.try_emplace(sample_key(records[i]), i).second) return std::nullopt;
+  }
+  return index;
+}
+
+std::string records_missing_in(const SampleIndex& index, const std::vector<data::Record>& records) {
+  std::string named;
+  std::size_t count = 0;
+  for (const data::Record& record : records) {
+    if (index.count(sample_key(record)) > 0 || ++count > kMostNamed) continue;
+    named += (named.empty() ? "" : ", ") + record.sample_id + " (" + record.task + ")";
+  }
+  return count > kMostNamed ? named + " and " + std::to_string(count - kMostNamed) + " more" : named;
+}
+
+}  // namespace
+
+std::vector<std::size_t> match_predictions(const std::vector<data::Record>& references,
+                                           const std::vector<data::Record>& predictions) {
+  std::vector<std::size_t> matches(references.size());
+  const auto reference_index = index_by_sample_id(references);
+  const auto prediction_index = index_by_sample_id(predictions);
+  if (reference_index && prediction_index) {
+    const std::string missing = records_missing_in(*prediction_index, references);
+    MOELORA_CHECK(missing.empty(), "expected a prediction for every record, found none for sample_id ", missing,
+                  ": predict the whole data file");
+    const std::string surplus = records_missing_in(*reference_index, predictions);
+    MOELORA_CHECK(surplus.empty(), "expected predictions for records of the data file only, found sample_id ", surplus,
+                  ": score against the file that was predicted");
+    for (std::size_t i = 0; i < references.size(); ++i) matches[i] = prediction_index->at(sample_key(references[i]));
+    return matches;
+  }
+  MOELORA_CHECK(references.size() == predictions.size(), "expected one prediction per record (", references.size(),
+                " records), found ", predictions.size(),
+                " predictions, and no unique sample_id on both sides to match them by: predict the whole data file");
+  for (std::size_t i = 0; i < references.size(); ++i) {
+    const data::Record& truth = references[i];
+    const data::Record& said = predictions[i];
+    MOELORA_CHECK(truth.task == said.task, "expected predictions in the order of the records, found at record ", i + 1,
+                  " task `", said.task, "` where the data file has `", truth.task, "`: keep the order");
+    MOELORA_CHECK(said.input.empty() || truth.input.empty() || said.input == truth.input,
+                  "expected predictions in the order of the records, found another input at record ", i + 1, " (task `",
+                  truth.task, "`): keep the order");
+    matches[i] = i;
+  }
+  return matches;
+}
+
+}  // namespace moelora::eval

@@ -1,0 +1,87 @@
+#include "moelora/eval/metrics.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+
+namespace moelora::eval {
+namespace {
+
+struct LabelCounts {
+  std::int64_t both = 0;  // in truth and answered
+  std::int64_t truth = 0;
+  std::int64_t answered = 0;
+};
+
+double ratio_or_zero(std::int64_t part, std::int64_t whole) {
+  return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// Sorted by label, as sklearn's unique labels are.
+std::map<std::string, LabelCounts> count_labels(const std::vector<std::string>& truth,
+                                                const std::vector<std::string>& answers) {
+  TORCH_INTERNAL_ASSERT(truth.size() == answers.size());
+  std::map<std::string, LabelCounts> counts;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    ++counts[truth[i]].truth;
+    ++counts[answers[i]].answered;
+    if (truth[i] == answers[i]) ++counts[truth[i]].both;
+  }
+  return counts;
+}
+
+double f1_of(const LabelCounts& counts) { return ratio_or_zero(2 * counts.both, counts.truth + counts.answered); }
+
+}  // namespace
+
+F1 micro_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
+  std::int64_t right = 0;
+  for (const auto& [label, counts] : count_labels(truth, answers)) right += counts.both;
+  const double accuracy = ratio_or_zero(right, static_cast<std::int64_t>(truth.size()));
+  return {accuracy, accuracy, accuracy};
+}
+
+F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
+  const auto labels = count_labels(truth, answers);
+  if (labels.empty()) return {};
+  F1 sum;
+  for (const auto& [label, counts] : labels) {
+    sum.f1 += f1_of(counts);
+    sum.precision += ratio_or_zero(counts.both, counts.answered);
+    sum.recall += ratio_or_zero(counts.both, counts.truth);
+  }
+  const auto count = static_cast<double>(labels.size());
+  return {sum.f1 / count, sum.precision / count, sum.recall / count};
+}
+
+std::vector<LabelF1> label_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
+  std::vector<LabelF1> result;
+  for (const auto& [label, counts] : count_labels(truth, answers)) {
+    if (counts.truth > 0) result.push_back({label, f1_of(counts), counts.truth});
+  }
+  return result;
+}
+
+F1 item_f1(const std::vector<nlohmann::ordered_json>& truth, const std::vector<nlohmann::ordered_json>& answers) {
+  TORCH_INTERNAL_ASSERT(truth.size() == answers.size());
+  const auto contains = [](const nlohmann::ordered_json& list, const nlohmann::ordered_json& item) {
+    return std::find(list.begin(), list.end(), item) != list.end();
+  };
+  std::int64_t found = 0;
+  std::int64_t missed = 0;
+  std::int64_t wrong = 0;
+  for (std::size_t i = 0; i < truth.size(); ++i) {
+    for (const auto& item : truth[i]) ++(contains(answers[i], item) ? found : missed);
+    for (const auto& item : answers[i]) wrong += contains(truth[i], item) ? 0 : 1;
+  }
+  F1 result;
+  result.precision = ratio_or_zero(found, found + wrong);
+  result.recall = ratio_or_zero(found, found + missed);
+  const double sum = result.precision + result.recall;
+  result.f1 = sum == 0 ? 0.0 : 2 * result.precision * result.recall / sum;
+  return result;
+}
+
+}  // namespace moelora::eval

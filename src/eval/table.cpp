@@ -1,0 +1,119 @@
+// Scores as a table for terminals and as JSON for programs.
+
+#include <algorithm>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "eval/python_text.h"
+#include "moelora/eval/scorer.h"
+
+namespace moelora::eval {
+namespace {
+
+std::string four_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.4f", value);
+  return text;
+}
+
+std::string four_digits(const std::optional<double>& value) { return value ? four_digits(*value) : "-"; }
+
+// The first `left` columns are aligned to the left, the others to the right.
+std::string aligned(const std::vector<std::vector<std::string>>& rows, std::size_t left) {
+  std::vector<std::int64_t> widths;
+  for (const auto& row : rows) {
+    widths.resize(std::max(widths.size(), row.size()));
+    for (std::size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], text::display_width(row[c]));
+  }
+  std::string table;
+  for (const auto& row : rows) {
+    std::string line;
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      const std::string padding(static_cast<std::size_t>(widths[c] - text::display_width(row[c])), ' ');
+      if (c > 0) line += "  ";
+      line += c < left ? row[c] + padding : padding + row[c];
+    }
+    line.erase(line.find_last_not_of(' ') + 1);
+    table += line + "\n";
+  }
+  return table;
+}
+
+}  // namespace
+
+nlohmann::ordered_json to_json(const Scores& scores) {
+  nlohmann::ordered_json json;
+  json["scorer"] = scores.scorer;
+  json["segmentation"] = scores.segmentation;
+  if (const std::string note = segmentation_note(scores); !note.empty()) json["note"] = note;
+  json["average"] = scores.average;
+  json["samples"] = scores.samples;
+  json["unparsable"] = scores.unparsable;
+  json["tasks"] = nlohmann::ordered_json::object();
+  for (const TaskScore& task : scores.tasks) {
+    nlohmann::ordered_json& entry = json["tasks"][task.task];
+    entry["score"] = task.score;
+    entry["metric"] = task.metric;
+    if (task.precision) entry["precision"] = *task.precision;
+    if (task.recall) entry["recall"] = *task.recall;
+    entry["samples"] = task.samples;
+    entry["unparsable"] = task.unparsable;
+    if (task.segmented) entry["segmentation"] = scores.segmentation;
+    for (const LabelF1& label : task.labels) {
+      entry["labels"][label.label] = {{"f1", label.f1}, {"samples", label.support}};
+    }
+  }
+  return json;
+}
+
+std::string segmentation_note(const Scores& scores) {
+  std::string tasks;
+  for (const TaskScore& task : scores.tasks) {
+    if (task.segmented) tasks += (tasks.empty() ? "" : ", ") + task.task;
+  }
+  if (tasks.empty() || scores.segmentation == "jieba") return "";
+  return "Rouge-L of " + tasks + " compares " + scores.segmentation +
+         "; the reference evaluation compares words cut by jieba, so these scores differ from its scores.";
+}
+
+std::string to_table(const Scores& scores) {
+  std::vector<std::vector<std::string>> rows{
+      {"task", "metric", "score", "precision", "recall", "samples", "unparsable"}};
+  for (const TaskScore& task : scores.tasks) {
+    rows.push_back({task.task, task.metric, four_digits(task.score), four_digits(task.precision),
+                    four_digits(task.recall), std::to_string(task.samples), std::to_string(task.unparsable)});
+  }
+  rows.push_back({"average", "", four_digits(scores.average), "", "", std::to_string(scores.samples),
+                  std::to_string(scores.unparsable)});
+  const std::string note = segmentation_note(scores);
+  return aligned(rows, 2) + (note.empty() ? "" : note + "\n");
+}
+
+std::string comparison_table(const std::vector<std::pair<std::string, const Scores*>>& columns) {
+  std::vector<std::vector<std::string>> rows{{"task", "metric", "samples"}};
+  std::vector<std::string> average{"average", "", ""};
+  std::vector<std::string> tasks;
+  for (const auto& [name, scores] : columns) {
+    rows.front().push_back(name);
+    average.push_back(four_digits(scores->average));
+    for (const TaskScore& task : scores->tasks) {
+      if (std::find(tasks.begin(), tasks.end(), task.task) != tasks.end()) continue;
+      tasks.push_back(task.task);
+      rows.push_back({task.task, task.metric, std::to_string(task.samples)});
+    }
+  }
+  for (std::size_t row = 0; row < tasks.size(); ++row) {
+    for (const auto& [name, scores] : columns) {
+      const TaskScore* task = scores->find(tasks[row]);
+      rows[row + 1].push_back(task == nullptr ? "-" : four_digits(task->score));
+    }
+  }
+  rows.push_back(average);
+  std::string table = aligned(rows, 2);
+  if (!columns.empty()) {
+    if (const std::string note = segmentation_note(*columns.front().second); !note.empty()) table += note + "\n";
+  }
+  return table;
+}
+
+}  // namespace moelora::eval

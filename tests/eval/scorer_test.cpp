@@ -1,0 +1,220 @@
+#include "moelora/eval/scorer.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "eval/metrics_fixture.h"
+#include "moelora/eval/answers.h"
+#include "moelora/io/error.h"
+
+namespace moelora::eval {
+namespace {
+
+using Records = std::vector<data::Record>;
+using testing::make_record;
+
+template <typename Function>
+std::string scoring_error(const Function& function) {
+  try {
+    function();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+void expect_reference_scores(const Scores& scores, const std::string& which) {
+  std::ifstream file(testing::metrics_fixture() / "expected_metrics.json");
+  const auto expected = nlohmann::json::parse(file)["moelora_evaluation"];
+  ASSERT_EQ(expected.size(), 16U);
+  for (const auto& [name, entry] : expected.items()) {
+    const TaskScore* task = scores.find(name);
+    ASSERT_NE(task, nullptr) << name;
+    EXPECT_EQ(task->samples, 5) << name;
+    if (task->segmented) continue;
+    const auto& numbers = entry[which];
+    if (numbers.contains("f1")) {
+      EXPECT_NEAR(task->score, numbers["f1"].get<double>(), 1e-12) << name;
+      EXPECT_NEAR(*task->precision, numbers["precision"].get<double>(), 1e-12) << name;
+      EXPECT_NEAR(*task->recall, numbers["recall"].get<double>(), 1e-12) << name;
+      continue;
+    }
+    EXPECT_NEAR(task->score, numbers["score"].get<double>(), 1e-12) << name;
+    ASSERT_EQ(task->labels.size(), numbers["labels"].size()) << name;
+    for (std::size_t i = 0; i < task->labels.size(); ++i) {
+      EXPECT_EQ(task->labels[i].label, numbers["labels"][i]) << name;
+      EXPECT_NEAR(task->labels[i].f1, numbers["per_label_f1"][i].get<double>(), 1e-12) << name;
+    }
+  }
+}
+
+TEST(Scorer, EqualsTheReferenceOnEveryTaskWithoutWordSegmentation) {
+  MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
+  const auto truth = data::read_records(testing::metrics_fixture() / "dev.json").records;
+  const auto predictions = data::read_records(testing::metrics_fixture() / "dev_predictions.json").records;
+  const Scores scores = score(truth, predictions);
+  expect_reference_scores(scores, "predictions");
+  expect_reference_scores(score(truth, truth), "truth_vs_itself");
+  EXPECT_EQ(scores.samples, 80);
+  std::int64_t segmented = 0;
+  for (const TaskScore& task : scores.tasks) segmented += task.segmented ? 1 : 0;
+  EXPECT_EQ(segmented, 2);
+  EXPECT_EQ(scores.segmentation, "characters");
+  EXPECT_NE(segmentation_note(scores).find("MedDG, IMCS-V2-MRG"), std::string::npos);
+}
+
+TEST(Scorer, ReferencesAgainstThemselvesHaveNothingUnparsable) {
+  MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
+  const auto truth = data::read_records(testing::metrics_fixture() / "dev.json").records;
+  EXPECT_EQ(score(truth, truth).unparsable, 0);
+}
+
+TEST(Scorer, RougeLIsAveragedOverSamplesAndSections) {
+  const Records truth{make_record("MedDG", "甲乙"), make_record("MedDG", "丙"),
+                      make_record("IMCS-V2-MRG", "引导\n主诉：甲\n诊断：乙")};
+  const Records predictions{make_record("MedDG", "甲丁"), make_record("MedDG", ""),
+                            make_record("IMCS-V2-MRG", "引导\n主诉：甲")};
+  const Scores scores = score(truth, predictions);
+  EXPECT_NEAR(scores.find("MedDG")->score, 0.25, 1e-8);
+  EXPECT_EQ(scores.find("MedDG")->unparsable, 1);
+  EXPECT_NEAR(scores.find("IMCS-V2-MRG")->score, 0.5, 1e-8);
+  EXPECT_NEAR(scores.average, 0.375, 1e-8);
+}
+
+TEST(Scorer, TheBracketOfClinicalTrialLabelsIsForgiven) {
+  const Records truth{make_record("CHIP-CTC", "体征(医生检测）")};
+  EXPECT_DOUBLE_EQ(score(truth, {make_record("CHIP-CTC", "体征(医生检测)")}).average, 1.0);
+}
+
+TEST(Scorer, TellsGarbageFromNone) {
+  const std::vector<std::string> choices{"疾病"};
+  const Records truth{make_record("CMeEE-V2", "没有实体", choices),
+                      make_record("CMeEE-V2", "有：\n疾病实体：甲", choices)};
+  const Records predictions{make_record("CMeEE-V2", "胡说", choices), make_record("CMeEE-V2", "没有实体", choices)};
+  EXPECT_EQ(score(truth, predictions).unparsable, 1);
+  const Records labels{make_record("KUAKE-IR", "相关", {"相关", "不相关"}), make_record("KUAKE-IR", "相关")};
+  const Records answers{make_record("KUAKE-IR", "不相关", {"相关", "不相关"}), make_record("KUAKE-IR", "也许")};
+  EXPECT_EQ(score(labels, answers).unparsable, 1);
+}
+
+TEST(Scorer, TasksOutsidePromptCblueAreScoredByLabelOrRouge) {
+  data::Record by_type = make_record("情感", "好");
+  by_type.task_type = "cls";
+  const Records truth{by_type, make_record("选择", "甲", {"甲", "乙"}), make_record("摘要", "甲乙"),
+                      make_record("CHIP-STS", "是的")};
+  Records predictions = truth;
+  predictions[0].target = "坏";
+  predictions[2].target = "甲";
+  const Scores scores = score(truth, predictions);
+  ASSERT_EQ(scores.tasks.size(), 4U);
+  EXPECT_EQ(scores.tasks[0].task, "CHIP-STS");
+  EXPECT_EQ(scores.find("情感")->metric, "micro-F1");
+  EXPECT_DOUBLE_EQ(scores.find("情感")->score, 0.0);
+  EXPECT_DOUBLE_EQ(scores.find("选择")->score, 1.0);
+  EXPECT_EQ(scores.find("摘要")->metric, "Rouge-L");
+  EXPECT_NEAR(scores.find("摘要")->score, 2.0 / 3, 1e-8);
+}
+
+TEST(Scorer, MajorityAnswersAreTheMostFrequentTargetsOfTraining) {
+  const Records train{make_record("CHIP-STS", "不是"), make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "是的"),
+                      make_record("KUAKE-IR", "相关"), make_record("KUAKE-IR", "不相关")};
+  const Records dev{make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "不是"), make_record("KUAKE-IR", "相关"),
+                    make_record("KUAKE-QTR", "完全匹配")};
+  const Records answers = majority_predictions(train, dev);
+  EXPECT_EQ(answers[0].target, "是的");
+  EXPECT_EQ(answers[1].target, "是的");
+  EXPECT_EQ(answers[2].target, "相关");
+  EXPECT_EQ(answers[3].target, "");
+  EXPECT_DOUBLE_EQ(majority_scores(train, dev).average, (0.5 + 1.0 + 0.0) / 3);
+}
+
+TEST(Scorer, PredictionsAreMatchedBySampleIdInAnyOrder) {
+  const Records truth{make_record("CHIP-STS", "是的", {}, "a"), make_record("CHIP-STS", "不是", {}, "b"),
+                      make_record("KUAKE-IR", "相关", {}, "a")};
+  Records predictions = truth;
+  std::reverse(predictions.begin(), predictions.end());
+  EXPECT_DOUBLE_EQ(score(truth, predictions).average, 1.0);
+  predictions.front().sample_id = "c";
+  const std::string missing = scoring_error([&] { score(truth, predictions); });
+  EXPECT_NE(missing.find("a (KUAKE-IR)"), std::string::npos) << missing;
+  predictions.front().sample_id = "a";
+  predictions.push_back(make_record("CHIP-STS", "是的", {}, "surplus"));
+  const std::string surplus = scoring_error([&] { score(truth, predictions); });
+  EXPECT_NE(surplus.find("surplus (CHIP-STS)"), std::string::npos) << surplus;
+}
+
+TEST(Scorer, PredictionsWithoutUniqueIdsMustKeepTheOrder) {
+  const Records truth{make_record("CHIP-STS", "是的"), make_record("KUAKE-IR", "相关")};
+  const std::string fewer = scoring_error([&] { score(truth, {truth[0]}); });
+  EXPECT_NE(fewer.find("2 records"), std::string::npos) << fewer;
+  const std::string swapped = scoring_error([&] { score(truth, {truth[1], truth[0]}); });
+  EXPECT_NE(swapped.find("record 1"), std::string::npos) << swapped;
+  Records other = truth;
+  other[1].input = "别的";
+  EXPECT_NE(scoring_error([&] { score(truth, other); }).find("record 2"), std::string::npos);
+  EXPECT_NE(scoring_error([&] { score({}, {}); }), "");
+}
+
+TEST(Scorer, OnlyTheReferenceScorerIsAvailable) {
+  EXPECT_EQ(scorer_from_name("moelora"), Scorer::moelora);
+  EXPECT_EQ(scorer_name(Scorer::moelora), "moelora");
+  for (const char* planned : {"promptcblue", "paper"}) {
+    const std::string text = scoring_error([&] { scorer_from_name(planned); });
+    EXPECT_NE(text.find("not available yet"), std::string::npos) << text;
+  }
+  EXPECT_NE(scoring_error([] { scorer_from_name("bleu"); }).find("moelora"), std::string::npos);
+}
+
+TEST(Scorer, HostileAnswersScoreZeroAndNeverFail) {
+  std::string lines;
+  for (int i = 0; i < 100'000; ++i) lines += "主诉：甲\n";
+  const std::vector<std::string> answers{"", "\xff\xfe\xe4", std::string(1 << 20, 'x'), lines, "。。。", "..."};
+  for (const TaskRule& rule : task_rules()) {
+    Records truth;
+    Records predictions;
+    for (const std::string& answer : answers) {
+      truth.push_back(make_record(std::string(rule.task), "引导\n主诉：甲\n疾病实体：甲", {"疾病"}));
+      predictions.push_back(make_record(std::string(rule.task), answer, {"疾病"}));
+    }
+    const Scores scores = score(truth, predictions);
+    EXPECT_GE(scores.average, 0.0) << rule.task;
+    EXPECT_LT(scores.average, 0.5) << rule.task;
+    EXPECT_NO_THROW(to_table(scores));
+  }
+}
+
+TEST(ScoreTable, ColumnsAlignWithEastAsianNames) {
+  const Records truth{make_record("中文任务", "甲"), make_record("CHIP-STS", "是的")};
+  const std::string table = to_table(score(truth, truth));
+  EXPECT_EQ(table.substr(0, table.find('\n')), "task      metric     score  precision  recall  samples  unparsable");
+  EXPECT_NE(table.find("\n中文任务  Rouge-L   1.0000"), std::string::npos) << table;
+  EXPECT_NE(table.find("\naverage             1.0000"), std::string::npos) << table;
+  EXPECT_NE(table.find("jieba"), std::string::npos);
+}
+
+TEST(ScoreTable, ComparesSeveralRuns) {
+  const Records truth{make_record("CHIP-STS", "是的"), make_record("KUAKE-IR", "相关")};
+  Records wrong = truth;
+  wrong[0].target = "不是";
+  const Scores before = score(truth, wrong);
+  const Scores after = score(truth, truth);
+  EXPECT_EQ(comparison_table({{"before", &before}, {"after", &after}}),
+            "task      metric    samples  before   after\n"
+            "CHIP-STS  micro-F1        1  0.0000  1.0000\n"
+            "KUAKE-IR  micro-F1        1  1.0000  1.0000\n"
+            "average                      0.5000  1.0000\n");
+}
+
+TEST(ScoreJson, HasScoresMetricsAndCounts) {
+  const Records truth{make_record("CHIP-STS", "是的"), make_record("MedDG", "甲")};
+  const auto json = to_json(score(truth, truth));
+  EXPECT_EQ(json["scorer"], "moelora");
+  EXPECT_EQ(json["tasks"]["CHIP-STS"]["score"], 1.0);
+  EXPECT_EQ(json["tasks"]["CHIP-STS"]["labels"]["是的"]["samples"], 1);
+  EXPECT_EQ(json["tasks"]["MedDG"]["segmentation"], "characters");
+  EXPECT_EQ(json["tasks"].begin().key(), "CHIP-STS");
+}
+
+}  // namespace
+}  // namespace moelora::eval
