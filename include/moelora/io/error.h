@@ -25,9 +25,9 @@ std::string concat(const Parts&... parts) {
 }  // namespace moelora
 
 /// Throws moelora::Error with the concatenated parts unless `condition` holds.
-#define MOELORA_CHECK(condition, ...)                                  \
-  do {                                                                 \
-    if (!(condition)) {                                                \
+#define MOELORA_CHECK(condition, ...)                                 \
+  do {                                                                \
+    if (!(condition)) {                                               \
       throw ::moelora::Error(::moelora::detail::concat(__VA_ARGS__)); \
-    }                                                                  \
+    }                                                                 \
   } while (false)

@@ -1,6 +1,6 @@
 #pragma once
-// The fingerprint of a set of weights: SHA-256 over the sorted (name, shape, values as fp32), so that .bin, safetensors,
-// fp16 and fp32 forms of the same weights agree.
+// The fingerprint of a set of weights: SHA-256 over the sorted (name, shape, values as fp32), so that .bin,
+// safetensors, fp16 and fp32 forms of the same weights agree.
 
 #include <string>
 

@@ -1,7 +1,7 @@
 #pragma once
 // The weights of a model folder, whatever their form: model.safetensors, sharded safetensors with index, one
-// pytorch_model.bin, or sharded .bin with index. Loaded one tensor at a time (a .bin shard is held while its tensors are
-// asked for in file order).
+// pytorch_model.bin, or sharded .bin with index. Loaded one tensor at a time (a .bin shard is held while its tensors
+// are asked for in file order).
 
 #include <ATen/core/Tensor.h>
 

@@ -1,0 +1,71 @@
+#include "moelora/io/fingerprint.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <atomic>
+#include <numeric>
+
+#include "moelora/io/error.h"
+#include "moelora/io/sha256.h"
+
+namespace moelora::io {
+namespace {
+
+// Values are converted piece by piece: the fp32 form of the whole model is never in memory.
+std::string digest_as_fp32(const at::Tensor& tensor, at::Tensor& buffer) {
+  const at::Tensor flat = tensor.detach().reshape({-1});
+  Sha256 hash;
+  for (std::int64_t start = 0; start < flat.numel(); start += buffer.numel()) {
+    const std::int64_t count = std::min(buffer.numel(), flat.numel() - start);
+    const at::Tensor piece = flat.narrow(0, start, count);
+    if (piece.is_cpu() && piece.scalar_type() == at::kFloat && piece.is_contiguous()) {
+      hash.update(piece.const_data_ptr(), static_cast<std::size_t>(count) * sizeof(float));
+    } else {
+      buffer.narrow(0, 0, count).copy_(piece);
+      hash.update(buffer.const_data_ptr(), static_cast<std::size_t>(count) * sizeof(float));
+    }
+  }
+  return hash.hex();
+}
+
+}  // namespace
+
+std::string fingerprint(const NamedTensors& tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    MOELORA_CHECK(tensor.defined() && !tensor.is_complex() && tensor.layout() == at::kStrided,
+                  "no fingerprint of the tensor ", name, ": expected a dense tensor of real numbers");
+  }
+  // Largest first, each worker takes the next: the embedding does not end up last on a single core.
+  std::vector<std::size_t> order(tensors.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::size_t a, std::size_t b) { return tensors[a].second.numel() > tensors[b].second.numel(); });
+  std::vector<std::string> digests(tensors.size());
+  std::atomic<std::size_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
+    constexpr std::int64_t kPiece = std::int64_t{1} << 16;
+    at::Tensor buffer = at::empty({kPiece}, at::TensorOptions(at::kFloat));
+    for (std::size_t i = next++; i < order.size(); i = next++) {
+      digests[order[i]] = digest_as_fp32(tensors[order[i]].second, buffer);
+    }
+  });
+  std::sort(order.begin(), order.end(),
+            [&](std::size_t a, std::size_t b) { return tensors[a].first < tensors[b].first; });
+  Sha256 whole;
+  const std::string* previous = nullptr;
+  for (const std::size_t i : order) {
+    const auto& [name, tensor] = tensors[i];
+    MOELORA_CHECK(previous == nullptr || *previous != name, "no fingerprint: the tensor ", name, " is given twice");
+    previous = &name;
+    std::string line = detail::concat(name.size(), ":", name, " [");
+    for (std::int64_t d = 0; d < tensor.dim(); ++d) {
+      line += detail::concat(d > 0 ? "," : "", tensor.size(d));
+    }
+    whole.update(line + "] " + digests[i] + "\n");
+  }
+  return whole.hex();
+}
+
+}  // namespace moelora::io

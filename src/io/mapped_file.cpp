@@ -1,0 +1,42 @@
+#include "io/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "moelora/io/error.h"
+
+namespace moelora::io {
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  MOELORA_CHECK(descriptor >= 0, "cannot read ", path.string(), ": ", std::strerror(errno));
+  struct stat status {};
+  const bool known = ::fstat(descriptor, &status) == 0;
+  const bool regular = known && S_ISREG(status.st_mode);
+  const auto size = regular ? static_cast<std::size_t>(status.st_size) : 0;
+  void* address = MAP_FAILED;
+  int cause = 0;
+  if (size > 0) {
+    address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, 0);
+    cause = errno;
+  }
+  ::close(descriptor);
+  MOELORA_CHECK(regular, "cannot read ", path.string(), ": expected a file, found a folder or device");
+  MOELORA_CHECK(size > 0, path.string(), " is empty; copy or download it again");
+  MOELORA_CHECK(address != MAP_FAILED, "cannot map ", path.string(), ": ", std::strerror(cause));
+  std::shared_ptr<const MappedFile> file(new MappedFile(path, static_cast<const std::uint8_t*>(address), size));
+  const std::string_view start(static_cast<const char*>(address), std::min<std::size_t>(size, 64));
+  MOELORA_CHECK(!start.starts_with("version https://git-lfs"), path.string(),
+                " is a Git LFS pointer, not the weights; run `git lfs pull` or download the file itself");
+  return file;
+}
+
+MappedFile::~MappedFile() { ::munmap(const_cast<std::uint8_t*>(data_), size_); }
+
+}  // namespace moelora::io

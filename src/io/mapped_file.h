@@ -1,0 +1,32 @@
+#pragma once
+// A file mapped into memory for reading.
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+
+namespace moelora::io {
+
+class MappedFile {
+ public:
+  /// Error if the file is absent, unreadable, not a regular file, empty or a Git LFS pointer.
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  ~MappedFile();
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::uint8_t* data() const { return data_; }
+  std::size_t size() const { return size_; }
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  MappedFile(std::filesystem::path path, const std::uint8_t* data, std::size_t size)
+      : path_(std::move(path)), data_(data), size_(size) {}
+
+  std::filesystem::path path_;
+  const std::uint8_t* data_;
+  std::size_t size_;
+};
+
+}  // namespace moelora::io

@@ -1,0 +1,183 @@
+#include "moelora/io/tensor_folder.h"
+
+#include <ATen/ops/arange.h>
+#include <ATen/ops/equal.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "io/raises.h"
+#include "moelora/io/error.h"
+#include "moelora/io/fingerprint.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/torch_checkpoint.h"
+#include "support/shared.h"
+
+namespace moelora::io {
+namespace {
+
+namespace fs = std::filesystem;
+
+NamedTensors all_tensors_of(const TensorFolder& folder) {
+  NamedTensors tensors;
+  for (const std::string& name : folder.names()) {
+    tensors.emplace_back(name, folder.tensor(name));
+  }
+  return tensors;
+}
+
+NamedTensors counted_tensors(int count) {
+  NamedTensors tensors;
+  for (int i = 0; i < count; ++i) {
+    tensors.emplace_back("layer." + std::to_string(i), at::arange(i, i + 100, at::kFloat));
+  }
+  return tensors;
+}
+
+void copy_fixture(const char* name, const fs::path& to) {
+  fs::copy_file(testing::fixtures() / "chatglm-tiny" / name, to / name);
+}
+
+std::vector<std::string> files_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+TEST(TensorFolder, ReadsTheSameValuesFromBinShardsAndSafetensors) {
+  const testing::TemporaryFolder bins;
+  copy_fixture("pytorch_model-00001-of-00002.bin", bins.path());
+  copy_fixture("pytorch_model-00002-of-00002.bin", bins.path());
+  copy_fixture("pytorch_model.bin.index.json", bins.path());
+  const TensorFolder halves(bins.path());
+  const TensorFolder floats(testing::fixtures() / "chatglm-tiny");
+  ASSERT_EQ(halves.names().size(), floats.names().size());
+  for (const std::string& name : floats.names()) {
+    ASSERT_TRUE(halves.contains(name)) << name;
+    const at::Tensor half = halves.tensor(name);
+    EXPECT_EQ(half.scalar_type(), at::kHalf) << name;
+    EXPECT_EQ(floats.tensor(name).scalar_type(), at::kFloat) << name;
+    EXPECT_TRUE(at::equal(half.to(at::kFloat), floats.tensor(name))) << name;
+  }
+  EXPECT_EQ(fingerprint(all_tensors_of(halves)), fingerprint(all_tensors_of(floats)));
+}
+
+TEST(TensorFolder, GivesOwnedTensorsAlignedTo64Bytes) {
+  const TensorFolder folder(testing::fixtures() / "chatglm-tiny");
+  for (const std::string& name : folder.names()) {
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(folder.tensor(name).const_data_ptr()) % 64, 0u) << name;
+  }
+}
+
+TEST(TensorFolder, ReadsASingleBinFile) {
+  const TensorFolder folder(testing::fixtures() / "ptuning-tiny");
+  ASSERT_EQ(folder.names().size(), 1u);
+  const auto reference = load_safetensors(testing::fixtures() / "ptuning-tiny" / "prefix_encoder.safetensors");
+  ASSERT_EQ(reference.size(), 1u);
+  EXPECT_TRUE(at::equal(folder.tensor(folder.names()[0]), reference.begin()->second));
+}
+
+TEST(TensorFolder, SaysWhatIsMissing) {
+  const testing::TemporaryFolder folder;
+  EXPECT_TRUE(raises([&] { TensorFolder(folder.path() / "nowhere"); }, "nothing at"));
+  EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "no weights in"));
+  copy_fixture("pytorch_model.bin.index.json", folder.path());
+  copy_fixture("pytorch_model-00001-of-00002.bin", folder.path());
+  EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "pytorch_model-00002-of-00002.bin, which is missing"));
+  const TensorFolder tiny(testing::fixtures() / "chatglm-tiny");
+  EXPECT_TRUE(raises([&] { tiny.tensor("no.such"); }, "holds no tensor \"no.such\""));
+}
+
+TEST(TensorFolder, NamesATensorThatTheIndexPromisesInVain) {
+  const testing::TemporaryFolder folder;
+  save_tensor_folder(folder.path(), counted_tensors(4), 800);
+  auto index = read_json_file(folder.path() / "model.safetensors.index.json");
+  index["weight_map"]["ghost"] = "model-00002-of-00002.safetensors";
+  write_json_file(folder.path() / "model.safetensors.index.json", index);
+  EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "lacks the tensor \"ghost\""));
+}
+
+TEST(TensorFolder, RefusesAnIndexThatLeavesItsFolder) {
+  for (const char* shard : {"../x.safetensors", "/etc/passwd", "a/b.bin", "..", "", "a\\\\b"}) {
+    const testing::TemporaryFolder folder;
+    std::ofstream(folder.path() / "model.safetensors.index.json") << R"({"weight_map": {"w": ")" << shard << "\"}}";
+    EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "expected a plain file name")) << shard;
+  }
+}
+
+TEST(TensorFolder, RefusesAnIndexWithoutAMap) {
+  for (const char* text : {"[]", "{}", R"({"weight_map": []})", R"({"weight_map": {}})", R"({"weight_map": {"a": 1}})",
+                           R"({"weight_map": )"}) {
+    const testing::TemporaryFolder folder;
+    std::ofstream(folder.path() / "model.safetensors.index.json") << text;
+    EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "model.safetensors.index.json")) << text;
+  }
+}
+
+TEST(SaveTensorFolder, WritesOneFileWhenItFits) {
+  const testing::TemporaryFolder folder;
+  const NamedTensors tensors = counted_tensors(3);
+  save_tensor_folder(folder.path() / "new", tensors);
+  EXPECT_EQ(files_in(folder.path() / "new"), std::vector<std::string>{"model.safetensors"});
+  const TensorFolder read(folder.path() / "new");
+  for (const auto& [name, tensor] : tensors) {
+    EXPECT_TRUE(at::equal(read.tensor(name), tensor)) << name;
+  }
+  // Python's transformers refuses a file without this note.
+  EXPECT_EQ(SafetensorsFile(folder.path() / "new" / "model.safetensors").metadata().at("format"), "pt");
+}
+
+TEST(SaveTensorFolder, WritesShardsWithAnIndexLikeHuggingFace) {
+  const testing::TemporaryFolder folder;
+  const NamedTensors tensors = counted_tensors(5);  // 400 bytes each
+  save_tensor_folder(folder.path(), tensors, 1000);
+  const std::vector<std::string> expected{"model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+                                          "model-00003-of-00003.safetensors", "model.safetensors.index.json"};
+  EXPECT_EQ(files_in(folder.path()), expected);
+  const auto index = read_json_file(folder.path() / "model.safetensors.index.json");
+  EXPECT_EQ(index["metadata"]["total_size"], 2000);
+  EXPECT_EQ(index["weight_map"]["layer.4"], "model-00003-of-00003.safetensors");
+  const TensorFolder read(folder.path());
+  EXPECT_EQ(fingerprint(all_tensors_of(read)), fingerprint(tensors));
+}
+
+TEST(SaveTensorFolder, PutsATensorLargerThanTheLimitIntoAShardOfItsOwn) {
+  const testing::TemporaryFolder folder;
+  save_tensor_folder(folder.path(), counted_tensors(3), 1);
+  EXPECT_EQ(files_in(folder.path()).size(), 4u);
+}
+
+TEST(SaveTensorFolder, RemovesItsEarlierWeightsAndNothingElse) {
+  const testing::TemporaryFolder folder;
+  std::ofstream(folder.path() / "config.json") << "{}";
+  std::ofstream(folder.path() / "model-notes.safetensors") << "mine";
+  save_tensor_folder(folder.path(), counted_tensors(5), 1000);
+  const NamedTensors later = counted_tensors(2);
+  save_tensor_folder(folder.path(), later);
+  const std::vector<std::string> single{"config.json", "model-notes.safetensors", "model.safetensors"};
+  EXPECT_EQ(files_in(folder.path()), single);
+  EXPECT_EQ(TensorFolder(folder.path()).names().size(), 2u);
+  save_tensor_folder(folder.path(), counted_tensors(4), 800);
+  const std::vector<std::string> sharded{"config.json", "model-00001-of-00002.safetensors",
+                                         "model-00002-of-00002.safetensors", "model-notes.safetensors",
+                                         "model.safetensors.index.json"};
+  EXPECT_EQ(files_in(folder.path()), sharded);
+  save_tensor_folder(folder.path(), counted_tensors(3), 800);  // the same file names again
+  EXPECT_EQ(TensorFolder(folder.path()).names().size(), 3u);
+}
+
+TEST(SaveTensorFolder, RefusesANameGivenTwice) {
+  const testing::TemporaryFolder folder;
+  NamedTensors tensors = counted_tensors(2);
+  tensors.push_back(tensors[0]);
+  EXPECT_TRUE(raises([&] { save_tensor_folder(folder.path(), tensors, 400); }, "given twice"));
+  EXPECT_TRUE(files_in(folder.path()).empty());
+}
+
+}  // namespace
+}  // namespace moelora::io
