@@ -43,8 +43,9 @@ moelora_room(model nn)
 moelora_room(data model)
 moelora_room(eval data)
 moelora_room(train adapter data)
+moelora_room(verify adapter eval)
 
-set(MOELORA_ROOMS log io nn adapter model data eval train)
+set(MOELORA_ROOMS log io nn adapter model data eval train verify)
 
 add_library(moelora STATIC)
 add_library(moelora::moelora ALIAS moelora)

@@ -1,0 +1,219 @@
+// moelora inspect: what a model folder, an adapter folder or a configuration file is.
+
+#include <ATen/ATen.h>
+
+#include <cstdio>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "cli/adapter_alone.h"
+#include "cli/session.h"
+#include "cli/verbs.h"
+#include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/foreign.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/tensor_folder.h"
+
+namespace moelora::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
+
+// The paper's tasks, for a model's configuration that names none.
+constexpr std::int64_t kPaperTasks = 8;
+
+void line(const std::string& name, const std::string& value) { std::printf("%-22s %s\n", name.c_str(), value.c_str()); }
+
+void print_adapter_config(const MoeLoraConfig& config) {
+  const ordered_json json = config.to_json();
+  for (const auto& [key, value] : json.items()) {
+    line("  " + key, value.dump());
+  }
+}
+
+struct ParameterCount {
+  std::int64_t linears = 0;
+  std::int64_t matrices = 0;  ///< A and B of all linears
+  std::int64_t gates = 0;
+};
+
+ParameterCount count_parameters(const AdapterImpl& adapter) {
+  ParameterCount count;
+  count.linears = static_cast<std::int64_t>(adapter.linears().size());
+  for (const auto& linear : adapter.linears()) {
+    count.matrices += linear.delta->A.numel() + linear.delta->B.numel();
+  }
+  for (const TaskGate& gate : adapter.gates()) {
+    count.gates += gate->task_embedding.numel() + gate->weight.numel();
+  }
+  return count;
+}
+
+void print_count(const ParameterCount& count) {
+  line("adapted linears", with_commas(count.linears));
+  line("adapter parameters", with_commas(count.matrices));
+  line("gate parameters", with_commas(count.gates));
+}
+
+void print_model_config(const model::ChatGlmConfig& config) {
+  line("architecture", "ChatGLM-6B");
+  line("layers", std::to_string(config.num_layers));
+  line("hidden size", std::to_string(config.hidden_size) + ", inner " + std::to_string(config.inner_hidden_size) + ", " +
+                          std::to_string(config.num_attention_heads) + " heads");
+  line("vocabulary", with_commas(config.vocab_size));
+  line("longest sequence", std::to_string(config.max_sequence_length));
+}
+
+// What an adapter on a model of this configuration would be: from shapes, with weights that take no memory.
+void print_prediction(const model::ChatGlmConfig& config, const MoeLoraConfig& adapter_config, std::int64_t tasks,
+                      const std::string& whose) {
+  const at::Tensor zero = at::zeros({1});
+  model::ChatGlm model(config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); });
+  std::vector<std::string> names;
+  for (std::int64_t task = 1; task <= tasks; ++task) {
+    names.push_back("task" + std::to_string(task));
+  }
+  const Adapter adapter = inject(*model, adapter_config, TaskNames(names));
+  const ParameterCount count = count_parameters(*adapter);
+  const std::int64_t base = config.parameter_count(/*tied_head=*/true);
+  line("model parameters", with_commas(base) + " (head and embedding are one tensor)");
+  std::printf("An adapter with %s:\n", whose.c_str());
+  print_adapter_config(adapter_config);
+  print_count(count);
+  char share[64];
+  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.matrices) / base,
+                with_commas(base).c_str());
+  line("adapter share", share);
+}
+
+void inspect_model(const fs::path& folder) {
+  SessionOptions options;
+  options.model = folder;
+  options.device = "cpu";
+  model::LoadOptions load;
+  load.dtype = stored_dtype(folder);
+  const model::ChatGlm model = model::load_chatglm(folder, load);
+  line("model folder", folder.string());
+  print_model_config(model->config());
+  line("stored type", dtype_name(*load.dtype));
+  line("parameters", with_commas(model->config().parameter_count(model->head_is_tied())));
+  line("head", model->head_is_tied() ? "one tensor with the embedding" : "its own tensor");
+  line("fingerprint", model::base_fingerprint(*model));
+  if (fs::exists(folder / "ice_text.model")) {
+    line("tokenizer", model::ChatGlmTokenizer(folder).fingerprint());
+  } else {
+    line("tokenizer", "none (no ice_text.model)");
+  }
+  if (fs::exists(folder / "merge_certificate.json")) {
+    const ordered_json certificate = io::read_json_file(folder / "merge_certificate.json");
+    line("merged", certificate.value("what", "?"));
+  }
+}
+
+void print_expert_weights(const AdapterImpl& adapter) {
+  const TaskNames& tasks = adapter.tasks();
+  if (adapter.config().num_experts == 1) {
+    return;
+  }
+  std::vector<std::int64_t> all(tasks.size());
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i] = static_cast<std::int64_t>(i);
+  }
+  at::NoGradGuard no_grad;
+  const at::Tensor weights = adapter.expert_weights(single_tasks(all));  // [gates, K, N]
+  const bool several = weights.size(0) > 1;
+  std::printf("expert weights%s\n", several ? " (mean over the linears' gates)" : "");
+  const at::Tensor mean = weights.mean(0).contiguous();
+  for (std::int64_t task = 0; task < tasks.size(); ++task) {
+    std::string text;
+    for (std::int64_t expert = 0; expert < mean.size(1); ++expert) {
+      char number[16];
+      std::snprintf(number, sizeof number, " %.3f", mean[task][expert].item<float>());
+      text += number;
+    }
+    line("  " + tasks.name(task), text);
+  }
+}
+
+void inspect_own_adapter(const fs::path& folder) {
+  const AdapterAlone alone = load_adapter_alone(folder);
+  const AdapterInfo info = read_adapter_info(folder);
+  line("adapter folder", folder.string());
+  line("tasks", ordered_json(info.tasks.names()).dump());
+  std::printf("configuration\n");
+  print_adapter_config(info.config);
+  print_count(count_parameters(*alone.adapter));
+  line("base fingerprint", info.base_fingerprint.empty() ? "not recorded" : info.base_fingerprint);
+  line("tokenizer", info.tokenizer_fingerprint.empty() ? "not recorded" : info.tokenizer_fingerprint);
+  print_expert_weights(*alone.adapter);
+  const ordered_json json = io::read_json_file(folder / "adapter.json");
+  if (json.contains("provenance")) {
+    std::printf("provenance\n");
+    for (const auto& [key, value] : json["provenance"].items()) {
+      line("  " + key, value.is_string() ? value.get<std::string>() : value.dump());
+    }
+  }
+}
+
+void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
+  line("adapter folder", folder.string());
+  line("format", format == ForeignFormat::peft ? "PEFT LoRA" : "MOELoRA-peft");
+  const AdapterAlone alone = load_foreign_adapter_alone(folder, {});
+  std::printf("as ours (moelora import)\n");
+  print_adapter_config(alone.adapter->config());
+  line("tasks", ordered_json(alone.adapter->tasks().names()).dump());
+  print_count(count_parameters(*alone.adapter));
+  print_expert_weights(*alone.adapter);
+}
+
+void inspect_configuration(const fs::path& path) {
+  const ordered_json json = io::read_json_file(path);
+  MOELORA_CHECK(json.is_object(), path.string(), ": expected a JSON object");
+  if (json.contains("hidden_size") || json.contains("architectures")) {
+    line("model configuration", path.string());
+    const auto config = model::ChatGlmConfig::from_json(json);
+    print_model_config(config);
+    print_prediction(config, MoeLoraConfig{}, kPaperTasks,
+                     "the paper's settings and " + std::to_string(kPaperTasks) + " tasks");
+    return;
+  }
+  inspect_training_configuration(path);
+}
+
+void run_inspect(const fs::path& path) {
+  MOELORA_CHECK(fs::exists(path), path.string(), ": no such file or folder");
+  if (!fs::is_directory(path)) {
+    inspect_configuration(path);
+  } else if (is_adapter_folder(path)) {
+    inspect_own_adapter(path);
+  } else if (const ForeignFormat format = detect_foreign(path); format != ForeignFormat::none) {
+    inspect_foreign_adapter(path, format);
+  } else if (fs::exists(path / "config.json")) {
+    inspect_model(path);
+  } else {
+    throw Error(path.string() + ": expected a model folder (config.json), an adapter folder (adapter.json or " +
+                "adapter_config.json) or a configuration file");
+  }
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app, int& status) {
+  auto* verb = app.add_subcommand("inspect", "show what a model folder, an adapter folder or a configuration is");
+  auto path = std::make_shared<fs::path>();
+  verb->add_option("path", *path, "model folder, adapter folder, or a configuration (config.json, configs/*.json)")
+      ->required();
+  verb->footer(
+      "Examples:\n"
+      "  moelora inspect examples/tiny_base/model\n"
+      "  moelora inspect out/run/adapter\n"
+      "  moelora inspect configs/chatglm-6b-v100.json");
+  verb->callback([path, &status] {
+    run_inspect(*path);
+    status = 0;
+  });
+}
+
+}  // namespace moelora::cli

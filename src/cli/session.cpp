@@ -1,0 +1,149 @@
+#include "cli/session.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <c10/core/DeviceType.h>
+
+#include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/merge.h"
+#include "moelora/io/error.h"
+#include "moelora/io/tensor_folder.h"
+
+namespace moelora::cli {
+
+void add_compute_options(CLI::App& verb, SessionOptions& options) {
+  verb.add_option("--device", options.device, "cpu, cuda, cuda:N or auto")->capture_default_str();
+  verb.add_option("--dtype", options.dtype, "float32, float16, bfloat16, or auto: float32 on a CPU, as stored on a GPU")
+      ->capture_default_str();
+  verb.add_option("--threads", options.threads, "threads of the computation; 0: all cores")->capture_default_str();
+}
+
+void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required) {
+  verb.add_option("--model", options.model, "model folder (config.json, weights, ice_text.model)")->required();
+  auto* adapter = verb.add_option("--adapter", options.adapter, "adapter folder (adapter.json, adapter.safetensors)");
+  if (adapter_required) {
+    adapter->required();
+  }
+  add_compute_options(verb, options);
+}
+
+at::Device parse_device(const std::string& text) {
+  if (text == "auto") {
+    return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU);
+  }
+  MOELORA_CHECK(text == "cpu" || text == "cuda" || text.starts_with("cuda:"), "--device: expected cpu, cuda, cuda:N or ",
+                "auto, found '", text, "'");
+  const at::Device device(text);
+  MOELORA_CHECK(!device.is_cuda() || at::hasCUDA(), "--device ", text,
+                ": this program sees no GPU (is it built with the preset cuda?)");
+  return device;
+}
+
+at::ScalarType parse_dtype(const std::string& text) {
+  if (text == "float32" || text == "fp32") return at::kFloat;
+  if (text == "float16" || text == "fp16") return at::kHalf;
+  if (text == "bfloat16" || text == "bf16") return at::kBFloat16;
+  throw Error("--dtype: expected float32, float16 or bfloat16, found '" + text + "'");
+}
+
+std::string dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "float32";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+at::ScalarType stored_dtype(const std::filesystem::path& model_folder) {
+  const io::TensorFolder tensors(model_folder);
+  // Small, and part of every ChatGLM checkpoint; another model's folder is refused when it is loaded.
+  const std::string probe = "transformer.final_layernorm.weight";
+  return tensors.tensor(tensors.contains(probe) ? probe : tensors.names().front()).scalar_type();
+}
+
+Session open_session(const SessionOptions& options) {
+  if (options.threads > 0) {
+    at::set_num_threads(options.threads);
+  }
+  MOELORA_CHECK(std::filesystem::is_directory(options.model), options.model.string(), ": no such model folder");
+  MOELORA_CHECK(options.adapter.empty() || std::filesystem::is_directory(options.adapter), options.adapter.string(),
+                ": no such adapter folder");
+  MOELORA_CHECK(options.adapter.empty() || is_adapter_folder(options.adapter), options.adapter.string(),
+                ": no adapter.json; an adapter of another program is read by `moelora import`");
+  const at::ScalarType stored = stored_dtype(options.model);
+  model::LoadOptions load;
+  load.device = parse_device(options.device);
+  const at::ScalarType wanted = options.dtype == kStoredDtype  ? stored
+                                : options.dtype != "auto"      ? parse_dtype(options.dtype)
+                                : load.device.type() == at::kCPU ? at::kFloat
+                                                               : stored;
+  // A fingerprint is over the stored values: rounding comes after it.
+  load.dtype = wanted == at::kFloat ? wanted : stored;
+  Session session;
+  session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(options.model);
+  session.model = model::load_chatglm(options.model, load);
+  if (!options.adapter.empty()) {
+    session.base_fingerprint = model::base_fingerprint(*session.model);
+  }
+  if (*load.dtype != wanted) {
+    session.model->to(wanted);
+  }
+  session.model->eval();
+  freeze(*session.model);
+  if (!options.adapter.empty()) {
+    session.adapter = load_adapter(*session.model, options.adapter, session.base_fingerprint,
+                                   session.tokenizer->fingerprint());
+    session.adapter->eval();
+  }
+  return session;
+}
+
+model::ContextMaker Session::context_maker(std::vector<std::int64_t> tasks) const {
+  const at::Device device = model->device();
+  if (!adapter || is_merged(adapter)) {
+    return [device](const nn::Segments& segments, const std::vector<std::int64_t>&) {
+      return nn::RowContext::plain(segments, device);
+    };
+  }
+  return [adapter = adapter, tasks = std::move(tasks)](const nn::Segments& segments,
+                                                       const std::vector<std::int64_t>& sequences) {
+    std::vector<std::int64_t> chosen;
+    chosen.reserve(sequences.size());
+    for (const std::int64_t sequence : sequences) {
+      chosen.push_back(tasks.at(sequence));
+    }
+    return adapter->context(segments, single_tasks(chosen));
+  };
+}
+
+std::vector<std::int64_t> Session::tasks_of(const std::vector<data::Record>& records) const {
+  std::vector<std::int64_t> tasks;
+  tasks.reserve(records.size());
+  for (const data::Record& record : records) {
+    tasks.push_back(adapter ? adapter->tasks().index(record.task) : 0);
+  }
+  return tasks;
+}
+
+void require_empty(const std::filesystem::path& folder) {
+  std::error_code ignored;
+  MOELORA_CHECK(!std::filesystem::exists(folder) ||
+                    (std::filesystem::is_directory(folder) && std::filesystem::is_empty(folder, ignored)),
+                folder.string(), ": exists and is not an empty folder; choose another --output");
+}
+
+std::string with_commas(std::int64_t number) {
+  std::string text = std::to_string(number);
+  for (std::size_t at = text.size(); at > 3 + (number < 0 ? 1 : 0);) {
+    at -= 3;
+    text.insert(at, ",");
+  }
+  return text;
+}
+
+}  // namespace moelora::cli

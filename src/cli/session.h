@@ -1,0 +1,61 @@
+#pragma once
+// What several verbs need together: a model, its tokenizer and perhaps an adapter that fits them.
+
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "moelora/adapter/adapter.h"
+#include "moelora/data/record.h"
+#include "moelora/model/chatglm/load.h"
+#include "moelora/model/chatglm/tokenizer.h"
+#include "moelora/model/generation.h"
+
+namespace moelora::cli {
+
+inline constexpr const char* kStoredDtype = "stored";  ///< SessionOptions::dtype: as the model folder has it.
+
+struct SessionOptions {
+  std::filesystem::path model;
+  std::filesystem::path adapter;  ///< Empty: the base alone.
+  std::string device = "auto";    ///< auto: a GPU if LibTorch sees one.
+  std::string dtype = "auto";     ///< auto: fp32 on a CPU, the stored type on a GPU.
+  int threads = 0;                ///< 0: as LibTorch chooses.
+};
+
+void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required);
+/// --device, --dtype and --threads alone.
+void add_compute_options(CLI::App& verb, SessionOptions& options);
+
+struct Session {
+  model::ChatGlm model{nullptr};
+  std::unique_ptr<model::ChatGlmTokenizer> tokenizer;
+  Adapter adapter{nullptr};
+  std::string base_fingerprint;  ///< Empty without an adapter: hashing a large base takes a while.
+
+  /// The context of a forward in which sequence i has task `tasks[i]` (index in the adapter's names); plain without an
+  /// adapter or while it is merged.
+  model::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
+  /// Index of each record's task in the adapter's names; zeros without an adapter. Error naming the unknown task.
+  std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
+};
+
+/// Loads all parts. Error if the adapter belongs to another base or tokenizer.
+Session open_session(const SessionOptions& options);
+
+/// The type in which a model folder stores its weights.
+at::ScalarType stored_dtype(const std::filesystem::path& model_folder);
+
+at::Device parse_device(const std::string& text);
+at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfloat16 (or fp32, fp16, bf16).
+std::string dtype_name(at::ScalarType dtype);         ///< float32, float16, bfloat16, …
+
+/// Error if `folder` exists and holds anything.
+void require_empty(const std::filesystem::path& folder);
+
+/// 6173286400 → "6,173,286,400".
+std::string with_commas(std::int64_t number);
+
+}  // namespace moelora::cli
