@@ -1,6 +1,10 @@
 #pragma once
 // The library's own adapter format: a folder with adapter.safetensors (fp32) and adapter.json: format version, task
-// names, configuration, fingerprints of base and tokenizer, SHA-256 of the tensors' file, provenance.
+// names, configuration, fingerprints of base and tokenizer, SHA-256 of the tensors' file, provenance, and `checksum`,
+// the SHA-256 of adapter.json's own content without that key.
+//
+// Versions: another `format_version` is an Error. Within a version a later program may add top-level keys; a reader
+// that doesn't know a key ignores it only if the writer listed it under `optional`, else the key is an Error.
 
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
@@ -25,15 +29,16 @@ bool is_adapter_folder(const std::filesystem::path& folder);
 /// (per_linear: "gates.<base linear name>.task_embedding", ".weight").
 io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
 
-/// Writes both files atomically into `folder` (created if absent). `provenance` is stored as given.
+/// Writes both files into `folder`, which appears as a whole or not at all; an adapter that was there is replaced at
+/// the last moment. Error if the folder holds anything else. `provenance` is stored as given.
 void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base_fingerprint,
                   const std::string& tokenizer_fingerprint, const nlohmann::ordered_json& provenance);
 
 /// Reads and checks adapter.json alone. Error: no such folder, another format version, broken JSON.
 AdapterInfo read_adapter_info(const std::filesystem::path& folder);
 
-/// Injects and fills. Error: checksum mismatch, missing / surplus / misshapen tensors, another base or tokenizer (pass
-/// empty strings to skip those two checks).
+/// Injects and fills; after an Error the base is without the adapter. Error: checksum mismatch, missing / surplus /
+/// misshapen tensors, another base or tokenizer (pass empty strings to skip those two checks).
 Adapter load_adapter(torch::nn::Module& base, const std::filesystem::path& folder, const std::string& base_fingerprint,
                      const std::string& tokenizer_fingerprint, const std::string& name = "default");
 

@@ -1,6 +1,9 @@
 #pragma once
-// Folding one task's update into the frozen weights: W = round(W0 + s · B diag(g) A), accumulated in fp32 (fp64 for
-// fp32 weights is not needed: one product, one sum, one rounding to the weight's dtype).
+// Folding one task's update into the frozen weights: W = round(W0 + s · B diag(g) A), accumulated in fp32, rounded once
+// to the weight's dtype.
+//
+// A linear carries at most one merged adapter: nn::LinearImpl::merged_adapter names it, and merging another adapter
+// into the same weights is an Error (their restores would undo each other in the wrong order).
 
 #include <functional>
 #include <map>
@@ -18,29 +21,38 @@ struct MergeOptions {
   /// Where the base's bytes are kept for unmerge.
   enum class KeepBase {
     device,  ///< Copy on the weights' device: as much memory again as the adapted weights. Fastest switch.
-    host,    ///< Copy in host memory.
-    reread,  ///< Nothing kept; `reread` is asked for each weight (a mapped model folder).
-    none,    ///< Nothing kept: the merge is final (export of a merged model).
+    host,    ///< Copy in host memory: as much of it as the adapted weights; nothing more on the device.
+    reread,  ///< Nothing kept; `reread` is asked for each weight (a mapped model folder) and must give its very bytes,
+             ///< which is checked before the first merge.
+    none,    ///< Nothing kept: the merge is final (export of a merged model). A failure half-way can't be undone.
   };
   KeepBase keep_base = KeepBase::device;
   std::function<at::Tensor(const std::string& name)> reread;  ///< Weight by checkpoint name, bytes as loaded.
+  /// Measure rounding and update (one more product in fp64 where the weights are fp32). Without it the certificate has
+  /// -1 there and a weight that leaves the range of its dtype is not noticed.
+  bool measure = true;
   /// Runs the model on a probe batch and returns its logits (fp32); called unmerged and merged. Empty: no probe.
   std::function<at::Tensor()> probe;
 };
 
 /// What a merge did to the numbers; returned, and written beside a merged model as merge_certificate.json.
 struct Certificate {
-  std::string what;                      ///< "task CMeIE" or "mix CMeIE=0.5,MedDG=0.5"
+  std::string what;  ///< "task CMeIE" or "mix CMeIE=0.5,MedDG=0.5"
   std::int64_t linears = 0;
   std::string dtype;
-  double largest_rounding = 0.0;         ///< max |round(W0 + ΔW) - (W0 + ΔW)| over all merged weights
+  /// max |merged weight - (W0 + ΔW)| over all merged weights; the sum in fp32 for fp16 and bf16 weights, in fp64 for
+  /// fp32.
+  double largest_rounding = -1;
   std::string largest_rounding_at;       ///< name of that linear
-  double largest_update = 0.0;           ///< max |ΔW|
+  double largest_update = -1;            ///< max |ΔW|
   double largest_logit_difference = -1;  ///< unmerged against merged on the probe batch; -1: no probe
   nlohmann::ordered_json to_json() const;
 };
 
-/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive.
+/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive. Any
+/// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task, an
+/// update that is no matrix (NotMergeable), a weight out of its dtype's range, another adapter active on or merged into
+/// the linears.
 Certificate merge_for_task(Adapter& adapter, std::string_view task, const MergeOptions& options = {});
 /// Folds Σ weight_t · ΔW_t. Weights are used as they are.
 Certificate merge_mixture(Adapter& adapter, const std::vector<std::pair<std::string, double>>& mixture,

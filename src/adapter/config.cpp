@@ -1,0 +1,108 @@
+#include "moelora/adapter/config.h"
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "moelora/io/error.h"
+#include "moelora/io/json_reader.h"
+#include "moelora/log/log.h"
+
+namespace moelora {
+namespace {
+
+const std::vector<std::string>& routing_names() {
+  static const std::vector<std::string> names{"task", "uniform"};  // in the order of enum Routing
+  return names;
+}
+
+/// Everything that is wrong with the values, each as "key: expected …, found …".
+std::vector<std::string> config_problems(const MoeLoraConfig& config) {
+  std::vector<std::string> problems;
+  const auto expect = [&](bool holds, auto&&... parts) {
+    if (!holds) {
+      problems.push_back(detail::concat(parts...));
+    }
+  };
+  expect(config.rank >= 1, "rank: expected at least 1, found ", config.rank);
+  expect(config.num_experts >= 1, "num_experts: expected at least 1, found ", config.num_experts);
+  if (config.rank >= 1 && config.num_experts >= 1) {
+    expect(config.rank % config.num_experts == 0, "rank: expected a multiple of num_experts (each expert has rank / ",
+           "num_experts), found rank ", config.rank, " for ", config.num_experts, " experts");
+  }
+  expect(std::isfinite(config.alpha) && config.alpha > 0, "alpha: expected a positive number, found ", config.alpha);
+  expect(config.dropout >= 0 && config.dropout < 1, "dropout: expected 0 <= dropout < 1, found ", config.dropout);
+  expect(config.top_k >= 0, "top_k: expected 0 (dense) or the number of experts to keep, found ", config.top_k);
+  expect(config.top_k <= config.num_experts, "top_k: expected at most num_experts (", config.num_experts, "), found ",
+         config.top_k);
+  if (config.routing == Routing::uniform) {
+    expect(config.top_k == 0,
+           "top_k: uniform routing has no gate to choose experts with; set top_k to 0 or routing to ", "\"task\"");
+    expect(!config.per_linear, "per_linear: uniform routing has no gates; set per_linear to false or routing to ",
+           "\"task\"");
+  }
+  expect(config.task_embedding_dim >= 1, "task_embedding_dim: expected at least 1, found ", config.task_embedding_dim);
+  expect(config.reserved_rows >= 0, "reserved_rows: expected 0 or more, found ", config.reserved_rows);
+  expect(!config.targets.empty(), "targets: expected at least one name or pattern, found none");
+  std::set<std::string> seen;
+  for (const auto& target : config.targets) {
+    expect(!target.empty(), "targets: an empty pattern");
+    expect(seen.insert(target).second, "targets: '", target, "' is listed twice");
+  }
+  return problems;
+}
+
+}  // namespace
+
+void MoeLoraConfig::validate() const {
+  const auto problems = config_problems(*this);
+  if (!problems.empty()) {
+    std::string text = "the adapter's configuration is not usable:";
+    for (const auto& problem : problems) {
+      text += "\n  " + problem;
+    }
+    throw Error(text);
+  }
+  if (routing == Routing::task && top_k == 1 && num_experts > 1) {
+    log::warning(
+        "top_k is 1: the one chosen expert always has weight 1, so the gate gets no gradient and stays as it is");
+  }
+}
+
+MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
+  MoeLoraConfig config;
+  io::JsonReader reader(json, "adapter");
+  reader.read("rank", config.rank);
+  reader.read("num_experts", config.num_experts);
+  reader.read("alpha", config.alpha);
+  reader.read("dropout", config.dropout);
+  std::size_t routing = 0;
+  if (reader.read_choice("routing", routing_names(), routing)) {
+    config.routing = static_cast<Routing>(routing);
+  }
+  reader.read("top_k", config.top_k);
+  reader.read("per_linear", config.per_linear);
+  reader.read("task_embedding_dim", config.task_embedding_dim);
+  reader.read("reserved_rows", config.reserved_rows);
+  reader.read("targets", config.targets);
+  reader.read("seed", config.seed);
+  reader.finish();
+  config.validate();
+  return config;
+}
+
+nlohmann::ordered_json MoeLoraConfig::to_json() const {
+  return {{"rank", rank},
+          {"num_experts", num_experts},
+          {"alpha", alpha},
+          {"dropout", dropout},
+          {"routing", routing_names().at(static_cast<std::size_t>(routing))},
+          {"top_k", top_k},
+          {"per_linear", per_linear},
+          {"task_embedding_dim", task_embedding_dim},
+          {"reserved_rows", reserved_rows},
+          {"targets", targets},
+          {"seed", seed}};
+}
+
+}  // namespace moelora

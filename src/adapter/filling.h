@@ -1,0 +1,24 @@
+#pragma once
+// What reading our own and foreign adapter files has in common.
+
+#include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+
+#include "moelora/adapter/adapter.h"
+
+namespace moelora {
+
+/// inject() and fill_adapter(). If filling fails, the adapter is taken out again and the base's parameters are
+/// trainable as before.
+Adapter inject_filled(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name,
+                      const std::map<std::string, at::Tensor>& tensors, const std::string& origin);
+
+/// Error if `folder` exists and holds anything but `own` files: replacing it as a whole would delete the rest.
+void check_replaceable(const std::filesystem::path& folder, const std::set<std::string>& own);
+
+/// "\n  " before each of the first entries, and how many more there are.
+std::string listed(const std::vector<std::string>& entries, std::size_t limit = 20);
+
+}  // namespace moelora

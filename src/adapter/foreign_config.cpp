@@ -1,0 +1,205 @@
+#include "adapter/foreign_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <regex>
+#include <set>
+
+#include "adapter/filling.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora {
+namespace {
+
+using nlohmann::ordered_json;
+
+std::string shown(const ordered_json& json) {
+  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+/// Reads typed values and collects what is wrong.
+class SettingsReader {
+ public:
+  explicit SettingsReader(const ordered_json& json) : json_(json) {}
+
+  std::int64_t integer(const std::string& key) {
+    const auto& value = get(key);
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
+      problem(key, "expected a positive integer", value);
+      return 1;
+    }
+    return value.get<std::int64_t>();
+  }
+  double number(const std::string& key) {
+    const auto& value = get(key);
+    if (!value.is_number()) {
+      problem(key, "expected a number", value);
+      return 1.0;
+    }
+    return value.get<double>();
+  }
+  bool boolean(const std::string& key) {
+    const auto& value = get(key);
+    if (!value.is_boolean() && !value.is_null()) {
+      problem(key, "expected true or false", value);
+    }
+    return value.is_boolean() && value.get<bool>();
+  }
+  /// Absent and null are an empty list.
+  std::vector<std::string> strings(const std::string& key) {
+    const auto& value = get(key);
+    const bool fits = value.is_array() && std::all_of(value.begin(), value.end(),
+                                                      [](const ordered_json& entry) { return entry.is_string(); });
+    if (!fits && !value.is_null()) {
+      problem(key, "expected a list of strings", value);
+    }
+    return fits ? value.get<std::vector<std::string>>() : std::vector<std::string>();
+  }
+  const ordered_json& get(const std::string& key) {
+    static const ordered_json absent;
+    seen_.insert(key);
+    const auto found = json_.find(key);
+    return found == json_.end() ? absent : *found;
+  }
+  void problem(const std::string& key, const std::string& expected, const ordered_json& found) {
+    problems_.push_back(key + ": " + expected + ", found " + (json_.contains(key) ? shown(found) : "nothing"));
+  }
+  void ignore(std::initializer_list<const char*> keys) { seen_.insert(keys.begin(), keys.end()); }
+  /// Every key that nobody read must be switched off: it may change what the adapter computes.
+  void finish(const std::string& path) {
+    for (const auto& [key, value] : json_.items()) {
+      const bool off = value.is_null() || value == false || (value.is_structured() && value.empty()) || value == "";
+      if (!seen_.contains(key) && !off) {
+        problem(key, "expected null, false or empty, because this library does not follow that setting", value);
+      }
+    }
+    MOELORA_CHECK(problems_.empty(), path, " can't be read:", listed(problems_));
+  }
+
+ private:
+  const ordered_json& json_;
+  std::set<std::string> seen_;
+  std::vector<std::string> problems_;
+};
+
+void read_targets(SettingsReader& reader, ForeignConfig& result) {
+  const auto& targets = reader.get("target_modules");
+  const bool partial = !reader.get("layers_to_transform").is_null() || !reader.get("exclude_modules").is_null();
+  if (targets.is_array()) {
+    result.targets = reader.strings("target_modules");
+  } else if (targets.is_string()) {
+    // Python's re.fullmatch; expressions that ECMAScript lacks fall back to the names in the tensors' file.
+    try {
+      std::regex probe(targets.get<std::string>(), std::regex::ECMAScript);
+      result.targets = {targets.get<std::string>()};
+    } catch (const std::regex_error&) {
+      result.targets.clear();
+    }
+    if (targets == "all-linear") {
+      result.targets.clear();
+    }
+  } else {
+    reader.problem("target_modules", "expected a list of names or a regular expression", targets);
+  }
+  if (partial) {
+    result.targets.clear();
+  }
+}
+
+void check_common(SettingsReader& reader) {
+  const auto& bias = reader.get("bias");
+  if (!bias.is_null() && bias != "none") {
+    reader.problem("bias", "expected \"none\" (trained biases have no place in this library's adapters)", bias);
+  }
+  // Initialisations that also change the base's weights: the adapter alone is not the trained difference.
+  static const std::set<std::string> harmless{"gaussian", "eva", "orthogonal"};
+  const auto& start = reader.get("init_lora_weights");
+  if (start.is_string() && !harmless.contains(start.get<std::string>())) {
+    reader.problem("init_lora_weights",
+                   "expected true, false, \"gaussian\", \"eva\" or \"orthogonal\" (others change the "
+                   "base's weights; convert the adapter with PEFT first)",
+                   start);
+  }
+  reader.ignore({"peft_type", "base_model_name_or_path", "revision", "task_type", "inference_mode", "peft_version",
+                 "auto_mapping", "megatron_core", "qalora_group_size", "loftq_config", "corda_config", "eva_config",
+                 "runtime_config", "layers_pattern", "merge_weights"});
+}
+
+}  // namespace
+
+ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
+  const auto path = folder / "adapter_config.json";
+  const ForeignFormat format = detect_foreign(folder);
+  MOELORA_CHECK(std::filesystem::exists(path), "expected an adapter with adapter_config.json in ", folder.string(),
+                ", found none; name the folder that PEFT or MOELoRA-peft wrote");
+  const ordered_json json = io::read_json_file(path);
+  MOELORA_CHECK(format != ForeignFormat::none, path.string(),
+                ": expected \"peft_type\" LORA, MMOELORA or MMOELORAS, found ",
+                json.is_object() && json.contains("peft_type") ? shown(json["peft_type"]) : "none",
+                "; other kinds of adapters can't be read");
+  SettingsReader reader(json);
+  ForeignConfig result;
+  MoeLoraConfig& config = result.config;
+  config.rank = reader.integer("r");
+  config.alpha = reader.number("lora_alpha");
+  config.dropout = json.contains("lora_dropout") ? reader.number("lora_dropout") : 0.0;
+  if (reader.boolean("use_rslora")) {
+    config.alpha *= std::sqrt(static_cast<double>(config.rank));  // its scale is alpha / sqrt(r)
+  }
+  if (format == ForeignFormat::moelora_peft) {
+    config.num_experts = reader.integer("expert_num");
+    config.task_embedding_dim = reader.integer("task_embedding_dim");
+    config.reserved_rows = 1;  // task ids start at 1; row 0 of the embedding is no task
+    result.tasks = reader.integer("task_num");
+    result.task_names = reader.strings("task_names");
+    result.gate_in_every_linear = json["peft_type"] == "MMOELORA";
+  } else {
+    config.num_experts = 1;
+    config.routing = Routing::uniform;
+  }
+  read_targets(reader, result);
+  check_common(reader);
+  reader.finish(path.string());
+  return result;
+}
+
+ordered_json shared_foreign_settings(const AdapterImpl& adapter) {
+  const auto& config = adapter.config();
+  // The adapter's own targets if PEFT reads them as this library does, that is, if none is a regular expression.
+  std::vector<std::string> targets = config.targets;
+  const auto is_suffix = [](const std::string& target, const std::string& name) {
+    return name == target || name.ends_with("." + target);
+  };
+  const auto& linears = adapter.linears();
+  const bool plain = std::all_of(linears.begin(), linears.end(),
+                                 [&](const auto& linear) {
+                                   return std::any_of(targets.begin(), targets.end(), [&](const auto& target) {
+                                     return is_suffix(target, linear.name);
+                                   });
+                                 }) &&
+                     std::all_of(targets.begin(), targets.end(), [&](const auto& target) {
+                       return std::any_of(linears.begin(), linears.end(),
+                                          [&](const auto& linear) { return is_suffix(target, linear.name); });
+                     });
+  if (!plain) {
+    targets.clear();
+    for (const auto& linear : linears) {
+      targets.push_back(linear.name);
+    }
+  }
+  const bool whole = config.alpha == std::floor(config.alpha) && config.alpha < 1e15;
+  return {{"base_model_name_or_path", ""},
+          {"bias", "none"},
+          {"fan_in_fan_out", false},
+          {"inference_mode", true},
+          {"init_lora_weights", true},
+          {"lora_alpha", whole ? ordered_json(static_cast<std::int64_t>(config.alpha)) : ordered_json(config.alpha)},
+          {"lora_dropout", config.dropout},
+          {"modules_to_save", nullptr},
+          {"r", config.rank},
+          {"target_modules", targets}};
+}
+
+}  // namespace moelora

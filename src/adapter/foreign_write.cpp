@@ -1,0 +1,108 @@
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+
+#include "adapter/filling.h"
+#include "adapter/foreign_config.h"
+#include "moelora/adapter/foreign.h"
+#include "moelora/io/atomic_file.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/safetensors.h"
+
+namespace moelora {
+namespace {
+
+constexpr const char* kForeignConfigFile = "adapter_config.json";
+constexpr const char* kForeignTensorFile = "adapter_model.safetensors";
+
+at::Tensor exported(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU, at::kFloat).contiguous(); }
+
+void write_foreign(const std::filesystem::path& folder, const nlohmann::ordered_json& config,
+                   const io::NamedTensors& tensors) {
+  check_replaceable(folder, {kForeignConfigFile, kForeignTensorFile});
+  io::AtomicFolder target(folder);
+  io::save_safetensors(target.path() / kForeignTensorFile, tensors, {{"format", "pt"}});
+  io::write_json_file(target.path() / kForeignConfigFile, config);
+  target.commit();
+}
+
+/// Task embedding and gate; a row for the id 0, which is no task there, is put in front if the adapter has none.
+void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const std::string& prefix,
+                      io::NamedTensors& tensors) {
+  at::Tensor embedding = exported(gate->task_embedding);
+  if (config.reserved_rows == 0) {
+    embedding = at::cat({at::zeros({1, embedding.size(1)}), embedding});
+  }
+  tensors.emplace_back(prefix + "lora_task_embedding.weight", embedding);
+  tensors.emplace_back(prefix + "lora_gate.GateL.weight", exported(gate->weight));
+}
+
+}  // namespace
+
+void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder) {
+  at::NoGradGuard no_grad;
+  const std::int64_t index = adapter.tasks().index(task);
+  const auto& config = adapter.config();
+  const auto& linears = adapter.linears();
+  const at::Tensor omega = exported(adapter.expert_weights(single_tasks({index})).select(1, 0));  // [gates, N]
+  io::NamedTensors tensors;
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const auto gate = static_cast<std::int64_t>(omega.size(0) == 1 ? 0 : i);
+    const at::Tensor diagonal = omega[gate].repeat_interleave(config.rank / config.num_experts);
+    const std::string prefix = foreign_prefix(linears[i].name);
+    tensors.emplace_back(prefix + "lora_A.weight", exported(linears[i].delta->A));
+    tensors.emplace_back(prefix + "lora_B.weight", exported(linears[i].delta->B) * diagonal);
+  }
+  auto json = shared_foreign_settings(adapter);
+  json["alpha_pattern"] = nlohmann::ordered_json::object();
+  json["layers_to_transform"] = nullptr;
+  json["peft_type"] = "LORA";
+  json["rank_pattern"] = nlohmann::ordered_json::object();
+  json["revision"] = nullptr;
+  json["task_type"] = "CAUSAL_LM";
+  json["use_dora"] = false;
+  json["use_rslora"] = false;
+  write_foreign(folder, json, tensors);
+}
+
+void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder) {
+  const auto& config = adapter.config();
+  MOELORA_CHECK(config.top_k == 0 || config.top_k == config.num_experts,
+                "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,
+                "); export single tasks to PEFT instead");
+  MOELORA_CHECK(!adapter.gates().empty(), "MOELoRA-peft always has a gate, this adapter has none (",
+                config.num_experts == 1 ? "one expert" : "uniform routing", "); export it to PEFT instead");
+  MOELORA_CHECK(config.reserved_rows <= 1, "MOELoRA-peft reserves one row of the task embedding, this adapter ",
+                config.reserved_rows, "; export single tasks to PEFT instead");
+  io::NamedTensors tensors;
+  const auto& linears = adapter.linears();
+  for (std::size_t i = 0; i < linears.size(); ++i) {
+    const std::string prefix = foreign_prefix(linears[i].name);
+    const auto A = exported(linears[i].delta->A).chunk(config.num_experts, 0);
+    const auto B = exported(linears[i].delta->B).chunk(config.num_experts, 1);
+    for (std::size_t expert = 0; expert < A.size(); ++expert) {
+      // The reference registers each factor twice, and looks for both names.
+      for (const auto* alias : {".weight", ".mlp.weight"}) {
+        tensors.emplace_back(detail::concat(prefix, "lora_A.loraA.", expert, alias), A[expert]);
+        tensors.emplace_back(detail::concat(prefix, "lora_B.loraB.", expert, alias), B[expert]);
+      }
+    }
+    if (config.per_linear) {
+      add_foreign_gate(adapter.gates()[i], config, prefix, tensors);
+    }
+  }
+  if (!config.per_linear) {
+    add_foreign_gate(adapter.gates().front(), config, "", tensors);
+  }
+  auto json = shared_foreign_settings(adapter);
+  json["expert_num"] = config.num_experts;
+  json["peft_type"] = config.per_linear ? "MMOELORA" : "MMOELORAS";
+  json["task_embedding_dim"] = config.task_embedding_dim;
+  json["task_names"] = adapter.tasks().names();  // the reference knows ids only and ignores other keys
+  json["task_num"] = adapter.tasks().size();
+  json["task_type"] = config.per_linear ? "CAUSAL_LM" : "CAUSAL_LMS";
+  write_foreign(folder, json, tensors);
+}
+
+}  // namespace moelora

@@ -1,0 +1,375 @@
+#include "moelora/adapter/merge.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <charconv>
+#include <cmath>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "moelora/io/error.h"
+#include "moelora/log/log.h"
+
+namespace moelora {
+
+/// What an adapter remembers while it is merged.
+struct MergeState {
+  MergeOptions::KeepBase keep = MergeOptions::KeepBase::device;
+  std::vector<at::Tensor> backups;  ///< By linear; empty unless keep is device or host.
+  std::function<at::Tensor(const std::string&)> reread;
+};
+
+namespace {
+
+using KeepBase = MergeOptions::KeepBase;
+using AdaptedLinear = AdapterImpl::AdaptedLinear;
+using Mixture = std::vector<std::pair<std::string, double>>;
+
+std::string weight_name(const AdaptedLinear& linear) { return linear.name + ".weight"; }
+
+std::string dtype_text(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "float32";
+    case at::kHalf:
+      return "float16";
+    case at::kBFloat16:
+      return "bfloat16";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) {
+    return false;
+  }
+  // As integers, so that -0 and 0 differ and a NaN equals itself.
+  const auto integer = a.element_size() == 2 ? at::kShort : a.element_size() == 4 ? at::kInt : at::kLong;
+  return at::equal(a.contiguous().view(integer), b.contiguous().view(integer));
+}
+
+/// The weight as the file has it, in the dtype and on the device of the linear.
+at::Tensor reread_weight(const MergeState& state, const AdaptedLinear& linear) {
+  const auto& weight = linear.base->weight;
+  const at::Tensor read = state.reread(weight_name(linear));
+  MOELORA_CHECK(read.defined() && read.sizes() == weight.sizes(), "reading ", weight_name(linear),
+                " again: expected a tensor of shape ", weight.sizes(), ", found ",
+                read.defined() ? detail::concat("shape ", read.sizes()) : "nothing",
+                "; pass the model folder that the base was loaded from");
+  return read.to(weight.device(), weight.scalar_type());
+}
+
+/// The original bytes of linear `i`, on its device.
+at::Tensor original_weight(const MergeState& state, const AdaptedLinear& linear, std::size_t i) {
+  const auto& weight = linear.base->weight;
+  return state.keep == KeepBase::reread ? reread_weight(state, linear)
+                                        : state.backups.at(i).to(weight.device(), weight.scalar_type());
+}
+
+/// Makes sure that the bytes of linear `i`, unmerged now, can be had again.
+void keep_original(MergeState& state, const AdaptedLinear& linear) {
+  const auto& weight = linear.base->weight;
+  if (state.keep == KeepBase::device) {
+    state.backups.push_back(weight.detach().clone());
+  } else if (state.keep == KeepBase::host) {
+    state.backups.push_back(weight.detach().to(at::kCPU, weight.scalar_type(), /*non_blocking=*/false, /*copy=*/true));
+  } else if (state.keep == KeepBase::reread) {
+    MOELORA_CHECK(same_bytes(reread_weight(state, linear), weight.detach()), "reading ", weight_name(linear),
+                  " again gives other values than the base has, so unmerging could not restore it; expected the model "
+                  "folder that the base was loaded from (or keep the base on the device or the host)");
+  }
+}
+
+void restore_linears(const AdapterImpl& adapter, const MergeState& state, std::size_t count) {
+  at::NoGradGuard no_grad;
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto& linear = adapter.linears()[i];
+    linear.base->weight.copy_(original_weight(state, linear, i));
+    linear.base->merged_adapter.clear();
+  }
+}
+
+struct Extremes {
+  double rounding = 0.0;
+  double update = 0.0;
+
+  void include(const Extremes& other) {
+    // Comparisons that are also true for NaN, so that one is never lost.
+    rounding = other.rounding <= rounding ? rounding : other.rounding;
+    update = other.update <= update ? update : other.update;
+  }
+};
+
+double largest_magnitude(const at::Tensor& values) {
+  const auto [low, high] = at::aminmax(values);
+  return std::max(-low.item<double>(), high.item<double>());
+}
+
+/// out = round(source + B A) for some rows; source may be out itself.
+Extremes fold_rows(at::Tensor out, const at::Tensor& source, const at::Tensor& B, const at::Tensor& A, bool measure) {
+  Extremes extremes;
+  if (out.scalar_type() == at::kHalf || out.scalar_type() == at::kBFloat16) {
+    const at::Tensor update = at::mm(B, A);
+    const at::Tensor sum = source.to(at::kFloat).add_(update);
+    out.copy_(sum);
+    if (measure) {
+      extremes = {largest_magnitude(out.to(at::kFloat).sub_(sum)), largest_magnitude(update)};
+    }
+    return extremes;
+  }
+  at::Tensor sum;
+  if (measure) {
+    const at::Tensor update = at::mm(B.to(at::kDouble), A.to(at::kDouble));
+    extremes.update = largest_magnitude(update);
+    sum = update.add_(source);
+  }
+  const at::Tensor left = B.to(out.scalar_type());
+  const at::Tensor right = A.to(out.scalar_type());
+  if (out.is_same(source) || out.data_ptr() == source.data_ptr()) {
+    out.addmm_(left, right);
+  } else {
+    at::addmm_out(out, source, left, right);
+  }
+  if (measure) {
+    extremes.rounding = largest_magnitude(sum.sub_(out));
+  }
+  return extremes;
+}
+
+/// weight = round(source + B A), in blocks of rows: the wide temporaries stay small, in cache on a CPU.
+Extremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure) {
+  const bool on_cpu = weight.is_cpu();
+  const std::int64_t elements = on_cpu ? 1 << 17 : 1 << 24;
+  const std::int64_t rows = weight.size(0);
+  const std::int64_t step = std::max<std::int64_t>(1, elements / std::max<std::int64_t>(1, weight.size(1)));
+  const std::int64_t blocks = (rows + step - 1) / step;
+  const at::Tensor out = weight.detach();
+  const at::Tensor A = update.A.to(weight.device());
+  const at::Tensor B = update.B.to(weight.device());
+  Extremes extremes;
+  std::mutex mutex;
+  const auto fold_blocks = [&](std::int64_t begin, std::int64_t end) {
+    at::NoGradGuard no_grad;  // the mode is each thread's own
+    Extremes mine;
+    for (std::int64_t block = begin; block < end; ++block) {
+      const std::int64_t first = block * step;
+      const std::int64_t count = std::min(step, rows - first);
+      mine.include(fold_rows(out.narrow(0, first, count), source.narrow(0, first, count), B.narrow(0, first, count), A,
+                             measure));
+    }
+    const std::lock_guard lock(mutex);
+    extremes.include(mine);
+  };
+  if (on_cpu) {
+    at::parallel_for(0, blocks, 1, fold_blocks);
+  } else {
+    fold_blocks(0, blocks);
+  }
+  return extremes;
+}
+
+/// Σ weight_t · ΔW_t of each linear. It is linear in B: A stays, B = Σ weight_t · s · B diag(g_t).
+std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture& mixture) {
+  std::vector<std::int64_t> tasks;
+  for (const auto& [task, weight] : mixture) {
+    tasks.push_back(adapter.tasks().index(task));
+  }
+  const at::Tensor omega = adapter.expert_weights(single_tasks(tasks));  // [gates, tasks, N]
+  std::vector<nn::LowRank> updates;
+  for (const auto& linear : adapter.linears()) {
+    nn::LowRank mixed;
+    for (std::size_t t = 0; t < mixture.size(); ++t) {
+      const auto row = omega.defined() ? omega.select(1, static_cast<std::int64_t>(t)) : at::Tensor();
+      const nn::LowRank update = linear.delta->low_rank(row);
+      const double weight = mixture[t].second;
+      mixed.A = update.A;
+      if (t == 0) {
+        mixed.B = weight == 1.0 ? update.B : update.B * weight;
+      } else {
+        mixed.B = mixed.B + update.B * weight;
+      }
+    }
+    MOELORA_CHECK(at::isfinite(mixed.A).all().item<bool>() && at::isfinite(mixed.B).all().item<bool>(),
+                  "the update of ", linear.name, " holds infinite or undefined numbers, so it can't be merged; ",
+                  "the adapter is damaged or its training diverged");
+    updates.push_back(std::move(mixed));
+  }
+  return updates;
+}
+
+void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
+  const auto* state = adapter.merge_state();
+  MOELORA_CHECK(options.keep_base != KeepBase::reread || options.reread || (state != nullptr && state->reread),
+                "KeepBase::reread needs MergeOptions::reread, a function that reads a weight by its checkpoint name");
+  MOELORA_CHECK(state == nullptr || state->keep != KeepBase::none, "adapter '", adapter.adapter_name(),
+                "' is merged for good (nothing of the base was kept); load the base again to merge another task");
+  for (const auto& linear : adapter.linears()) {
+    MOELORA_CHECK(at::isFloatingType(linear.base->weight.scalar_type()), weight_name(linear), " is ",
+                  dtype_text(linear.base->weight.scalar_type()), "; expected a floating-point weight to merge into");
+    const auto& merged = linear.base->merged_adapter;
+    MOELORA_CHECK(merged.empty() || state != nullptr, weight_name(linear), " has adapter '", merged,
+                  "' merged into it; unmerge that one (or load the base again) before merging adapter '",
+                  adapter.adapter_name(), "'");
+    const auto& active = linear.base->active();
+    MOELORA_CHECK(active.empty() || active == adapter.adapter_name(), "adapter '", active, "' is active on ",
+                  linear.name, "; disable it before merging adapter '", adapter.adapter_name(), "'");
+  }
+}
+
+at::Tensor probe_logits(const MergeOptions& options) {
+  const at::Tensor logits = options.probe();
+  MOELORA_CHECK(logits.defined() && logits.numel() > 0, "the probe returned no logits");
+  return logits.detach().to(at::kCPU, at::kDouble).clone();
+}
+
+/// Folds every linear in turn. `touched` counts those whose bytes may have changed, for the restore after an error.
+void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
+                  const std::vector<nn::LowRank>& updates, bool measure, std::size_t& touched,
+                  Certificate& certificate) {
+  for (std::size_t i = 0; i < updates.size(); ++i) {
+    const auto& linear = adapter.linears()[i];
+    at::Tensor source = linear.base->weight.detach();
+    if (switching) {
+      source = original_weight(state, linear, i);  // the previous task's update is overwritten, not undone first
+    } else {
+      keep_original(state, linear);
+    }
+    touched = std::max(touched, i + 1);
+    linear.base->merged_adapter = adapter.adapter_name();
+    const Extremes extremes = fold_weight(linear.base->weight, source, updates[i], measure);
+    if (!measure) {
+      continue;
+    }
+    MOELORA_CHECK(std::isfinite(extremes.rounding), "merged into ", weight_name(linear),
+                  ", the update leaves the range of ", dtype_text(source.scalar_type()),
+                  " (largest entry of the update: ", extremes.update, "); merge into a base of float32 or bfloat16");
+    if (extremes.rounding > certificate.largest_rounding) {
+      certificate.largest_rounding = extremes.rounding;
+      certificate.largest_rounding_at = linear.name;
+    }
+    certificate.largest_update = std::max(certificate.largest_update, extremes.update);
+  }
+}
+
+Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixture& mixture,
+                         const MergeOptions& options) {
+  at::NoGradGuard no_grad;
+  // What a user can get wrong is found here, before the first byte changes.
+  check_foldable(*adapter, options);
+  const auto updates = mixed_updates(*adapter, mixture);
+
+  if (is_merged(adapter) && (options.probe || adapter->merge_state()->keep != options.keep_base)) {
+    unmerge(adapter);
+  }
+  const bool switching = is_merged(adapter);
+  at::Tensor unmerged;
+  if (options.probe) {
+    adapter->enable();
+    unmerged = probe_logits(options);
+  }
+
+  auto state = std::make_shared<MergeState>();
+  if (switching) {
+    *state = *adapter->merge_state();
+  }
+  state->keep = options.keep_base;
+  if (options.reread) {
+    state->reread = options.reread;
+  }
+  Certificate certificate;
+  certificate.what = what;
+  certificate.linears = static_cast<std::int64_t>(updates.size());
+  certificate.dtype = dtype_text(adapter->linears().front().base->weight.scalar_type());
+  std::size_t touched = switching ? updates.size() : 0;
+  try {
+    adapter->disable();
+    fold_linears(*adapter, *state, switching, updates, options.measure, touched, certificate);
+    adapter->set_merge_state(state);
+    if (options.probe) {
+      certificate.largest_logit_difference = largest_magnitude(probe_logits(options).sub_(unmerged));
+    }
+  } catch (...) {
+    if (state->keep == KeepBase::none && touched > 0) {
+      adapter->set_merge_state(state);
+      log::error("the merge failed and nothing of the base was kept: load the base again");
+    } else {
+      adapter->set_merge_state(state);  // stays merged if the restore itself should fail; unmerge() tries again then
+      restore_linears(*adapter, *state, touched);
+      adapter->set_merge_state(nullptr);
+      adapter->enable();
+    }
+    throw;
+  }
+  return certificate;
+}
+
+}  // namespace
+
+nlohmann::ordered_json Certificate::to_json() const {
+  const auto measured = [](double value) {
+    return value < 0 ? nlohmann::ordered_json() : nlohmann::ordered_json(value);
+  };
+  return {{"what", what},
+          {"linears", linears},
+          {"dtype", dtype},
+          {"largest_rounding", measured(largest_rounding)},
+          {"largest_rounding_at", largest_rounding_at},
+          {"largest_update", measured(largest_update)},
+          {"largest_logit_difference", measured(largest_logit_difference)}};
+}
+
+Certificate merge_for_task(Adapter& adapter, std::string_view task, const MergeOptions& options) {
+  return fold_mixture(adapter, detail::concat("task ", task), {{std::string(task), 1.0}}, options);
+}
+
+Certificate merge_mixture(Adapter& adapter, const Mixture& mixture, const MergeOptions& options) {
+  MOELORA_CHECK(!mixture.empty(), "expected a mixture of at least one task, as in \"CMeIE=0.5,MedDG=0.5\"");
+  std::string what = "mix ";
+  std::set<std::string> seen;
+  for (const auto& [task, weight] : mixture) {
+    MOELORA_CHECK(std::isfinite(weight), "task '", task, "' has the weight ", weight, "; expected a finite number");
+    MOELORA_CHECK(seen.insert(task).second, "task '", task, "' is in the mixture twice; give it one weight");
+    what += detail::concat(seen.size() == 1 ? "" : ",", task, "=", weight);
+  }
+  return fold_mixture(adapter, what, mixture, options);
+}
+
+void unmerge(Adapter& adapter) {
+  const auto* state = adapter->merge_state();
+  MOELORA_CHECK(state != nullptr, "adapter '", adapter->adapter_name(), "' is not merged, so there is nothing to undo");
+  MOELORA_CHECK(state->keep != KeepBase::none, "adapter '", adapter->adapter_name(),
+                "' was merged with nothing of the base kept; load the base again");
+  restore_linears(*adapter, *state, adapter->linears().size());
+  adapter->set_merge_state(nullptr);
+  adapter->enable();
+}
+
+bool is_merged(const Adapter& adapter) { return adapter->merge_state() != nullptr; }
+
+std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text) {
+  const auto trim = [](std::string_view part) {
+    const auto first = part.find_first_not_of(" \t");
+    return first == part.npos ? std::string_view() : part.substr(first, part.find_last_not_of(" \t") - first + 1);
+  };
+  Mixture mixture;
+  for (std::size_t begin = 0; begin <= text.size();) {
+    const auto end = std::min(text.find(',', begin), text.size());
+    const auto part = trim(text.substr(begin, end - begin));
+    const auto equals = part.rfind('=');
+    const auto task = trim(part.substr(0, std::min(equals, part.size())));
+    const auto number = equals == part.npos ? std::string_view() : trim(part.substr(equals + 1));
+    double weight = 0.0;
+    const auto [stop, failure] = std::from_chars(number.data(), number.data() + number.size(), weight);
+    MOELORA_CHECK(
+        !task.empty() && failure == std::errc() && stop == number.data() + number.size() && std::isfinite(weight),
+        "expected a mixture like \"CMeIE=0.5,MedDG=0.5\", found '", part, "' in \"", text, "\"");
+    mixture.emplace_back(task, weight);
+    begin = end + 1;
+  }
+  return mixture;
+}
+
+}  // namespace moelora
