@@ -30,6 +30,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   at::Tensor B;  ///< [d_out, r] fp32
 
  private:
+  at::Tensor omega_of(const nn::RowContext& context) const;  // [S, N]; undefined for one expert
   std::int64_t experts_;
   double scaling_;
   double dropout_;

@@ -29,6 +29,8 @@ class CausalLM : public torch::nn::Module {
   /// Final hidden states. ids [rows] int64, positions [axes, rows] int64; returns [rows or n, hidden_size].
   virtual at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
                             const ForwardOptions& options = {}) = 0;
+  /// The head's weight [vocab_size, hidden_size] when logits are a plain product with it; undefined otherwise.
+  virtual at::Tensor head_weight() const = 0;
   /// Logits of hidden rows. [n, hidden_size] → [n, vocab_size].
   virtual at::Tensor logits(const at::Tensor& hidden_rows) = 0;
   /// Positions of whole packed sequences, [axes, rows] int64 on the CPU.

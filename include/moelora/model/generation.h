@@ -27,8 +27,7 @@ struct Generation {
 
 /// Makes the RowContext of a forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
 /// `sequences` lists which prompts of the call the segments belong to (ended ones are missing).
-using ContextMaker =
-    std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
+using ContextMaker = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
 
 /// Called with (prompt index, token) for each new token, in step order.
 using TokenCallback = std::function<void(std::int64_t, std::int64_t)>;

@@ -14,7 +14,7 @@ namespace moelora::model {
 
 class KvCache {
  public:
-  /// Room for `capacity` rows in each of `sequences` sequences.
+  /// Room for `capacity` rows in each of `sequences` sequences, the rows of a prefix included.
   KvCache(std::int64_t layers, std::int64_t sequences, std::int64_t capacity, std::int64_t heads, std::int64_t head_dim,
           at::ScalarType dtype, at::Device device);
 
@@ -36,6 +36,7 @@ class KvCache {
   std::vector<at::Tensor> values_;  ///< as keys_
   std::vector<std::int64_t> lengths_;
   std::int64_t capacity_;
+  std::int64_t prefix_rows_ = 0;  ///< stored in front of every sequence; not counted in lengths_
 };
 
 }  // namespace moelora::model

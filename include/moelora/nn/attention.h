@@ -19,4 +19,9 @@ struct KeyValuePrefix {
 at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
                                const KeyValuePrefix& prefix = {});
 
+/// The same by plain differentiable operations with a mask: the readable reference that tests compare with, and the
+/// path that carries gradients into a prefix.
+at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                         const Segments& segments, const KeyValuePrefix& prefix = {});
+
 }  // namespace moelora::nn

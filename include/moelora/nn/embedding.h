@@ -8,6 +8,7 @@ namespace moelora::nn {
 class EmbeddingImpl : public torch::nn::Cloneable<EmbeddingImpl> {
  public:
   EmbeddingImpl(std::int64_t rows, std::int64_t width) : rows_(rows), width_(width) { reset(); }
+  explicit EmbeddingImpl(at::Tensor weight);  ///< Around an existing table.
   void reset() override;
   at::Tensor forward(const at::Tensor& ids);  ///< ids [...] int64 → [..., d]
 

@@ -8,6 +8,7 @@ namespace moelora::nn {
 class LayerNormImpl : public torch::nn::Cloneable<LayerNormImpl> {
  public:
   LayerNormImpl(std::int64_t hidden_size, double epsilon) : hidden_size_(hidden_size), epsilon_(epsilon) { reset(); }
+  LayerNormImpl(at::Tensor weight, at::Tensor bias, double epsilon);  ///< Around existing tensors.
   void reset() override;
   at::Tensor forward(const at::Tensor& x);  ///< [..., d] → [..., d]
 

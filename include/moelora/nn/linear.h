@@ -18,6 +18,8 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
  public:
   /// Initialised as torch::nn::Linear. bias = false leaves `bias` undefined.
   LinearImpl(std::int64_t in_features, std::int64_t out_features, bool bias = true);
+  /// Around existing tensors: weight [d_out, d_in], bias [d_out] or undefined. They are registered as they are.
+  explicit LinearImpl(at::Tensor weight, at::Tensor bias = {});
   void reset() override;
   void pretty_print(std::ostream& stream) const override;
 

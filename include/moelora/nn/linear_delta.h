@@ -1,6 +1,6 @@
 #pragma once
-// The one virtual seam between a frozen linear and what is added to it. The graph knows only this class; adapters derive
-// from it.
+// The one virtual seam between a frozen linear and what is added to it. The graph knows only this class; adapters
+// derive from it.
 
 #include <torch/nn/module.h>
 

@@ -36,11 +36,16 @@ struct DropoutKey {
 struct RowContext {
   Segments segments;
   at::Tensor segment_of_row;  ///< [rows] int64, on the device of the rows.
+  at::Tensor row_in_segment;  ///< [rows] int64: position of each row in its sample, same device.
   at::Tensor expert_weights;  ///< [gates, S, N] fp32; undefined without an adapter, for N = 1 and for token routing.
   DropoutKey dropout;
 
+  std::int64_t rows() const { return segment_of_row.size(0); }
   /// The context of a forward without adapter: boundaries only.
   static RowContext plain(Segments segments, const at::Device& device = at::kCPU);
+  /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
+  /// the whole batch, so it is no context for attention.
+  RowContext select(const at::Tensor& rows) const;
 };
 
 }  // namespace moelora::nn

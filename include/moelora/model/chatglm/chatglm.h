@@ -6,7 +6,11 @@
 
 #include <torch/nn/modules/container/modulelist.h>
 
+#include <functional>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/chatglm/config.h"
@@ -17,12 +21,31 @@
 
 namespace moelora::model {
 
+/// Where a graph's tensors come from: called with the checkpoint name and shape of each.
+using TensorSource = std::function<at::Tensor(const std::string& name, at::IntArrayRef shape)>;
+
+/// Random initial values of a dtype: weights N(0, 0.02²), biases 0, norms 1.
+TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype = at::kFloat);
+
+/// Checkpoint names and shapes of all tensors, in the order in which they are asked for; lm_head.weight last.
+std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(const ChatGlmConfig& config);
+
+/// What a block needs besides its rows; the same for all blocks but for layer, prefix and output rows.
+struct LayerInput {
+  const nn::RotaryTables& rotary;
+  const nn::RowContext& context;
+  std::int64_t layer = 0;
+  KvCache* cache = nullptr;
+  nn::KeyValuePrefix prefix;
+  at::Tensor output_rows;         ///< [n] int64: the rows wanted; undefined: all
+  nn::RowContext output_context;  ///< context.select(output_rows)
+};
+
 class ChatGlmAttentionImpl : public torch::nn::Module {
  public:
-  explicit ChatGlmAttentionImpl(const ChatGlmConfig& config);
-  /// x [rows, hidden] → [rows, hidden].
-  at::Tensor forward(const at::Tensor& x, const nn::RotaryTables& rotary, const nn::RowContext& context,
-                     std::int64_t layer, KvCache* cache, const nn::KeyValuePrefix& prefix);
+  ChatGlmAttentionImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
+  /// x [rows, hidden] → [rows, hidden], or only output_rows [n] → [n, hidden].
+  at::Tensor forward(const at::Tensor& x, const LayerInput& input);
   nn::Linear query_key_value{nullptr};
   nn::Linear dense{nullptr};
 
@@ -34,7 +57,7 @@ TORCH_MODULE(ChatGlmAttention);
 
 class ChatGlmMlpImpl : public torch::nn::Module {
  public:
-  explicit ChatGlmMlpImpl(const ChatGlmConfig& config);
+  ChatGlmMlpImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
   at::Tensor forward(const at::Tensor& x, const nn::RowContext& context);
   nn::Linear dense_h_to_4h{nullptr};
   nn::Linear dense_4h_to_h{nullptr};
@@ -43,9 +66,8 @@ TORCH_MODULE(ChatGlmMlp);
 
 class ChatGlmBlockImpl : public torch::nn::Module {
  public:
-  explicit ChatGlmBlockImpl(const ChatGlmConfig& config);
-  at::Tensor forward(const at::Tensor& x, const nn::RotaryTables& rotary, const nn::RowContext& context,
-                     std::int64_t layer, KvCache* cache, const nn::KeyValuePrefix& prefix);
+  ChatGlmBlockImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
+  at::Tensor forward(const at::Tensor& x, const LayerInput& input);  ///< as ChatGlmAttention's
   nn::LayerNorm input_layernorm{nullptr};
   ChatGlmAttention attention{nullptr};
   nn::LayerNorm post_attention_layernorm{nullptr};
@@ -55,7 +77,7 @@ TORCH_MODULE(ChatGlmBlock);
 
 class ChatGlmTransformerImpl : public torch::nn::Module {
  public:
-  explicit ChatGlmTransformerImpl(const ChatGlmConfig& config);
+  ChatGlmTransformerImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
   nn::Embedding word_embeddings{nullptr};
   torch::nn::ModuleList layers;
   nn::LayerNorm final_layernorm{nullptr};
@@ -64,13 +86,14 @@ TORCH_MODULE(ChatGlmTransformer);
 
 class ChatGlmImpl : public CausalLM {
  public:
-  explicit ChatGlmImpl(const ChatGlmConfig& config);  ///< Random weights: N(0, 0.02²), biases 0, norms 1.
+  explicit ChatGlmImpl(const ChatGlmConfig& config, const TensorSource& source = random_tensors(0));
 
   at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
                     const ForwardOptions& options = {}) override;
   /// As hidden, and every block's input too: num_layers + 1 tensors [rows, hidden], the last after final_layernorm.
   std::vector<at::Tensor> hidden_states(const at::Tensor& ids, const at::Tensor& positions,
                                         const nn::RowContext& context);
+  at::Tensor head_weight() const override;
   at::Tensor logits(const at::Tensor& hidden_rows) override;
   at::Tensor positions(const nn::Segments& segments) const override;
   at::Tensor position_at(std::int64_t context, std::int64_t index) const override;

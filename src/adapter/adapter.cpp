@@ -1,0 +1,101 @@
+#include "moelora/adapter/adapter.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "moelora/io/error.h"
+
+namespace moelora {
+namespace {
+
+// Parameter names may not contain dots inside one module's name.
+std::string module_key(std::string name) {
+  std::replace(name.begin(), name.end(), '.', '/');
+  return name;
+}
+
+}  // namespace
+
+AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks,
+                         std::vector<AdaptedLinear> linears)
+    : torch::nn::Module("Adapter"),
+      name_(std::move(name)),
+      config_(config),
+      tasks_(std::move(tasks)),
+      linears_(std::move(linears)) {
+  for (AdaptedLinear& linear : linears_) {
+    register_module(module_key(linear.name), linear.delta);
+  }
+  if (config_.routing == Routing::task && config_.num_experts > 1) {
+    const std::size_t count = config_.per_linear ? linears_.size() : 1;
+    for (std::size_t i = 0; i < count; ++i) {
+      gates_.emplace_back(config_, tasks_.size());
+      register_module(config_.per_linear ? "gate/" + module_key(linears_[i].name) : "gate", gates_.back());
+    }
+  }
+}
+
+AdapterImpl::~AdapterImpl() = default;
+
+at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
+  return expert_weights(tasks, static_cast<std::int64_t>(tasks.size()));
+}
+
+at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequences) const {
+  const auto experts = config_.num_experts;
+  if (gates_.empty()) {
+    const at::Tensor& like = linears_.front().delta->A;
+    return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
+                    like.options().dtype(at::kFloat).requires_grad(false));
+  }
+  MOELORA_CHECK(static_cast<std::int64_t>(tasks.size()) == sequences, "expected the task of each of ", sequences,
+                " sequences, found ", tasks.size());
+  if (gates_.size() == 1) {
+    return gates_.front()->forward(tasks).unsqueeze(0);
+  }
+  std::vector<at::Tensor> weights;
+  weights.reserve(gates_.size());
+  for (const TaskGate& gate : gates_) {
+    weights.push_back(gate->forward(tasks));
+  }
+  return at::stack(weights);
+}
+
+nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {
+  MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
+                "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
+  nn::RowContext context = nn::RowContext::plain(segments, linears_.front().delta->A.device());
+  if (config_.num_experts > 1) {
+    context.expert_weights = expert_weights(tasks, segments.count());
+  }
+  context.dropout = std::move(dropout);
+  return context;
+}
+
+void AdapterImpl::enable() {
+  MOELORA_CHECK(merge_ == nullptr, "adapter '", name_,
+                "' is merged into the base, so enabling it would apply it twice; call unmerge() first");
+  for (AdaptedLinear& linear : linears_) {
+    MOELORA_CHECK(linear.base->merged_adapter.empty(), "adapter '", linear.base->merged_adapter,
+                  "' is merged into the base; unmerge it before adapter '", name_, "' is enabled");
+  }
+  for (AdaptedLinear& linear : linears_) {
+    linear.base->activate(name_);
+  }
+}
+
+void AdapterImpl::disable() {
+  for (AdaptedLinear& linear : linears_) {
+    if (linear.base->active() == name_) {
+      linear.base->activate("");
+    }
+  }
+}
+
+bool AdapterImpl::enabled() const {
+  return std::all_of(linears_.begin(), linears_.end(),
+                     [&](const AdaptedLinear& linear) { return linear.base->active() == name_; });
+}
+
+}  // namespace moelora

@@ -1,0 +1,56 @@
+#include "moelora/adapter/gate.h"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+#include "moelora/io/error.h"
+
+namespace moelora {
+
+TaskGateImpl::TaskGateImpl(const MoeLoraConfig& config, std::int64_t num_tasks)
+    : top_k_(config.top_k), reserved_rows_(config.reserved_rows), num_tasks_(num_tasks) {
+  MOELORA_CHECK(num_tasks >= 1, "a gate needs at least one task; give the adapter its task names");
+  task_embedding =
+      register_parameter("task_embedding", at::zeros({reserved_rows_ + num_tasks, config.task_embedding_dim}));
+  weight = register_parameter("weight", at::zeros({config.num_experts, config.task_embedding_dim}));
+}
+
+void TaskGateImpl::reset_parameters(at::Generator generator) {
+  at::NoGradGuard guard;
+  task_embedding.normal_(0.0, 1.0, generator);
+  const double bound = 1.0 / std::sqrt(static_cast<double>(weight.size(1)));
+  weight.uniform_(-bound, bound, std::move(generator));
+}
+
+at::Tensor TaskGateImpl::weights_of_embeddings(const at::Tensor& embeddings) const {
+  at::Tensor logits = at::linear(embeddings, weight);  // [S, N]
+  if (top_k_ > 0 && top_k_ < logits.size(1)) {
+    const at::Tensor chosen = std::get<1>(logits.topk(top_k_, 1));
+    const at::Tensor dropped = at::ones_like(logits, at::kBool).scatter_(1, chosen, false);
+    logits = logits.masked_fill(dropped, -std::numeric_limits<float>::infinity());
+  }
+  return at::softmax(logits, 1);
+}
+
+at::Tensor TaskGateImpl::weights_of_rows(const at::Tensor& rows) const {
+  return weights_of_embeddings(task_embedding.index_select(0, rows));
+}
+
+at::Tensor TaskGateImpl::forward(const TaskIds& tasks) const {
+  const auto sequences = static_cast<std::int64_t>(tasks.size());
+  // The mean of the tasks' rows as one product: [S, rows of E] @ E. A single task is a row with one 1: exact.
+  at::Tensor share = at::zeros({sequences, task_embedding.size(0)});
+  auto shares = share.accessor<float, 2>();
+  for (std::int64_t i = 0; i < sequences; ++i) {
+    MOELORA_CHECK(!tasks[i].empty(), "sequence ", i, " has no task");
+    for (const std::int64_t task : tasks[i]) {
+      MOELORA_CHECK(task >= 0 && task < num_tasks_, "sequence ", i, " has task ", task, ", expected 0 to ",
+                    num_tasks_ - 1);
+      shares[i][reserved_rows_ + task] += 1.0f / static_cast<float>(tasks[i].size());
+    }
+  }
+  return weights_of_embeddings(at::mm(share.to(task_embedding.device()), task_embedding));
+}
+
+}  // namespace moelora

@@ -1,0 +1,148 @@
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <regex>
+
+#include "moelora/adapter/adapter.h"
+#include "moelora/io/error.h"
+
+namespace moelora {
+namespace {
+
+// A target is a suffix at a name-component boundary, or a regular expression that matches the whole name.
+class TargetPattern {
+ public:
+  explicit TargetPattern(const std::string& text) : text_(text) {
+    try {
+      expression_ = std::regex(text, std::regex::ECMAScript);
+    } catch (const std::regex_error& error) {
+      throw Error("target '" + text + "' is neither a name nor a valid regular expression: " + error.what());
+    }
+  }
+  bool matches(const std::string& name) const {
+    return name == text_ || name.ends_with("." + text_) || std::regex_match(name, expression_);
+  }
+
+ private:
+  std::string text_;
+  std::regex expression_;
+};
+
+// FNV-1a: a linear's dropout masks depend on its name, not on how many linears are adapted.
+std::uint64_t key_of_name(const std::string& name) {
+  std::uint64_t hash = 0xcbf29ce484222325ull;
+  for (const char c : name) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  }
+  return hash;
+}
+
+std::string join(const std::vector<std::string>& names, std::size_t limit = 8) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size() && i < limit; ++i) {
+    text += (i == 0 ? "" : ", ") + names[i];
+  }
+  return names.size() > limit ? text + ", … (" + std::to_string(names.size()) + " in all)" : text;
+}
+
+// The linears of `base` that the targets name, in the order of the module tree.
+std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>> find_targets(
+    torch::nn::Module& base, const std::vector<std::string>& targets) {
+  const auto modules = base.named_modules("", /*include_self=*/false);
+  std::vector<TargetPattern> patterns(targets.begin(), targets.end());
+  std::vector<bool> chosen(modules.size(), false);
+  std::vector<std::string> problems;
+  for (std::size_t p = 0; p < patterns.size(); ++p) {
+    bool found = false;
+    std::vector<std::string> refused;
+    for (std::size_t m = 0; m < modules.size(); ++m) {
+      if (!patterns[p].matches(modules[m].key())) {
+        continue;
+      }
+      if (std::dynamic_pointer_cast<nn::LinearImpl>(modules[m].value())) {
+        chosen[m] = found = true;
+      } else {
+        refused.push_back(modules[m].key() + " (" + modules[m].value()->name() + ")");
+      }
+    }
+    if (!found && refused.empty()) {
+      std::vector<std::string> linears;
+      for (const auto& module : modules) {
+        if (std::dynamic_pointer_cast<nn::LinearImpl>(module.value())) {
+          linears.push_back(module.key());
+        }
+      }
+      problems.push_back("target '" + targets[p] + "' matches no module; linears that accept an adapter: " +
+                         (linears.empty() ? "none (use moelora::nn::Linear in the model)" : join(linears)));
+    } else if (!found) {
+      problems.push_back("target '" + targets[p] + "' matches only modules that accept no adapter: " + join(refused) +
+                         "; use moelora::nn::Linear there");
+    }
+  }
+  if (!problems.empty()) {
+    std::string text;
+    for (const std::string& problem : problems) {
+      text += (text.empty() ? "" : "\n") + problem;
+    }
+    throw Error(text);
+  }
+  std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>> linears;
+  for (std::size_t m = 0; m < modules.size(); ++m) {
+    if (chosen[m]) {
+      linears.emplace_back(modules[m].key(), std::dynamic_pointer_cast<nn::LinearImpl>(modules[m].value()));
+    }
+  }
+  return linears;
+}
+
+void set_trainable(torch::nn::Module& module, bool trainable) {
+  for (at::Tensor& parameter : module.parameters()) {
+    parameter.set_requires_grad(trainable);
+  }
+}
+
+}  // namespace
+
+Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
+  config.validate();
+  MOELORA_CHECK(!config.targets.empty(), "an adapter needs at least one target");
+  const auto targets = find_targets(base, config.targets);
+  for (const auto& [linear_name, linear] : targets) {
+    MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,
+                  " already; eject it first or choose another name");
+    MOELORA_CHECK(linear->merged_adapter.empty(), "adapter '", linear->merged_adapter, "' is merged into ", linear_name,
+                  "; unmerge it first");
+  }
+  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(config.seed);
+  std::vector<AdapterImpl::AdaptedLinear> linears;
+  for (const auto& [linear_name, linear] : targets) {
+    const std::int64_t gate = config.per_linear ? static_cast<std::int64_t>(linears.size()) : 0;
+    MoeLoraLinear delta(linear->in_features(), linear->out_features(), config, gate, key_of_name(linear_name));
+    delta->reset_parameters(generator);
+    linears.push_back({linear_name, linear, delta});
+  }
+  Adapter adapter(name, config, std::move(tasks), std::move(linears));
+  for (TaskGate& gate : adapter->gates()) {
+    gate->reset_parameters(generator);
+  }
+  adapter->to(adapter->linears().front().base->weight.device());
+  for (const auto& linear : adapter->linears()) {
+    linear.base->attach(name, linear.delta.ptr());
+  }
+  freeze(base);
+  adapter->enable();
+  return adapter;
+}
+
+void eject(Adapter& adapter) {
+  MOELORA_CHECK(adapter->merge_state() == nullptr, "adapter '", adapter->adapter_name(),
+                "' is merged into the base; unmerge it before ejecting it");
+  for (const auto& linear : adapter->linears()) {
+    linear.base->detach(adapter->adapter_name());
+  }
+}
+
+void freeze(torch::nn::Module& module) { set_trainable(module, false); }
+void unfreeze(torch::nn::Module& module) { set_trainable(module, true); }
+
+}  // namespace moelora

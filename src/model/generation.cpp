@@ -1,0 +1,130 @@
+#include "moelora/model/generation.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "moelora/io/error.h"
+#include "moelora/model/kv_cache.h"
+#include "moelora/model/sampling.h"
+
+namespace moelora::model {
+namespace {
+
+void check_options(const GenerationOptions& options) {
+  MOELORA_CHECK(options.max_new_tokens >= 1, "max_new_tokens must be at least 1, found ", options.max_new_tokens);
+  MOELORA_CHECK(!options.sample || options.temperature > 0.0, "temperature must be above 0, found ",
+                options.temperature, "; for greedy decoding switch sampling off");
+  MOELORA_CHECK(options.top_k >= 0, "top_k must be 0 (all tokens) or more, found ", options.top_k);
+  MOELORA_CHECK(options.top_p > 0.0 && options.top_p <= 1.0, "top_p must lie in (0, 1], found ", options.top_p);
+}
+
+}  // namespace
+
+std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
+                                 const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
+                                 const ContextMaker& make_context, const TokenCallback& on_token,
+                                 const LogitsCallback& on_logits, const std::vector<nn::KeyValuePrefix>& prefix) {
+  check_options(options);
+  MOELORA_CHECK(prompts.size() == context_lengths.size(), "expected a context length for each of ", prompts.size(),
+                " prompts, found ", context_lengths.size());
+  std::vector<Generation> results(prompts.size());
+  if (prompts.empty()) {
+    return results;
+  }
+  at::NoGradGuard guard;
+  const at::Device device = model.device();
+  const auto limit = model.max_sequence_length();
+  std::vector<std::int64_t> lengths;
+  TokenIds all_ids;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto length = static_cast<std::int64_t>(prompts[i].size());
+    MOELORA_CHECK(length > 0, "prompt ", i, " is empty");
+    MOELORA_CHECK(length < limit, "prompt ", i, " has ", length, " tokens, but the model takes ", limit,
+                  " with the answer; shorten it or lower max_source_length");
+    lengths.push_back(length);
+    all_ids.insert(all_ids.end(), prompts[i].begin(), prompts[i].end());
+  }
+  const auto longest = *std::max_element(lengths.begin(), lengths.end());
+  const auto prefix_rows = prefix.empty() ? 0 : prefix.front().key.size(-3);
+  KvCache cache(model.num_layers(), static_cast<std::int64_t>(prompts.size()),
+                std::min(longest + options.max_new_tokens, limit) + prefix_rows, model.num_heads(),
+                model.hidden_size() / model.num_heads(), model.dtype(), device);
+
+  std::vector<std::int64_t> active(prompts.size());  // prompt index of each row of the batch
+  std::iota(active.begin(), active.end(), 0);
+  std::vector<TokenSampler> samplers;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    samplers.emplace_back(options, i);
+  }
+  const auto context_of = [&](const nn::Segments& segments) {
+    return make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
+  };
+
+  nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
+  at::Tensor ids = at::tensor(all_ids, at::kLong).to(device);
+  at::Tensor positions = model.positions(segments).to(device);
+  ForwardOptions forward;
+  forward.cache = &cache;
+  forward.prefix = prefix;
+  std::vector<std::int64_t> last_rows;
+  for (std::int64_t i = 0; i < segments.count(); ++i) {
+    last_rows.push_back(segments.offsets[i + 1] - 1);
+  }
+  forward.output_rows = at::tensor(last_rows, at::kLong).to(device);
+
+  while (true) {
+    const at::Tensor hidden = model.hidden(ids, positions, context_of(segments), forward);
+    const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();  // [active, vocab]
+    if (on_logits) {
+      on_logits(logits, active);
+    }
+    std::vector<std::int64_t> next_ids;
+    std::vector<std::int64_t> kept;
+    for (std::size_t row = 0; row < active.size(); ++row) {
+      const auto sequence = active[row];
+      Generation& result = results[sequence];
+      const std::int64_t token = samplers[sequence].next(logits[static_cast<std::int64_t>(row)]);
+      if (token == options.eos_id) {
+        result.finished = true;
+        continue;
+      }
+      result.ids.push_back(token);
+      if (on_token) {
+        on_token(sequence, token);
+      }
+      const auto made = static_cast<std::int64_t>(result.ids.size());
+      if (made < options.max_new_tokens && lengths[sequence] + made < limit) {
+        kept.push_back(static_cast<std::int64_t>(row));
+        next_ids.push_back(token);
+      }
+    }
+    if (kept.empty()) {
+      return results;
+    }
+    if (kept.size() < active.size()) {
+      cache.keep(kept);
+      std::vector<std::int64_t> still;
+      for (const std::int64_t row : kept) {
+        still.push_back(active[row]);
+      }
+      active = std::move(still);
+    }
+    // From here on each sequence adds one row, which is no context.
+    const std::vector<std::int64_t> ones(active.size(), 1);
+    segments = nn::Segments::from_lengths(ones, std::vector<std::int64_t>(active.size(), 0));
+    ids = at::tensor(next_ids, at::kLong).to(device);
+    std::vector<at::Tensor> columns;
+    for (const std::int64_t sequence : active) {
+      const auto index = lengths[sequence] + static_cast<std::int64_t>(results[sequence].ids.size()) - 1;
+      columns.push_back(model.position_at(context_lengths[sequence], index));
+    }
+    positions = at::cat(columns, 1).to(device);
+    forward.output_rows = at::Tensor();
+    forward.prefix.clear();  // its rows are in the cache
+  }
+}
+
+}  // namespace moelora::model

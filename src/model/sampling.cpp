@@ -1,0 +1,70 @@
+#include "moelora/model/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <vector>
+
+namespace moelora::model {
+namespace {
+
+std::uint64_t mixed(std::uint64_t x) {  // splitmix64's output function
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+TokenSampler::TokenSampler(const GenerationOptions& options, std::uint64_t sequence)
+    : options_(options), state_(mixed(mixed(options.seed + 0x9e3779b97f4a7c15ull) + sequence)) {}
+
+double TokenSampler::uniform() {
+  state_ += 0x9e3779b97f4a7c15ull;
+  return static_cast<double>(mixed(state_) >> 11) * 0x1.0p-53;
+}
+
+std::int64_t TokenSampler::next(const at::Tensor& logits) {
+  const at::Tensor row = logits.contiguous();
+  const float* value = row.const_data_ptr<float>();
+  const auto vocab = row.size(0);
+  if (!options_.sample) {
+    return std::max_element(value, value + vocab) - value;
+  }
+  std::vector<std::int64_t> order(vocab);
+  std::iota(order.begin(), order.end(), 0);
+  const auto by_logit = [&](std::int64_t a, std::int64_t b) {
+    return value[a] != value[b] ? value[a] > value[b] : a < b;
+  };
+  std::size_t kept = options_.top_k > 0 ? std::min<std::size_t>(options_.top_k, order.size()) : order.size();
+  if (options_.top_p < 1.0) {
+    std::sort(order.begin(), order.end(), by_logit);
+  } else {
+    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(kept), order.end(), by_logit);
+  }
+  std::vector<double> weight(kept);
+  double total = 0.0;
+  for (std::size_t i = 0; i < kept; ++i) {
+    weight[i] = std::exp((static_cast<double>(value[order[i]]) - value[order[0]]) / options_.temperature);
+    total += weight[i];
+  }
+  if (options_.top_p < 1.0) {
+    double seen = 0.0;
+    std::size_t enough = 0;
+    while (enough < kept && seen < options_.top_p * total) {
+      seen += weight[enough++];
+    }
+    kept = std::max<std::size_t>(enough, 1);
+    total = seen;
+  }
+  double draw = uniform() * total;
+  for (std::size_t i = 0; i + 1 < kept; ++i) {
+    draw -= weight[i];
+    if (draw < 0.0) {
+      return order[i];
+    }
+  }
+  return order[kept - 1];
+}
+
+}  // namespace moelora::model

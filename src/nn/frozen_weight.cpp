@@ -1,0 +1,14 @@
+#include "moelora/nn/frozen_weight.h"
+
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+
+namespace moelora::nn {
+
+at::Tensor FrozenWeight::forward(const at::Tensor& x, const at::Tensor& bias) const {
+  return bias.defined() ? at::linear(x, weight_, bias) : at::linear(x, weight_);
+}
+
+at::Tensor FrozenWeight::backward(const at::Tensor& dy) const { return at::mm(dy, weight_); }
+
+}  // namespace moelora::nn
