@@ -25,6 +25,7 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
   model::TokenIds target = tokenizer.encode(record.target);
   Example example;
   example.task = task;
+  example.id = record.sample_id.empty() ? "line " + std::to_string(record.line) : record.sample_id;
   example.cut = cut_to(source, options.max_source_length - 1);
   example.cut |= cut_to(target, options.max_target_length - 2);
   example.context = tokenizer.context_length(static_cast<std::int64_t>(source.size()));

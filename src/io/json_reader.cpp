@@ -170,6 +170,14 @@ bool JsonReader::read(const std::string& key, std::string& value) {
   return true;
 }
 
+bool JsonReader::read_or_null(const std::string& key, std::string& value) {
+  if (!has(key)) {
+    find(key);
+    return false;
+  }
+  return read(key, value);
+}
+
 bool JsonReader::read(const std::string& key, std::vector<std::string>& value) {
   const nlohmann::ordered_json* found = find(key);
   if (found == nullptr) {

@@ -59,6 +59,7 @@ class PositionsOnlyLM : public model::CausalLM {
     return {};
   }
   at::Tensor logits(const at::Tensor& hidden_rows) override { return hidden_rows; }
+  at::Tensor head_weight() const override { return {}; }
   at::Tensor positions(const nn::Segments& segments) const override {
     at::Tensor positions = at::zeros({2, segments.rows()}, at::kLong);
     for (std::int64_t s = 0; s < segments.count(); ++s) {

@@ -21,6 +21,7 @@ struct Example {
   model::TokenIds ids;       ///< whole sequence: source, opening, target, end of sequence
   std::int64_t context = 0;  ///< context rows; ids[context] is the first label
   bool cut = false;          ///< source or target was shortened
+  std::string id;            ///< sample_id of the record, or "line N": how messages name it
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
   /// Rows that predict a label: context-1 … length-2.

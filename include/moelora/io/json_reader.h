@@ -31,6 +31,7 @@ class JsonReader {
   bool read(const std::string& key, std::uint64_t& value);
   bool read(const std::string& key, std::string& value);
   bool read(const std::string& key, std::vector<std::string>& value);
+  bool read_or_null(const std::string& key, std::string& value);  ///< null counts as absent.
   /// Any value, unchecked: for sections that another reader interprets.
   bool read(const std::string& key, nlohmann::ordered_json& value);
   /// One of `names`: sets `index`. Another string is a problem that lists them.

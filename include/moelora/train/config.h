@@ -1,0 +1,86 @@
+#pragma once
+// The configuration of `moelora train` as typed structs. As JSON it has the sections mode, model, adapter, data and
+// training, with the names of the members below as keys. Unknown keys, wrong types and values out of range are all
+// listed in one Error.
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "moelora/adapter/config.h"
+#include "moelora/data/example.h"
+#include "moelora/data/sampler.h"
+#include "moelora/train/schedule.h"
+
+namespace moelora::train {
+
+enum class Mode {
+  adapter,  ///< The base is frozen; an adapter is trained.
+  full,     ///< Every parameter of the base is trained; no adapter.
+};
+
+/// Section "model": {"path": folder} or {"init": {…}, "tokenizer": folder, "seed": n}; "dtype" and "device" for both.
+struct ModelSection {
+  std::string path;             ///< A model folder. Empty: `init` describes a new model.
+  nlohmann::ordered_json init;  ///< Keys of the model's own config.json; the model room interprets them. Null: `path`.
+  std::string tokenizer;        ///< Folder of the tokenizer. Default: `path`.
+  std::uint64_t seed = 0;       ///< Of a new model's weights.
+  std::string dtype = "auto";   ///< auto (fp32 on a CPU, as stored on a GPU), float32, float16, bfloat16
+  std::string device = "auto";  ///< auto (a GPU if there is one), cpu, cuda, cuda:N
+
+  const std::string& tokenizer_path() const { return tokenizer.empty() ? path : tokenizer; }
+};
+
+/// Section "data". The keys of `encode` stand in the section itself.
+struct DataSection {
+  std::string train;                  ///< File of records. Required.
+  std::string validation;             ///< File of records; empty (null): a part is carved out of `train`.
+  std::int64_t validation_size = -1;  ///< Records carved out; -1: 5 %, at most 500; 0: none.
+  std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
+  std::int64_t part_of = 1;
+  bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
+  data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix
+};
+
+/// Section "training": all that the trainer itself needs.
+struct TrainingOptions {
+  std::int64_t steps = 1000;               ///< Optimizer steps.
+  std::int64_t batch_size = 64;            ///< Samples of one optimizer step.
+  std::int64_t micro_batch_tokens = 4096;  ///< Rows that are computed at once; bounds the memory, not the result.
+  double learning_rate = 2e-4;             ///< At the peak of the schedule.
+  double weight_decay = 0.0;               ///< Of every parameter, per step times the learning rate (AdamW).
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  std::int64_t warmup_steps = 0;                     ///< Steps of linear rise.
+  Schedule schedule = Schedule::linear;              ///< linear, cosine, constant
+  double max_grad_norm = 1.0;                        ///< Gradients are scaled down to this global norm; 0: off.
+  std::uint64_t seed = 42;                           ///< Of the order of samples, dropout and the validation part.
+  data::Batching batching = data::Batching::random;  ///< random, by_task
+  std::int64_t log_every = 10;                       ///< Steps between losses by task and expert weights in the log.
+  std::int64_t validate_every = 0;                   ///< Steps; 0: with every checkpoint.
+  std::int64_t checkpoint_every = 500;  ///< Steps. One more is written at the end and when the run is stopped.
+  std::int64_t keep_checkpoints = 2;    ///< The newest ones; the best one by validation loss is kept besides.
+  std::int64_t threads = 0;             ///< 0: as LibTorch chooses.
+
+  static TrainingOptions from_json(const nlohmann::ordered_json& json);
+  nlohmann::ordered_json to_json() const;
+  void validate() const;  ///< Error listing every problem.
+};
+
+struct TrainConfig {
+  Mode mode = Mode::adapter;
+  ModelSection model;
+  MoeLoraConfig adapter;  ///< Mode adapter only.
+  DataSection data;
+  TrainingOptions training;
+
+  static TrainConfig from_json(const nlohmann::ordered_json& json);
+  nlohmann::ordered_json to_json() const;  ///< Every key with its value, defaults too.
+};
+
+/// Applies "training.steps=100" to a configuration's JSON: the value is read as JSON, or as a string if it is none.
+/// Missing sections are made. Error without '=' or when a section on the way is no object.
+void apply_override(nlohmann::ordered_json& json, const std::string& assignment);
+
+}  // namespace moelora::train

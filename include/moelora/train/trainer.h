@@ -1,0 +1,87 @@
+#pragma once
+// The trainer: one loop for adapters (base frozen) and for full-parameter training.
+//
+// OUTPUT/adapter/ or OUTPUT/model/   the result: the best checkpoint by validation loss, else the last
+// OUTPUT/checkpoints/step-N/         what a run is resumed from (train/checkpoint.h)
+// OUTPUT/log.jsonl                   a line for each step and each validation
+//
+// A step: samples from the sampler, packed into micro-batches, forward and backward, clipping, AdamW. A run that is
+// stopped or killed at any moment and resumed ends with the same losses and the same bytes (same machine, build,
+// threads).
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "moelora/adapter/adapter.h"
+#include "moelora/data/example.h"
+#include "moelora/model/causal_lm.h"
+#include "moelora/train/config.h"
+
+namespace moelora::train {
+
+/// What is trained, on what, and where the result goes. The referenced objects must outlive train().
+struct TrainInputs {
+  model::CausalLM& model;
+  AdapterImpl* adapter = nullptr;  ///< Null: every parameter of the model is trained.
+  const std::vector<data::Example>& train;
+  const std::vector<data::Example>& validation;  ///< May be empty.
+  std::vector<std::string> tasks;                ///< Names behind Example::task.
+  std::filesystem::path output;
+  bool resume = false;  ///< Go on from the newest checkpoint; without one, begin anew.
+  /// Recorded in adapters and checkpoints; the base's is compared on resuming. May be empty.
+  std::string base_fingerprint;
+  std::string tokenizer_fingerprint;
+  nlohmann::ordered_json provenance;  ///< Stored in the adapter's folder as given.
+};
+
+struct StepReport {
+  std::int64_t step = 0;  ///< Steps done, this one included.
+  double loss = 0.0;      ///< Mean over the step's labels, nats.
+  double learning_rate = 0.0;
+  double gradient_norm = 0.0;  ///< Before clipping.
+  std::int64_t tokens = 0;     ///< Rows computed.
+};
+
+struct Callbacks {
+  /// Full mode: writes a loadable model into an existing folder. Required there.
+  std::function<void(const std::filesystem::path& folder)> save_model;
+  /// After each validation; what it returns becomes "evaluation" in the log (null: nothing).
+  std::function<nlohmann::ordered_json(std::int64_t step)> evaluate;
+  std::function<void(const StepReport&)> on_step;
+  /// Set (by a signal handler) to end after the current step with a checkpoint.
+  const std::atomic<bool>* stop = nullptr;
+  bool quiet = false;  ///< No progress on stderr.
+};
+
+struct TrainResult {
+  std::int64_t step = 0;  ///< Steps done, earlier sittings included.
+  bool stopped = false;   ///< By Callbacks::stop; the result was not written, the run can be resumed.
+  double last_loss = 0.0;
+  std::optional<double> best_validation_loss;
+  std::int64_t best_step = 0;    ///< The step whose parameters are the result.
+  std::int64_t tokens = 0;       ///< Rows computed, earlier sittings included.
+  double seconds = 0.0;          ///< Earlier sittings included.
+  std::filesystem::path result;  ///< OUTPUT/adapter or OUTPUT/model; empty if stopped.
+};
+
+/// Trains to the last step. Afterwards the model or adapter holds the parameters of the result.
+/// Error: options out of range, no or too long samples, an output folder that holds another run, a run that cannot be
+/// resumed with these settings, a loss or gradient that is not finite (names the step and the samples), a full disk.
+TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks = {});
+
+/// Mean loss over all labels, and by task name.
+struct ValidationLoss {
+  double loss = 0.0;
+  std::vector<std::pair<std::string, double>> by_task;
+};
+ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
+                               const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
+                               std::int64_t micro_batch_tokens);
+
+}  // namespace moelora::train

@@ -1,0 +1,93 @@
+#include "train/run_files.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <set>
+
+#include "moelora/adapter/adapter_file.h"
+#include "moelora/io/atomic_file.h"
+#include "moelora/io/error.h"
+#include "moelora/io/sha256.h"
+
+namespace moelora::train {
+namespace {
+
+constexpr const char* kAdapterFolder = "adapter";
+constexpr const char* kParametersFile = "parameters.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+
+void save_adapter_of(const TrainInputs& inputs, const std::filesystem::path& folder) {
+  save_adapter(*inputs.adapter, folder, inputs.base_fingerprint, inputs.tokenizer_fingerprint, inputs.provenance);
+}
+
+}  // namespace
+
+io::NamedTensors trained_parameters(const TrainInputs& inputs) {
+  if (inputs.adapter != nullptr) {
+    return adapter_tensors(*inputs.adapter);
+  }
+  io::NamedTensors parameters;
+  std::set<const void*> seen;
+  for (const auto& parameter : inputs.model.named_parameters()) {
+    if (seen.insert(parameter.value().unsafeGetTensorImpl()).second) {
+      parameters.emplace_back(parameter.key(), parameter.value());
+    }
+  }
+  return parameters;
+}
+
+void save_checkpoint_tensors(const TrainInputs& inputs, const AdamW& optimizer, const std::filesystem::path& folder) {
+  if (inputs.adapter != nullptr) {
+    save_adapter_of(inputs, folder / kAdapterFolder);
+  } else {
+    io::save_safetensors(folder / kParametersFile, optimizer.parameters());
+  }
+  io::save_safetensors(folder / kOptimizerFile, optimizer.state());
+}
+
+void load_trained_parameters(const TrainInputs& inputs, const std::filesystem::path& folder) {
+  if (inputs.adapter != nullptr) {
+    const std::filesystem::path file = folder / kAdapterFolder / "adapter.safetensors";
+    fill_adapter(*inputs.adapter, io::load_safetensors(file), file.string());
+    return;
+  }
+  at::NoGradGuard no_grad;
+  const std::map<std::string, at::Tensor> tensors = io::load_safetensors(folder / kParametersFile);
+  for (const auto& [name, parameter] : trained_parameters(inputs)) {
+    const auto found = tensors.find(name);
+    MOELORA_CHECK(found != tensors.end() && found->second.sizes() == parameter.sizes(), folder.string(), ": expected ",
+                  name, " with shape ", parameter.sizes(), "; resume with the model that the run began with");
+    at::Tensor target = parameter;
+    target.copy_(found->second);
+  }
+}
+
+void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder) {
+  optimizer.load_state(io::load_safetensors(folder / kOptimizerFile));
+}
+
+std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks) {
+  if (inputs.adapter != nullptr) {
+    save_adapter_of(inputs, inputs.output / "adapter");
+    return inputs.output / "adapter";
+  }
+  io::AtomicFolder folder(inputs.output / "model");
+  callbacks.save_model(folder.path());
+  folder.commit();
+  return inputs.output / "model";
+}
+
+std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation) {
+  io::Sha256 hash;
+  for (const auto* examples : {&train, &validation}) {
+    const std::uint64_t count = examples->size();
+    hash.update(&count, sizeof count);
+    for (const data::Example& example : *examples) {
+      const std::int64_t head[] = {example.task, example.context, example.length()};
+      hash.update(head, sizeof head).update(example.ids.data(), example.ids.size() * sizeof example.ids[0]);
+    }
+  }
+  return hash.hex();
+}
+
+}  // namespace moelora::train

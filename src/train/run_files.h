@@ -1,0 +1,28 @@
+#pragma once
+// What a run trains, by name, and how it gets into files and back: the one place where the two modes differ on disk.
+
+#include <filesystem>
+#include <string>
+
+#include "moelora/io/safetensors.h"
+#include "moelora/train/optimizer.h"
+#include "moelora/train/trainer.h"
+
+namespace moelora::train {
+
+/// The trained tensors by their names in files: the adapter's, or the model's parameters (each tensor once, however
+/// many names it has).
+io::NamedTensors trained_parameters(const TrainInputs& inputs);
+
+/// A checkpoint's content besides state.json.
+void save_checkpoint_tensors(const TrainInputs& inputs, const AdamW& optimizer, const std::filesystem::path& folder);
+void load_trained_parameters(const TrainInputs& inputs, const std::filesystem::path& folder);
+void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder);
+
+/// Writes OUTPUT/adapter or OUTPUT/model from the parameters as they are; returns its path.
+std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks);
+
+/// SHA-256 over the ids, context lengths and tasks of all examples.
+std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation);
+
+}  // namespace moelora::train

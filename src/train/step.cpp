@@ -1,0 +1,90 @@
+#include "moelora/train/step.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/full_like.h>
+
+#include <numeric>
+#include <utility>
+
+#include "moelora/data/batch.h"
+
+namespace moelora::train {
+namespace {
+
+/// Called with the per-label losses of a micro-batch, still attached to the graph.
+template <typename UseLosses>
+SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
+                               bool dropout, std::uint64_t dropout_seed, std::int64_t micro_batch_tokens,
+                               const UseLosses& use_losses) {
+  SampleLosses result;
+  std::vector<std::int64_t> lengths;
+  for (const data::Example* example : samples.examples) {
+    lengths.push_back(example->length());
+    result.labels.push_back(example->label_count());
+    result.tokens += example->length();
+  }
+  result.sums.resize(samples.examples.size(), 0.0);
+  if (samples.examples.empty()) {
+    return result;
+  }
+  const at::Device device = model.device();
+  const auto plan = data::plan_micro_batches(lengths, micro_batch_tokens);
+  std::vector<at::Tensor> losses_of_plan;  // read at the end: one wait for the device in a step
+  for (const std::vector<std::int64_t>& indices : plan) {
+    std::vector<const data::Example*> examples;
+    std::vector<std::int64_t> draws;
+    for (const std::int64_t index : indices) {
+      examples.push_back(samples.examples[static_cast<std::size_t>(index)]);
+      draws.push_back(samples.draws[static_cast<std::size_t>(index)]);
+    }
+    const data::Batch batch = data::pack(examples, draws, model, device);
+    const nn::DropoutKey key = dropout ? nn::DropoutKey{dropout_seed, batch.draws} : nn::DropoutKey{};
+    const nn::RowContext context = adapter != nullptr ? adapter->context(batch.segments, single_tasks(batch.tasks), key)
+                                                      : nn::RowContext::plain(batch.segments, device);
+    model::ForwardOptions options;
+    options.output_rows = batch.label_rows;
+    const at::Tensor hidden = model.hidden(batch.ids, batch.positions, context, options);
+    const at::Tensor losses = model::token_losses(model, hidden, batch.labels);
+    use_losses(losses);
+    losses_of_plan.push_back(losses.detach());
+  }
+  const at::Tensor all = at::cat(losses_of_plan).to(at::kCPU, at::kDouble);
+  const double* next = all.const_data_ptr<double>();
+  for (const std::vector<std::int64_t>& indices : plan) {
+    for (const std::int64_t index : indices) {
+      const auto sample = static_cast<std::size_t>(index);
+      result.sums[sample] = std::accumulate(next, next + result.labels[sample], 0.0);
+      next += result.labels[sample];
+    }
+  }
+  return result;
+}
+
+}  // namespace
+
+double SampleLosses::sum() const { return std::accumulate(sums.begin(), sums.end(), 0.0); }
+
+std::int64_t SampleLosses::label_count() const {
+  return std::accumulate(labels.begin(), labels.end(), std::int64_t{0});
+}
+
+SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
+                                  std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale) {
+  std::int64_t labels = 0;
+  for (const data::Example* example : samples.examples) {
+    labels += example->label_count();
+  }
+  const double weight = loss_scale / static_cast<double>(labels);
+  return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens,
+                           [&](const at::Tensor& losses) { losses.backward(at::full_like(losses.detach(), weight)); });
+}
+
+SampleLosses evaluate_losses(model::CausalLM& model, const AdapterImpl* adapter,
+                             const std::vector<const data::Example*>& examples, std::int64_t micro_batch_tokens) {
+  at::NoGradGuard no_grad;
+  const StepSamples samples{examples, std::vector<std::int64_t>(examples.size(), 0)};
+  return run_micro_batches(model, adapter, samples, false, 0, micro_batch_tokens, [](const at::Tensor&) {});
+}
+
+}  // namespace moelora::train

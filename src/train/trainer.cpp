@@ -1,0 +1,366 @@
+#include "moelora/train/trainer.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+
+#include <chrono>
+#include <cmath>
+#include <map>
+#include <utility>
+
+#include "moelora/data/sampler.h"
+#include "moelora/io/error.h"
+#include "moelora/log/log.h"
+#include "moelora/train/checkpoint.h"
+#include "moelora/train/log.h"
+#include "moelora/train/loss_scaler.h"
+#include "moelora/train/optimizer.h"
+#include "moelora/train/progress.h"
+#include "moelora/train/step.h"
+#include "train/run_files.h"
+
+namespace moelora::train {
+namespace {
+
+using SteadyClock = std::chrono::steady_clock;
+using LossByTask = std::map<std::string, std::pair<double, std::int64_t>>;  // sum of losses, labels
+
+double seconds_since(SteadyClock::time_point begin) {
+  return std::chrono::duration<double>(SteadyClock::now() - begin).count();
+}
+
+nlohmann::ordered_json means_of(const LossByTask& losses) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  for (const auto& [task, sum_and_labels] : losses) {
+    json[task] = sum_and_labels.first / static_cast<double>(sum_and_labels.second);
+  }
+  return json;
+}
+
+/// {task: [N]}, averaged over the gates; null without a gate that depends on the task.
+nlohmann::ordered_json expert_weights_by_task(const AdapterImpl* adapter) {
+  if (adapter == nullptr || adapter->gates().empty()) {
+    return nullptr;
+  }
+  at::NoGradGuard no_grad;
+  std::vector<std::int64_t> all(static_cast<std::size_t>(adapter->tasks().size()));
+  for (std::size_t task = 0; task < all.size(); ++task) {
+    all[task] = static_cast<std::int64_t>(task);
+  }
+  const at::Tensor weights = adapter->expert_weights(single_tasks(all));  // [gates, tasks, N]
+  if (!weights.defined()) {
+    return nullptr;
+  }
+  const at::Tensor mean = weights.mean(0).to(at::kCPU, at::kFloat).contiguous();
+  nlohmann::ordered_json json;
+  for (const std::int64_t task : all) {
+    const float* row = mean.const_data_ptr<float>() + task * mean.size(1);
+    json[adapter->tasks().name(task)] = std::vector<float>(row, row + mean.size(1));
+  }
+  return json;
+}
+
+std::string ids_of(const std::vector<const data::Example*>& examples) {
+  std::string text;
+  for (const data::Example* example : examples) {
+    text += (text.empty() ? "" : ", ") + example->id;
+  }
+  return text;
+}
+
+void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks) {
+  options.validate();
+  MOELORA_CHECK(!inputs.train.empty(), "expected at least one training sample, found none");
+  MOELORA_CHECK(inputs.adapter != nullptr || callbacks.save_model,
+                "full-parameter training needs Callbacks::save_model");
+  const std::int64_t longest = inputs.model.max_sequence_length();
+  const auto tasks = static_cast<std::int64_t>(inputs.tasks.size());
+  for (const auto* examples : {&inputs.train, &inputs.validation}) {
+    for (const data::Example& example : *examples) {
+      MOELORA_CHECK(example.length() <= longest, "sample ", example.id, " has ", example.length(),
+                    " tokens, but the model takes ", longest, "; lower max_source_length or max_target_length");
+      MOELORA_CHECK(example.task >= 0 && example.task < tasks, "sample ", example.id, " has task ", example.task,
+                    ", expected one of the ", tasks, " tasks named");
+    }
+  }
+}
+
+class Run {
+ public:
+  Run(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks)
+      : inputs_(inputs),
+        options_(options),
+        callbacks_(callbacks),
+        sampler_(tasks_of_samples(inputs.train), options.batch_size, options.batching, options.seed),
+        optimizer_(trained_parameters(inputs), {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
+        scaler_(inputs.model.dtype() == at::kHalf),
+        checkpoints_(inputs.output / "checkpoints"),
+        log_(begin_or_resume()) {}
+
+  TrainResult to_the_end();
+
+ private:
+  static std::vector<std::int64_t> tasks_of_samples(const std::vector<data::Example>& examples);
+  RunIdentity identity() const;
+  RunLog begin_or_resume();
+  StepReport one_step();
+  SampleLosses gradients_of_step(const StepSamples& samples, double& norm);
+  void note_losses(const SampleLosses& losses, const StepSamples& samples);
+  void write_step_line(const StepReport& report, double seconds);
+  bool validate();
+  void write_checkpoint();
+  void finish(TrainResult& result);
+  bool due(std::int64_t every) const { return state_.step % every == 0 || state_.step == options_.steps; }
+
+  const TrainInputs& inputs_;
+  const TrainingOptions& options_;
+  const Callbacks& callbacks_;
+  data::Sampler sampler_;
+  AdamW optimizer_;
+  LossScaler scaler_;
+  CheckpointFolder checkpoints_;
+  RunState state_;
+  RunLog log_;  // after state_: opening it reads the newest checkpoint
+  SteadyClock::time_point begin_ = SteadyClock::now();
+  double earlier_seconds_ = 0.0;
+};
+
+std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>& examples) {
+  std::vector<std::int64_t> tasks;
+  tasks.reserve(examples.size());
+  for (const data::Example& example : examples) {
+    tasks.push_back(example.task);
+  }
+  return tasks;
+}
+
+RunIdentity Run::identity() const {
+  RunIdentity identity;
+  identity.options = options_.to_json().dump();
+  if (inputs_.adapter != nullptr) {
+    nlohmann::ordered_json adapter = inputs_.adapter->config().to_json();
+    adapter["tasks"] = inputs_.adapter->tasks().names();
+    identity.adapter = adapter.dump();
+  }
+  identity.data_hash = examples_hash(inputs_.train, inputs_.validation);
+  identity.base_fingerprint = inputs_.base_fingerprint;
+  identity.threads = at::get_num_threads();
+  return identity;
+}
+
+RunLog Run::begin_or_resume() {
+  const std::filesystem::path log_path = inputs_.output / "log.jsonl";
+  const RunIdentity now = identity();
+  std::optional<RunState> saved;
+  if (inputs_.resume) {
+    saved = checkpoints_.newest();
+  } else {
+    MOELORA_CHECK(checkpoints_.steps().empty() && !std::filesystem::exists(log_path), inputs_.output.string(),
+                  " holds a run already; resume it or choose another output folder");
+  }
+  if (saved) {
+    check_same_run(saved->identity, now);
+    const std::filesystem::path folder = checkpoints_.path_of(saved->step);
+    load_trained_parameters(inputs_, folder);
+    load_optimizer(optimizer_, folder);
+    sampler_.restore({saved->sampler_seed, saved->step});
+    scaler_.restore(saved->loss_scale, saved->good_steps);
+    state_ = *saved;
+    earlier_seconds_ = saved->seconds;
+    log::info(detail::concat("resuming after step ", saved->step, " of ", options_.steps));
+  } else if (inputs_.resume) {
+    log::info("no checkpoint to resume from: the run begins anew");
+  }
+  state_.identity = now;
+  state_.sampler_seed = options_.seed;
+  return RunLog(log_path, state_.log_bytes);
+}
+
+SampleLosses Run::gradients_of_step(const StepSamples& samples, double& norm) {
+  while (true) {
+    optimizer_.clear_gradients();
+    SampleLosses losses = accumulate_gradients(inputs_.model, inputs_.adapter, samples, options_.seed,
+                                               options_.micro_batch_tokens, scaler_.scale());
+    std::vector<const data::Example*> bad;
+    for (std::size_t i = 0; i < losses.sums.size(); ++i) {
+      if (!std::isfinite(losses.sums[i])) {
+        bad.push_back(samples.examples[i]);
+      }
+    }
+    MOELORA_CHECK(bad.empty(), "the loss of step ", state_.step + 1, " is not finite, in samples ", ids_of(bad),
+                  "; look at these records, or lower the learning rate and resume from an earlier checkpoint");
+    norm = optimizer_.collect_gradients(scaler_.scale(), options_.max_grad_norm);
+    if (std::isfinite(norm)) {
+      scaler_.good_step();
+      return losses;
+    }
+    MOELORA_CHECK(scaler_.back_off(), "the gradient of step ", state_.step + 1, " is not finite, in samples ",
+                  ids_of(samples.examples), "; lower the learning rate and resume from an earlier checkpoint");
+  }
+}
+
+StepReport Run::one_step() {
+  const data::Sampler::Draw draw = sampler_.next();
+  StepSamples samples;
+  samples.draws = draw.draws;
+  for (const std::int64_t sample : draw.samples) {
+    samples.examples.push_back(&inputs_.train[static_cast<std::size_t>(sample)]);
+  }
+  StepReport report;
+  const SampleLosses losses = gradients_of_step(samples, report.gradient_norm);
+  report.learning_rate =
+      options_.learning_rate * schedule_factor(options_.schedule, state_.step, options_.steps, options_.warmup_steps);
+  optimizer_.step(report.learning_rate);
+  optimizer_.clear_gradients();
+  note_losses(losses, samples);
+  report.step = ++state_.step;
+  report.loss = losses.mean();
+  report.tokens = losses.tokens;
+  state_.tokens += losses.tokens;
+  return report;
+}
+
+void Run::note_losses(const SampleLosses& losses, const StepSamples& samples) {
+  for (std::size_t i = 0; i < losses.sums.size(); ++i) {
+    auto& [sum, labels] = state_.window[inputs_.tasks[static_cast<std::size_t>(samples.examples[i]->task)]];
+    sum += losses.sums[i];
+    labels += losses.labels[i];
+  }
+}
+
+void Run::write_step_line(const StepReport& report, double seconds) {
+  nlohmann::ordered_json line{{"step", report.step},        {"loss", report.loss},
+                              {"lr", report.learning_rate}, {"grad_norm", report.gradient_norm},
+                              {"tokens", report.tokens},    {"epoch", sampler_.epoch()},
+                              {"seconds", seconds}};
+  if (scaler_.scale() != 1.0) {
+    line["loss_scale"] = scaler_.scale();
+  }
+  if (due(options_.log_every)) {
+    line["loss_by_task"] = means_of(state_.window);
+    state_.window.clear();
+    nlohmann::ordered_json weights = expert_weights_by_task(inputs_.adapter);
+    if (!weights.is_null()) {
+      line["expert_weights"] = std::move(weights);
+    }
+  }
+  log_.write(line);
+}
+
+/// Returns whether this is the best loss so far.
+bool Run::validate() {
+  const ValidationLoss found =
+      validation_loss(inputs_.model, inputs_.adapter, inputs_.validation, inputs_.tasks, options_.micro_batch_tokens);
+  const bool best = !state_.best_loss || found.loss < *state_.best_loss;
+  if (best) {
+    state_.best_loss = found.loss;
+    state_.best_step = state_.step;
+  }
+  nlohmann::ordered_json line{{"step", state_.step}, {"validation_loss", found.loss}, {"best", best}};
+  for (const auto& [task, loss] : found.by_task) {
+    line["validation_loss_by_task"][task] = loss;
+  }
+  if (callbacks_.evaluate) {
+    nlohmann::ordered_json evaluation = callbacks_.evaluate(state_.step);
+    if (!evaluation.is_null()) {
+      line["evaluation"] = std::move(evaluation);
+    }
+  }
+  log_.write(line);
+  log::info(detail::concat("step ", state_.step, ": validation loss ", found.loss, best ? " (best so far)" : ""));
+  return best;
+}
+
+void Run::write_checkpoint() {
+  log_.sync();
+  state_.log_bytes = log_.length();
+  state_.loss_scale = scaler_.scale();
+  state_.good_steps = scaler_.good_steps();
+  state_.seconds = earlier_seconds_ + seconds_since(begin_);
+  checkpoints_.write(
+      state_, [this](const std::filesystem::path& folder) { save_checkpoint_tensors(inputs_, optimizer_, folder); });
+  checkpoints_.prune(options_.keep_checkpoints, state_.best_loss ? state_.best_step : state_.step);
+}
+
+void Run::finish(TrainResult& result) {
+  result.best_step = state_.best_loss ? state_.best_step : state_.step;
+  if (result.best_step != state_.step) {
+    load_trained_parameters(inputs_, checkpoints_.path_of(result.best_step));
+  }
+  result.result = save_result(inputs_, callbacks_);
+}
+
+TrainResult Run::to_the_end() {
+  TrainResult result;
+  Progress progress(state_.step + 1, options_.steps, options_.log_every, callbacks_.quiet);
+  const std::int64_t validate_every = options_.validate_every > 0 ? options_.validate_every : options_.checkpoint_every;
+  while (state_.step < options_.steps && !result.stopped) {
+    const SteadyClock::time_point step_begin = SteadyClock::now();
+    const StepReport report = one_step();
+    result.last_loss = report.loss;
+    write_step_line(report, seconds_since(step_begin));
+    progress.update(report.step, report.loss, report.learning_rate, report.tokens);
+    if (callbacks_.on_step) {
+      callbacks_.on_step(report);
+    }
+    bool checkpoint = due(options_.checkpoint_every);
+    if (!inputs_.validation.empty() && due(validate_every)) {
+      progress.clear();
+      checkpoint |= validate();  // the best parameters are always kept
+    }
+    result.stopped = callbacks_.stop != nullptr && callbacks_.stop->load() && state_.step < options_.steps;
+    if (checkpoint || result.stopped) {
+      write_checkpoint();
+    }
+  }
+  progress.clear();
+  if (result.stopped) {
+    log::info(detail::concat("stopped after step ", state_.step, " of ", options_.steps, " with a checkpoint in ",
+                             checkpoints_.path_of(state_.step).string(),
+                             "; run the same command with --resume to go on"));
+  } else {
+    finish(result);
+  }
+  result.step = state_.step;
+  result.best_validation_loss = state_.best_loss;
+  result.tokens = state_.tokens;
+  result.seconds = earlier_seconds_ + seconds_since(begin_);
+  return result;
+}
+
+}  // namespace
+
+TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks) {
+  check_inputs(inputs, options, callbacks);
+  if (options.threads > 0) {
+    at::set_num_threads(static_cast<int>(options.threads));
+  }
+  if (inputs.adapter == nullptr) {
+    unfreeze(inputs.model);
+  }
+  return Run(inputs, options, callbacks).to_the_end();
+}
+
+ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
+                               const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
+                               std::int64_t micro_batch_tokens) {
+  std::vector<const data::Example*> all;
+  for (const data::Example& example : examples) {
+    all.push_back(&example);
+  }
+  const SampleLosses losses = evaluate_losses(model, adapter, all, micro_batch_tokens);
+  LossByTask by_task;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    auto& [sum, labels] = by_task[tasks.at(static_cast<std::size_t>(all[i]->task))];
+    sum += losses.sums[i];
+    labels += losses.labels[i];
+  }
+  ValidationLoss result;
+  result.loss = losses.mean();
+  for (const auto& [task, sum_and_labels] : by_task) {
+    result.by_task.emplace_back(task, sum_and_labels.first / static_cast<double>(sum_and_labels.second));
+  }
+  return result;
+}
+
+}  // namespace moelora::train
