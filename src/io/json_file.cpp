@@ -36,7 +36,7 @@ std::string line_and_column(std::string_view text, std::size_t offset) {
   return detail::concat(line, ":", column);
 }
 
-void check_json_depth(std::string_view text, const std::string& label) {
+void check_json_structure(std::string_view text, const std::string& label) {
   constexpr int kDeepest = 200;
   int depth = 0;
   bool in_string = false;
@@ -53,6 +53,8 @@ void check_json_depth(std::string_view text, const std::string& label) {
     } else if (c == ']' || c == '}') {
       --depth;
     }
+    // nlohmann takes a zero byte for the end of the text.
+    MOELORA_CHECK(c != '\0', label, ":", line_and_column(text, i), ": found a zero byte; is this a text file?");
   }
 }
 

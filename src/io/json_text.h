@@ -15,8 +15,9 @@ namespace moelora::io {
 /// "LINE:COLUMN" of a byte offset, both counted from 1; columns count bytes.
 std::string line_and_column(std::string_view text, std::size_t offset);
 
-/// Error if brackets nest deeper than 200: such text is hostile, and destroying its tree could exhaust the stack.
-void check_json_depth(std::string_view text, const std::string& label);
+/// Error if brackets nest deeper than 200 (such text is hostile, and destroying its tree could exhaust the stack) or
+/// a zero byte ends the text early.
+void check_json_structure(std::string_view text, const std::string& label);
 
 /// nlohmann's message without its prefix, which repeats the position.
 std::string plain_json_message(const std::string& message);
@@ -24,7 +25,7 @@ std::string plain_json_message(const std::string& message);
 /// `label` names the text in errors, as in "LABEL:3:14: …".
 template <typename Json>
 Json parse_json_text(std::string_view text, const std::string& label) {
-  check_json_depth(text, label);
+  check_json_structure(text, label);
   std::vector<std::set<std::string>> keys;
   const auto refuse_doubled_keys = [&](int, typename Json::parse_event_t event, Json& value) {
     if (event == Json::parse_event_t::object_start) {

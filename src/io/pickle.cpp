@@ -56,7 +56,7 @@ class Pickle::Machine {
     for (;;) {
       const auto opcode = static_cast<unsigned char>(take(1)[0]);
       if (opcode == '.') {
-        check(stack_.size() == 1 && marks_.empty(), "it ends with a stack of several values");
+        check(stack_.size() == 1 && marks_.empty(), "it ends with other than one value");
         return stack_.back();
       }
       step(opcode);
