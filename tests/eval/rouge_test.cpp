@@ -64,8 +64,6 @@ TEST(Rouge, OfEquallyLongSubsequencesTheChoiceIsThePackages) {
   EXPECT_DOUBLE_EQ(rouge_l("b a . b", "a b").recall, 0.5);
   EXPECT_DOUBLE_EQ(rouge_l("b a . a", "a b").recall, 1.0);
 }
-from "b a" and {b} from "b" : their union has both words.EXPECT_DOUBLE_EQ(rouge_l("b a . b", "a b").recall, 1.0);
-}
 
 TEST(Rouge, TextWithoutSentencesScoresZero) {
   EXPECT_EQ(rouge("", "a").rouge_l.f, 0.0);

@@ -1,0 +1,99 @@
+#include "moelora/eval/report.h"
+
+#include <nlohmann/json.hpp>
+
+#include "eval/page.h"
+#include "eval/python_text.h"
+#include "moelora/io/atomic_file.h"
+#include "moelora/io/error.h"
+
+namespace moelora::eval {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A model's answer may hold bytes that are no UTF-8: they become U+FFFD instead of an error.
+std::string dump_lenient(const Json& json, int indent) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+Json facts_json(const Facts& facts) {
+  Json json = Json::object();
+  for (const auto& [name, value] : facts) json[name] = value;
+  return json;
+}
+
+std::string facts_text(const std::string& title, const Facts& facts) {
+  std::string lines = title + "\n";
+  for (const auto& [name, value] : facts) lines += name + ": " + value + "\n";
+  return lines + "\n";
+}
+
+page::NamedScores columns_of(const std::optional<Scores>& before, const Scores* after, const std::string& after_name,
+                             const std::optional<Scores>& majority) {
+  page::NamedScores columns;
+  if (after != nullptr) columns.emplace_back(after_name, after);
+  if (before) columns.emplace_back("before", &*before);
+  if (majority) columns.emplace_back("majority answer", &*majority);
+  return columns;
+}
+
+void write_scores(const std::filesystem::path& folder, const std::string& title, const Facts& facts,
+                  const page::NamedScores& columns) {
+  Json json;
+  json["title"] = title;
+  json["facts"] = facts_json(facts);
+  std::string text = facts_text(title, facts);
+  if (columns.size() > 1) text += comparison_table(columns) + "\n";
+  for (const auto& [name, scores] : columns) {
+    json[name == "majority answer" ? "majority" : name] = to_json(*scores);
+    text += (columns.size() > 1 ? name + "\n" : "") + to_table(*scores) + "\n";
+  }
+  io::write_file_atomically(folder / "report.json", dump_lenient(json, 2) + "\n");
+  io::write_file_atomically(folder / "report.txt", text::valid_utf8(text));
+}
+
+std::string task_charts(const std::vector<TaskLossCurve>& curves) {
+  std::string cells;
+  for (const TaskLossCurve& curve : curves) {
+    const std::string chart = page::line_chart(
+        {{"", curve.points, 0, true, false}, {"", page::smoothed(curve.points), 0, false, false}}, {300, 130});
+    if (!chart.empty()) cells += "<div class=\"cell\"><b>" + page::escape(curve.task) + "</b>" + chart + "</div>\n";
+  }
+  return cells.empty() ? "" : "<div class=\"grid\">\n" + cells + "</div>\n";
+}
+
+}  // namespace
+
+void write_evaluation_report(const std::filesystem::path& folder, const EvaluationReport& report) {
+  constexpr std::size_t kExamples = 3;
+  const bool compared = report.before.has_value();
+  const auto columns = columns_of(report.before, &report.scores, compared ? "after" : "scores", report.majority);
+  write_scores(folder, report.title, report.facts, columns);
+  const std::string body = page::section("Scores", page::score_table(columns)) +
+                           page::section("Examples", page::examples(report.references, report.predictions, kExamples));
+  io::write_file_atomically(folder / "report.html", page::document(report.title, report.facts, body));
+  if (report.predictions.empty()) return;
+  std::string lines;
+  for (const data::Record& record : report.predictions) lines += dump_lenient(data::to_json(record), -1) + "\n";
+  io::write_file_atomically(folder / "predictions.json", lines);
+}
+
+void write_training_report(const std::filesystem::path& folder, const TrainingReport& report) {
+  MOELORA_CHECK(report.expert_weights.empty() || report.expert_weights.size() == report.tasks.size(),
+                "expected a row of expert weights for each of ", report.tasks.size(), " tasks, found ",
+                report.expert_weights.size());
+  const auto columns = columns_of(report.before, report.after ? &*report.after : nullptr, "after", report.majority);
+  if (!columns.empty()) write_scores(folder, report.title, report.facts, columns);
+  std::vector<page::Series> series{{"loss of each step", report.training_loss, 0, true, false},
+                                   {"smoothed", page::smoothed(report.training_loss), 0, false, false},
+                                   {"validation", report.validation_loss, 1, false, true}};
+  const std::string body =
+      page::section("Scores", page::score_table(columns)) +
+      page::section("Loss", page::line_chart(series, {940, 320})) +
+      page::section("Loss per task", task_charts(report.task_losses)) +
+      page::section("Expert weights per task", page::weight_table(report.tasks, report.expert_weights));
+  io::write_file_atomically(folder / "report.html", page::document(report.title, report.facts, body));
+}
+
+}  // namespace moelora::eval
