@@ -45,7 +45,8 @@ std::string fingerprint(const NamedTensors& tensors) {
   std::vector<std::string> digests(tensors.size());
   std::atomic<std::size_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
-    constexpr std::int64_t kPiece = std::int64_t{1} << 16;
+    // 64 KiB stay in a core's cache, and are too little for LibTorch to start threads of its own for a copy.
+    constexpr std::int64_t kPiece = std::int64_t{1} << 14;
     at::Tensor buffer = at::empty({kPiece}, at::TensorOptions(at::kFloat));
     for (std::size_t i = next++; i < order.size(); i = next++) {
       digests[order[i]] = digest_as_fp32(tensors[order[i]].second, buffer);
