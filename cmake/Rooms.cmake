@@ -43,7 +43,7 @@ moelora_room(model nn)
 moelora_room(data model)
 moelora_room(eval data)
 moelora_room(train adapter data)
-moelora_room(verify adapter eval)
+moelora_room(verify adapter eval train)
 
 set(MOELORA_ROOMS log io nn adapter model data eval train verify)
 

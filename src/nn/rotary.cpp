@@ -9,12 +9,16 @@
 
 namespace moelora::nn {
 
+at::Tensor rotary_inverse_frequencies(std::int64_t half, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const at::Tensor exponent = at::arange(0, half, 2, options) / static_cast<double>(half);
+  return (1.0 / at::pow(10000.0, exponent)).to(at::kHalf).to(at::kFloat);
+}
+
 RotaryTables rotary_axis(const at::Tensor& positions, std::int64_t half, at::ScalarType dtype) {
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(positions.device());
   // bf16 keeps 8 bits: angles of large positions would be noise, so it computes them in fp32 (as the reference does).
   const at::ScalarType angle_dtype = dtype == at::kHalf ? at::kHalf : at::kFloat;
-  const at::Tensor exponent = at::arange(0, half, 2, options) / static_cast<double>(half);
-  const at::Tensor inv_freq = (1.0 / at::pow(10000.0, exponent)).to(at::kHalf).to(angle_dtype);
+  const at::Tensor inv_freq = rotary_inverse_frequencies(half, positions.device()).to(angle_dtype);
   const at::Tensor angles = positions.to(angle_dtype).unsqueeze(1) * inv_freq.unsqueeze(0);  // [n, half/2]
   const at::Tensor both = at::cat({angles, angles}, 1);                                      // [n, half]
   return {both.cos().to(dtype), both.sin().to(dtype)};

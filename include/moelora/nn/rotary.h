@@ -12,6 +12,9 @@ struct RotaryTables {
   at::Tensor sin;
 };
 
+/// 10000^(-2i/half), i < half/2, rounded to fp16 and given as fp32: [half/2].
+at::Tensor rotary_inverse_frequencies(std::int64_t half, at::Device device = at::kCPU);
+
 /// Tables for one axis. positions [n] int64, half = head_dim / 2; returns cos and sin [n, half] in `dtype`.
 RotaryTables rotary_axis(const at::Tensor& positions, std::int64_t half, at::ScalarType dtype);
 

@@ -1,0 +1,91 @@
+#pragma once
+// Shared by the checks: a golden file that remembers what was compared, and the report under construction.
+
+#include <ATen/core/Tensor.h>
+
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "moelora/model/chatglm/chatglm.h"
+#include "moelora/verify/verify.h"
+
+namespace moelora::verify {
+
+class GoldenFile {
+ public:
+  GoldenFile(const std::filesystem::path& path, VerifyReport& report);
+  ~GoldenFile() = default;
+
+  bool contains(const std::string& name) const { return tensors_.contains(name); }
+  const at::Tensor& peek(const std::string& name) const;  ///< For input; does not count as compared. Error if absent.
+  std::vector<std::string> names() const;
+  /// Compares whole tensors: max |expected - found| <= tolerance.
+  void compare(const std::string& name, const at::Tensor& found, double tolerance);
+  /// Compares where `mask` (bool, broadcastable from the leading axes) is true; the rest are pad rows.
+  void compare_rows(const std::string& name, const at::Tensor& found, const at::Tensor& mask, double tolerance);
+  void compare_equal(const std::string& name, const at::Tensor& found);
+  /// Compares with tolerance · max |expected|, as gradients are.
+  void compare_relative(const std::string& name, const at::Tensor& found, double tolerance);
+  void finish();  ///< Lists what was never compared.
+
+ private:
+  std::string label(const std::string& name) const { return file_ + ": " + name; }
+  std::string file_;
+  std::map<std::string, at::Tensor> tensors_;
+  std::set<std::string> compared_;
+  VerifyReport& report_;
+};
+
+void compare_numbers(VerifyReport& report, const std::string& name, double expected, double found, double tolerance);
+void compare_json(VerifyReport& report, const std::string& name, const nlohmann::ordered_json& expected,
+                  const nlohmann::ordered_json& found);
+void compare_tensors(VerifyReport& report, const std::string& name, const at::Tensor& expected, const at::Tensor& found,
+                     double tolerance);
+
+/// Sequences of a padded golden batch, as this library wants them.
+struct GoldenBatch {
+  at::Tensor ids;  ///< [rows] packed
+  nn::Segments segments;
+  std::vector<std::int64_t> begin;  ///< [S] column of each sequence's first real token
+  std::int64_t columns = 0;         ///< padded length
+  at::Tensor label_rows;            ///< [n]
+  at::Tensor labels;                ///< [n]
+  at::Tensor real;                  ///< bool [S, columns]
+
+  /// Packed rows [rows, …] → [S, columns, …], zeros at pad places.
+  at::Tensor pad(const at::Tensor& rows) const;
+};
+
+/// ids [S, columns]; labels [S, columns] or undefined (prompts).
+GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::ChatGlmConfig& config);
+
+/// Greedy decoding of left-padded golden prompts: ids [S, columns + new] and logits [S, new, V] as the goldens have
+/// them.
+struct GreedyRun {
+  at::Tensor ids;
+  at::Tensor logits;
+};
+using MakeContext = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>&)>;
+GreedyRun greedy_run(model::ChatGlmImpl& model, const at::Tensor& prompts, std::int64_t new_tokens,
+                     const MakeContext& context);
+
+/// Mean loss over all labels of a batch, with logits of all rows [rows, V].
+struct GraphRun {
+  at::Tensor logits;
+  at::Tensor loss;  ///< scalar, differentiable
+};
+GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn::RowContext& context);
+
+/// Tolerance of logits, hidden states and losses (fp32).
+constexpr double kTolerance = 1e-4;
+
+void verify_graph(const std::filesystem::path& folder, const VerifyOptions& options, VerifyReport& report);
+void verify_moelora(const std::filesystem::path& folder, const std::filesystem::path& base,
+                    const VerifyOptions& options, VerifyReport& report);
+void verify_lora(const std::filesystem::path& folder, const std::filesystem::path& base, const VerifyOptions& options,
+                 VerifyReport& report);
+void verify_tokenizer(const std::filesystem::path& folder, VerifyReport& report);
+void verify_metrics(const std::filesystem::path& folder, VerifyReport& report);
+
+}  // namespace moelora::verify

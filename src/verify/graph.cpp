@@ -1,0 +1,238 @@
+// Goldens of a ChatGLM graph: config.json, weights, golden.safetensors, golden.json, rotary tables.
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+
+#include "golden.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/torch_checkpoint.h"
+#include "moelora/model/chatglm/load.h"
+#include "moelora/nn/rotary.h"
+
+namespace moelora::verify {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The reference's boolean mask, 1 = not attended: [S, 1, columns, columns].
+at::Tensor golden_mask(const GoldenBatch& batch) {
+  const auto columns = batch.columns;
+  at::Tensor mask = at::ones({batch.segments.count(), 1, columns, columns}, at::kByte);
+  for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
+    at::Tensor own = mask[i][0];
+    const auto begin = batch.begin[i];
+    // Left padding is masked as row and column; the model's own mask (right padding) knows no pads.
+    const auto length = columns - begin;
+    at::Tensor real = own.narrow(0, begin, length).narrow(1, begin, length);
+    real.copy_(at::ones({length, length}, at::kByte).triu(1));
+    real.narrow(1, 0, batch.segments.context[i]).zero_();
+  }
+  return mask;
+}
+
+at::Tensor golden_positions(const GoldenBatch& batch, const model::ChatGlmImpl& model) {
+  at::Tensor positions = at::zeros({batch.segments.count(), 2, batch.columns}, at::kLong);
+  for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
+    // To the end of the row: right padding continues the count, left padding has none behind.
+    const auto length = batch.columns - batch.begin[i];
+    positions[i]
+        .narrow(1, batch.begin[i], length)
+        .copy_(model.positions(nn::Segments::from_lengths({length}, {batch.segments.context[i]})));
+  }
+  return positions;
+}
+
+at::Tensor golden_ids(const GoldenBatch& batch, std::int64_t pad) {
+  return at::where(batch.real, batch.pad(batch.ids), at::scalar_tensor(pad, at::kLong));
+}
+
+at::Tensor golden_labels(const GoldenBatch& batch) {
+  at::Tensor of_rows = at::full({batch.segments.rows()}, -100, at::kLong);
+  of_rows.index_copy_(0, batch.label_rows + 1, batch.labels);
+  return at::where(batch.real, batch.pad(of_rows), at::scalar_tensor(std::int64_t{-100}, at::kLong));
+}
+
+at::Tensor sequence_tensor(const nlohmann::ordered_json& ids) {
+  return at::tensor(ids.get<std::vector<std::int64_t>>(), at::kLong);
+}
+
+void verify_padded(const std::string& side, GoldenFile& golden, model::ChatGlmImpl& model, const GoldenBatch& batch,
+                   double tolerance) {
+  at::NoGradGuard guard;
+  const auto pad = model.config().pad_token_id;
+  golden.compare_equal(side + ".input_ids", golden_ids(batch, pad));
+  golden.compare_equal(side + ".position_ids", golden_positions(batch, model));
+  golden.compare_equal(side + ".labels", golden_labels(batch));
+  golden.compare_equal(side + ".attention_mask", golden_mask(batch));
+  const nn::RowContext context = nn::RowContext::plain(batch.segments, model.device());
+  const auto device = model.device();
+  const auto states = model.hidden_states(batch.ids.to(device), model.positions(batch.segments).to(device), context);
+  for (std::size_t layer = 0; layer < states.size(); ++layer) {
+    const std::string name = side + ".hidden." + std::to_string(layer);
+    if (golden.contains(name)) {
+      golden.compare_rows(name, batch.pad(states[layer].to(at::kFloat).cpu()), batch.real, tolerance);
+    }
+  }
+  const GraphRun run = run_graph(model, batch, context);
+  golden.compare_rows(side + ".logits", batch.pad(run.logits), batch.real, tolerance);
+  golden.compare(side + ".loss", run.loss.to(at::kFloat).view({1}), tolerance);
+}
+
+// Packed sequences of golden.json in the padded form of one side, so that the stored ids are compared, not believed.
+at::Tensor padded_sequences(const nlohmann::ordered_json& sequences, std::int64_t columns, std::int64_t pad,
+                            bool left) {
+  at::Tensor ids = at::full({static_cast<std::int64_t>(sequences.size()), columns}, pad, at::kLong);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const at::Tensor one = sequence_tensor(sequences[i]);
+    const auto length = one.size(0);
+    MOELORA_CHECK(length <= columns, "golden.json: sequence ", i, " is longer than the padded batch");
+    ids[static_cast<std::int64_t>(i)].narrow(0, left ? columns - length : 0, length).copy_(one);
+  }
+  return ids;
+}
+
+void verify_golden_json(const nlohmann::ordered_json& golden, GoldenFile& file, const model::ChatGlmConfig& config,
+                        VerifyReport& report) {
+  if (golden.contains("sequences")) {
+    for (const std::string side : {"left", "right"}) {
+      if (file.contains(side + ".input_ids")) {
+        const at::Tensor& ids = file.peek(side + ".input_ids");
+        compare_tensors(report, "golden.json: sequences, " + side, ids,
+                        padded_sequences(golden["sequences"], ids.size(1), config.pad_token_id, side == "left"), 0);
+      }
+    }
+    if (file.contains("prompt.input_ids")) {
+      nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
+      for (const auto& sequence : golden["sequences"]) {
+        auto ids = sequence.get<std::vector<std::int64_t>>();
+        const auto sop = std::find(ids.begin(), ids.end(), config.bos_token_id);
+        ids.erase(sop == ids.end() ? sop : sop + 1, ids.end());
+        prompts.push_back(ids);
+      }
+      const at::Tensor& ids = file.peek("prompt.input_ids");
+      compare_tensors(report, "golden.json: prompts", ids,
+                      padded_sequences(prompts, ids.size(1), config.pad_token_id, true), 0);
+    }
+  }
+}
+
+void verify_rotary(const fs::path& path, VerifyReport& report) {
+  GoldenFile golden(path, report);
+  const at::Tensor positions = golden.peek("positions");
+  const auto half = golden.peek("cos_fp32").size(1);
+  for (const auto& [suffix, dtype] :
+       {std::pair<std::string, at::ScalarType>{"fp32", at::kFloat}, {"fp16", at::kHalf}}) {
+    const nn::RotaryTables tables = nn::rotary_axis(positions, half, dtype);
+    golden.compare("cos_" + suffix, tables.cos, dtype == at::kFloat ? 1e-6 : 0.0);
+    golden.compare("sin_" + suffix, tables.sin, dtype == at::kFloat ? 1e-6 : 0.0);
+    golden.compare("inv_freq_" + suffix, nn::rotary_inverse_frequencies(half).to(dtype), 0.0);
+  }
+  // The positions are the input; they count as compared when they rebuild the angle of the slowest pair.
+  const at::Tensor slowest = golden.peek("inv_freq_fp32")[-1].to(at::kDouble);
+  const at::Tensor angle = at::asin(golden.peek("sin_fp32").select(1, half / 2 - 1).to(at::kDouble));
+  golden.compare_equal("positions", (angle / slowest).round().to(at::kLong));
+  golden.finish();
+}
+
+}  // namespace
+
+void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyReport& report) {
+  if (fs::exists(folder / "golden.safetensors") && fs::exists(folder / "config.json")) {
+    const double tolerance = kTolerance * options.tolerance_factor;
+    model::ChatGlm model = model::load_chatglm(folder, {options.dtype, options.device});
+    GoldenFile golden(folder / "golden.safetensors", report);
+    for (const std::string side : {"left", "right"}) {
+      if (golden.contains(side + ".input_ids")) {
+        const GoldenBatch batch =
+            read_batch(golden.peek(side + ".input_ids"), golden.peek(side + ".labels"), model->config());
+        verify_padded(side, golden, *model, batch, tolerance);
+      }
+    }
+    if (golden.contains("prompt.input_ids")) {
+      const GoldenBatch batch = read_batch(golden.peek("prompt.input_ids"), {}, model->config());
+      golden.compare_equal("prompt.input_ids", golden_ids(batch, model->config().pad_token_id));
+      golden.compare_equal("prompt.position_ids", golden_positions(batch, *model));
+      golden.compare_equal("prompt.attention_mask", golden_mask(batch));
+    }
+    const nlohmann::ordered_json json = fs::exists(folder / "golden.json") ? io::read_json_file(folder / "golden.json")
+                                                                           : nlohmann::ordered_json::object();
+    for (const std::string name : {"greedy_batch", "greedy_single"}) {
+      if (!golden.contains(name + ".ids")) {
+        continue;
+      }
+      const at::Tensor prompts =
+          name == "greedy_single" ? golden.peek(name + ".prompt") : golden.peek("prompt.input_ids");
+      const GreedyRun run = greedy_run(*model, prompts, golden.peek(name + ".logits").size(1), {});
+      golden.compare_equal(name + ".ids", run.ids);
+      golden.compare(name + ".logits", run.logits, tolerance);
+      if (name == "greedy_single") {
+        const auto columns = prompts.size(1);
+        golden.compare_equal(name + ".prompt",
+                             golden.peek("prompt.input_ids")[0]
+                                 .narrow(0, golden.peek("prompt.input_ids").size(1) - columns, columns)
+                                 .unsqueeze(0));
+      }
+      const at::Tensor new_ids = run.ids.narrow(1, prompts.size(1), run.ids.size(1) - prompts.size(1));
+      if (json.contains(name + "_new_ids")) {
+        const auto& expected = json[name + "_new_ids"];
+        std::vector<at::Tensor> rows;
+        if (expected.front().is_array()) {
+          for (const auto& row : expected) {
+            rows.push_back(sequence_tensor(row));
+          }
+        } else {
+          rows.push_back(sequence_tensor(expected));
+        }
+        compare_tensors(report, "golden.json: " + name + "_new_ids", at::stack(rows), new_ids, 0);
+      }
+      const std::string short_name = name == "greedy_batch" ? "batch" : "single";
+      if (json.contains("greedy_min_top2_margin")) {
+        const at::Tensor best = std::get<0>(run.logits.topk(2, 2));
+        compare_numbers(report, "golden.json: greedy_min_top2_margin, " + short_name,
+                        json["greedy_min_top2_margin"][short_name].get<double>(),
+                        (best.select(2, 0) - best.select(2, 1)).min().item<double>(), tolerance);
+      }
+    }
+    if (golden.contains("rotary.cos16")) {
+      const at::Tensor& cosines = golden.peek("rotary.cos16");
+      const nn::RotaryTables tables =
+          nn::rotary_axis(at::arange(cosines.size(0), at::kLong), cosines.size(1), at::kFloat);
+      golden.compare("rotary.cos16", tables.cos, 1e-6);
+      golden.compare("rotary.sin16", tables.sin, 1e-6);
+    }
+    for (const std::string side : {"left", "right"}) {
+      if (json.contains("loss_" + side)) {
+        compare_numbers(report, "golden.json: loss_" + side, json["loss_" + side].get<double>(),
+                        golden.peek(side + ".loss").item<double>(), 1e-6);
+      }
+    }
+    verify_golden_json(json, golden, model->config(), report);
+    golden.finish();
+    // Other forms of the same weights in this folder.
+    if (fs::exists(folder / "pytorch_model.bin.index.json") && fs::exists(folder / "model.safetensors")) {
+      const auto stored = io::load_safetensors(folder / "model.safetensors");
+      const auto index = io::read_json_file(folder / "pytorch_model.bin.index.json");
+      std::set<std::string> shards;
+      for (const auto& entry : index.at("weight_map").items()) {
+        shards.insert(entry.value().get<std::string>());
+      }
+      std::size_t found = 0;
+      for (const std::string& shard : shards) {
+        for (const auto& [name, tensor] : io::load_torch_checkpoint(folder / shard)) {
+          MOELORA_CHECK(stored.contains(name), shard, " holds ", name, ", which model.safetensors lacks");
+          compare_tensors(report, shard + ": " + name, stored.at(name), tensor.to(at::kFloat), 0);
+          ++found;
+        }
+      }
+      compare_numbers(report, "pytorch_model.bin.index.json: tensors", static_cast<double>(stored.size()),
+                      static_cast<double>(found), 0);
+    }
+  }
+  if (fs::exists(folder / "rotary_dim64.safetensors")) {
+    verify_rotary(folder / "rotary_dim64.safetensors", report);
+  }
+}
+
+}  // namespace moelora::verify

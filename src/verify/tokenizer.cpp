@@ -1,0 +1,183 @@
+// Goldens of the tokenizer and of the data processor.
+
+#include "moelora/model/chatglm/tokenizer.h"
+
+#include "golden.h"
+#include "moelora/data/example.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora::verify {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+using model::ChatGlmTokenizer;
+using model::TokenIds;
+
+TokenIds ids_of(const Json& json) { return json.get<TokenIds>(); }
+
+void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std::string& where, VerifyReport& report) {
+  for (std::size_t i = 0; i < cases.size(); ++i) {
+    const Json& one = cases[i];
+    const std::string name = where + "[" + std::to_string(i) + "]";
+    const TokenIds ids = tokenizer.encode(one.at("text").get<std::string>());
+    compare_json(report, name + ".ids", one.at("ids"), ids);
+    if (one.contains("ids_special")) {
+      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids));
+    }
+    if (one.contains("pieces")) {
+      std::vector<std::string> pieces;
+      for (const std::int64_t id : ids) {
+        pieces.push_back(tokenizer.piece(id));
+      }
+      compare_json(report, name + ".pieces", one["pieces"], pieces);
+    }
+    for (const char* key : {"decoded", "decoded_skip_special"}) {
+      if (one.contains(key)) {
+        compare_json(report, name + "." + key, one[key], tokenizer.decode(ids));
+      }
+    }
+    if (one.contains("decoded_special")) {
+      compare_json(report, name + ".decoded_special", one["decoded_special"],
+                   tokenizer.decode(tokenizer.build_prompt(ids)));
+    }
+  }
+}
+
+void check_options(const fs::path& folder, VerifyReport& report) {
+  const Json options = io::read_json_file(folder / "options.json");
+  for (const auto& [key, cases] : options.items()) {
+    model::ChatGlmTokenizerOptions chosen;
+    chosen.num_image_tokens = 0;
+    if (key == "do_lower_case") {
+      chosen.do_lower_case = true;
+    } else if (key == "remove_space") {
+      chosen.remove_space = true;
+    } else if (key.starts_with("num_image_tokens_20000")) {
+      chosen.num_image_tokens = 20000;
+    } else {
+      report.not_compared.push_back("options.json: " + key);
+      continue;
+    }
+    const ChatGlmTokenizer tokenizer(folder / "ice_text.model", chosen);
+    if (cases.is_array()) {
+      check_cases(tokenizer, cases, "options.json: " + key, report);
+      continue;
+    }
+    for (const auto& [piece, id] : cases.items()) {  // ids of pieces, or pieces of ids
+      const bool id_is_key =
+          !piece.empty() && piece.find_first_not_of("0123456789") == std::string::npos && id.is_string();
+      compare_json(report, "options.json: " + key + "." + piece, id_is_key ? id : Json(piece),
+                   tokenizer.piece(id_is_key ? std::stoll(piece) : id.get<std::int64_t>()));
+    }
+  }
+}
+
+void check_special_ids(const ChatGlmTokenizer& tokenizer, const Json& pairs, VerifyReport& report) {
+  compare_json(report, "pairs.json: vocab_size", pairs.at("vocab_size"), tokenizer.vocab_size());
+  for (const auto& [piece, id] : pairs.at("special_ids").items()) {
+    compare_json(report, "pairs.json: special_ids." + piece, Json(piece), tokenizer.piece(id.get<std::int64_t>()));
+  }
+}
+
+data::Record record_of(const Json& json) {
+  data::Record record;
+  record.input = json.at("input").get<std::string>();
+  record.target = json.at("target").get<std::string>();
+  record.task = json.at("task_dataset").get<std::string>();
+  return record;
+}
+
+// The rows that the data processor made of real records: training rows, and the first four prompts.
+void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, VerifyReport& report) {
+  const Json golden = io::read_json_file(path);
+  const std::string file = path.filename().string();
+  if (!golden.at("history_column").is_null()) {
+    report.skipped.push_back(file + ": records with a history of earlier rounds are not read");
+    return;
+  }
+  data::EncodeOptions options;
+  options.max_source_length = golden.at("max_source_length").get<std::int64_t>();
+  options.max_target_length = golden.at("max_target_length").get<std::int64_t>();
+  options.source_prefix = golden.at("source_prefix").get<std::string>();
+  Json ids = Json::array(), labels = Json::array();
+  std::vector<TokenIds> prompts;
+  for (const Json& entry : golden.at("records")) {
+    const data::Record record = record_of(entry);
+    if (prompts.size() < golden.at("eval_first4").at("task_id").size()) {
+      prompts.push_back(data::encode_prompt(record, tokenizer, options));
+    }
+    if (record.input.empty() || record.target.empty()) {
+      continue;  // the reference skips these in training
+    }
+    const data::Example example = data::encode_pair(record, 0, tokenizer, options);
+    ids.push_back(example.ids);
+    TokenIds label(example.ids.size(), -100);
+    std::copy(example.ids.begin() + example.context, example.ids.end(), label.begin() + example.context);
+    labels.push_back(label);
+  }
+  compare_json(report, file + ": train_rows.input_ids", golden.at("train_rows").at("input_ids"), ids);
+  compare_json(report, file + ": train_rows.labels", golden.at("train_rows").at("labels"), labels);
+  std::size_t longest = 0;
+  for (const TokenIds& prompt : prompts) {
+    longest = std::max(longest, prompt.size());
+  }
+  Json padded = Json::array();
+  for (TokenIds prompt : prompts) {
+    prompt.insert(prompt.begin(), longest - prompt.size(), tokenizer.pad_id());
+    padded.push_back(prompt);
+  }
+  compare_json(report, file + ": eval_first4.input_ids", golden.at("eval_first4").at("input_ids"), padded);
+}
+
+}  // namespace
+
+void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
+  const ChatGlmTokenizer tokenizer(folder);
+  if (fs::exists(folder / "pairs.json")) {
+    const Json pairs = io::read_json_file(folder / "pairs.json");
+    check_cases(tokenizer, pairs.at("pairs"), "pairs.json: ", report);
+    check_special_ids(tokenizer, pairs, report);
+  }
+  if (fs::exists(folder / "options.json")) {
+    check_options(folder, report);
+  }
+  if (fs::exists(folder / "sp_options.json")) {
+    const Json options = io::read_json_file(folder / "sp_options.json");
+    for (const Json& one : options.at("encode_without_dummy_prefix")) {
+      compare_json(report, "sp_options.json: without dummy prefix: " + one.at("text").dump(), one.at("ids"),
+                   tokenizer.encode(one.at("text").get<std::string>(), true, true, false));
+    }
+    for (const Json& one : options.at("encode_no_linebreak_no_whitespace")) {
+      compare_json(report, "sp_options.json: without linebreaks and blanks: " + one.at("text").dump(), one.at("ids"),
+                   tokenizer.encode(one.at("text").get<std::string>(), false, false, true));
+    }
+  }
+  if (fs::exists(folder / "decode.json")) {
+    for (const Json& one : io::read_json_file(folder / "decode.json")) {
+      compare_json(report, "decode.json: " + one.at("ids").dump(), one.at("decoded"),
+                   tokenizer.decode(ids_of(one.at("ids"))));
+    }
+  }
+  if (fs::exists(folder / "process_response.json")) {
+    for (const Json& one : io::read_json_file(folder / "process_response.json")) {
+      compare_json(report, "process_response.json: " + one.at("raw").dump(), one.at("processed"),
+                   tokenizer.clean_response(one.at("raw").get<std::string>()));
+    }
+  }
+  if (fs::exists(folder / "build_inputs.json")) {
+    for (const Json& one : io::read_json_file(folder / "build_inputs.json")) {
+      const TokenIds a = ids_of(one.at("a"));
+      compare_json(report, "build_inputs.json: " + one.dump(), one.at("ids"),
+                   one.at("b").is_null() ? tokenizer.build_prompt(a) : tokenizer.build_pair(a, ids_of(one.at("b"))));
+    }
+  }
+  for (const char* name : {"processor_short.json", "processor_full.json", "processor_history.json"}) {
+    if (fs::exists(folder / name)) {
+      check_processor(tokenizer, folder / name, report);
+    }
+  }
+}
+
+}  // namespace moelora::verify

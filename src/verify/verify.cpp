@@ -1,0 +1,142 @@
+#include "moelora/verify/verify.h"
+
+#include <algorithm>
+#include <cstdio>
+
+#include "golden.h"
+#include "moelora/adapter/foreign.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora::verify {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool is_golden_base(const fs::path& folder) {
+  return fs::exists(folder / "config.json") && fs::exists(folder / "golden.safetensors");
+}
+
+fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
+  if (!options.base.empty()) {
+    MOELORA_CHECK(is_golden_base(options.base), "--base ", options.base.string(),
+                  " must be a model folder with config.json and golden.safetensors");
+    return options.base;
+  }
+  std::vector<fs::path> found;
+  for (fs::path parent = fs::absolute(folder).parent_path(); found.empty() && parent.has_relative_path();
+       parent = parent.parent_path()) {
+    for (const auto& entry : fs::directory_iterator(parent, fs::directory_options::skip_permission_denied)) {
+      if (entry.is_directory() && is_golden_base(entry.path())) {
+        found.push_back(entry.path());
+      }
+    }
+    if (parent == parent.parent_path() || parent.filename() == "fixtures") {
+      break;
+    }
+  }
+  MOELORA_CHECK(found.size() == 1,
+                "the adapter's goldens need their base; expected one model folder with goldens beside ",
+                folder.string(), ", found ", found.size(), "; name it with --base");
+  return found.front();
+}
+
+}  // namespace
+
+bool VerifyReport::passed() const {
+  return not_compared.empty() && !comparisons.empty() &&
+         std::all_of(comparisons.begin(), comparisons.end(), [](const Comparison& one) { return one.passed; });
+}
+
+nlohmann::ordered_json VerifyReport::to_json() const {
+  nlohmann::ordered_json json{{"passed", passed()}, {"comparisons", nlohmann::ordered_json::array()}};
+  for (const Comparison& one : comparisons) {
+    nlohmann::ordered_json entry{{"name", one.name},
+                                 {"passed", one.passed},
+                                 {"values", one.values},
+                                 {"difference", one.difference},
+                                 {"tolerance", one.tolerance}};
+    if (!one.detail.empty()) {
+      entry["detail"] = one.detail;
+    }
+    json["comparisons"].push_back(std::move(entry));
+  }
+  json["not_compared"] = not_compared;
+  json["skipped"] = skipped;
+  return json;
+}
+
+std::string VerifyReport::to_text() const {
+  std::string text;
+  std::int64_t values = 0;
+  std::size_t failed = 0;
+  const Comparison* nearest = nullptr;  // the comparison that came nearest to its tolerance
+  for (const Comparison& one : comparisons) {
+    values += one.values;
+    if (one.passed) {
+      if (one.tolerance > 0 &&
+          (nearest == nullptr || one.difference / one.tolerance > nearest->difference / nearest->tolerance)) {
+        nearest = &one;
+      }
+      continue;
+    }
+    ++failed;
+    char numbers[96];
+    std::snprintf(numbers, sizeof numbers, "difference %.3g, tolerance %.3g", one.difference, one.tolerance);
+    text += "FAILED  " + one.name + ": " + (one.detail.empty() ? numbers : one.detail) + "\n";
+  }
+  for (const std::string& name : not_compared) {
+    text += "NOT COMPARED  " + name + "\n";
+  }
+  for (const std::string& reason : skipped) {
+    text += "skipped  " + reason + "\n";
+  }
+  text += std::to_string(comparisons.size()) + " comparisons of " + std::to_string(values) +
+          " values: " + std::to_string(failed) + " failed, " + std::to_string(not_compared.size()) +
+          " golden tensors not compared";
+  if (nearest != nullptr) {
+    char numbers[64];
+    std::snprintf(numbers, sizeof numbers, "%.2g of %.2g", nearest->difference, nearest->tolerance);
+    text += "; nearest to its tolerance: " + nearest->name + " (" + numbers + ")";
+  }
+  return text + "\n" + (passed() ? "PASSED" : "FAILED") + "\n";
+}
+
+VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options) {
+  MOELORA_CHECK(fs::is_directory(folder), "no folder at ", folder.string());
+  VerifyReport report;
+  bool found = false;
+  try {
+    if (fs::exists(folder / "config.json") || fs::exists(folder / "rotary_dim64.safetensors")) {
+      verify_graph(folder, options, report);
+      found = true;
+    }
+    if (fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors")) {
+      const ForeignFormat format = detect_foreign(folder);
+      const fs::path base = find_base(folder, options);
+      if (format == ForeignFormat::moelora_peft) {
+        verify_moelora(folder, base, options, report);
+      } else {
+        verify_lora(folder, base, options, report);
+      }
+      found = true;
+    }
+    if (fs::exists(folder / "ice_text.model")) {
+      const std::size_t before = report.comparisons.size();
+      verify_tokenizer(folder, report);
+      found = found || report.comparisons.size() > before;
+    }
+    if (fs::exists(folder / "expected_metrics.json") || fs::exists(folder / "rouge_pairs.json")) {
+      verify_metrics(folder, report);
+      found = true;
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(folder.string() + ": a golden JSON file has another form than expected: " + error.what());
+  }
+  MOELORA_CHECK(found, folder.string(),
+                " holds nothing that this version compares; expected golden.safetensors beside config.json or "
+                "adapter_config.json, or a tokenizer's or the scorer's golden JSON files");
+  return report;
+}
+
+}  // namespace moelora::verify
