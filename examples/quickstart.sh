@@ -26,7 +26,7 @@ $moelora train --config configs/quickstart.json --output "$out/run"
 
 moelora_say "The adapter"
 $moelora eval --model $base --adapter "$out/run/adapter" --data $data/dev.json --output "$out/after" \
-  --compare "before=$out/before/scores.json"
+  --before "$out/before/predictions.json" --majority $data/train.json
 
 moelora_say "One merged model per task; answers compared with the adapter's"
 $moelora merge --model $base --adapter "$out/run/adapter" --all-tasks --check $data/dev.json --output "$out/merged"
@@ -35,7 +35,7 @@ cat <<END
 
 Done. Look at
   $out/run/report.html         loss per task, expert weights per task
-  $out/after/scores.json       scores per task
+  $out/after/report.html       scores per task, before and after
   $out/merged/                 one model folder per task, each with its merge_certificate.json
 Next:
   $moelora inspect $out/run/adapter

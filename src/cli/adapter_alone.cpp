@@ -58,8 +58,12 @@ std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, Fo
     // Ours: linears.NAME.A. Others: base_model.model.NAME.lora_A.weight, or one such tensor for each expert.
     const bool ours = format == ForeignFormat::none;
     const std::string_view prefix = ours ? "linears." : "base_model.model.";
-    const std::size_t a = ours && name.ends_with(".A") ? name.size() - 2 : ours ? std::string::npos : name.find(".lora_A.");
-    const std::size_t b = ours && name.ends_with(".B") ? name.size() - 2 : ours ? std::string::npos : name.find(".lora_B.");
+    const std::size_t a = ours && name.ends_with(".A") ? name.size() - 2
+                          : ours                       ? std::string::npos
+                                                       : name.find(".lora_A.");
+    const std::size_t b = ours && name.ends_with(".B") ? name.size() - 2
+                          : ours                       ? std::string::npos
+                                                       : name.find(".lora_B.");
     const std::size_t end = a != std::string::npos ? a : b;
     if (end == std::string::npos || !name.starts_with(prefix) || shape.size() != 2 || end <= prefix.size()) {
       continue;

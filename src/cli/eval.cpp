@@ -5,69 +5,41 @@
 
 #include "cli/predict.h"
 #include "cli/verbs.h"
+#include "moelora/eval/report.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
-#include "moelora/io/provenance.h"
+#include "moelora/train/progress.h"
 
 namespace moelora::cli {
 namespace {
 
 struct EvalOptions {
   SessionOptions session;
-  PredictOptions predict;
+  eval::EvaluateOptions evaluate;
   std::filesystem::path data;
   std::filesystem::path output;
   std::filesystem::path predictions;
   std::filesystem::path json;
   std::filesystem::path majority;
-  std::vector<std::string> compare;
+  std::filesystem::path before;
   std::string scorer = "moelora";
 };
 
-struct Column {
-  std::string name;
-  eval::Scores scores;
-};
-
-// The other columns of the table: `NAME=PREDICTIONS` files, then the majority answer.
-std::vector<Column> compared_columns(const EvalOptions& options, const std::vector<data::Record>& references,
-                                     eval::Scorer scorer) {
-  std::vector<Column> columns;
-  for (const std::string& entry : options.compare) {
-    const std::size_t equals = entry.find('=');
-    MOELORA_CHECK(equals != std::string::npos && equals > 0, "--compare: expected NAME=PREDICTIONS, found '", entry, "'");
-    columns.push_back(
-        {entry.substr(0, equals), eval::score(references, read_and_report(entry.substr(equals + 1)), scorer)});
+void print_scores(const eval::EvaluationReport& report) {
+  std::cout << eval::to_table(report.scores);
+  std::vector<std::pair<std::string, const eval::Scores*>> columns;
+  if (report.before) {
+    columns.emplace_back("before", &*report.before);
   }
-  if (!options.majority.empty()) {
-    columns.push_back({"majority", eval::majority_scores(read_and_report(options.majority), references, scorer)});
+  columns.emplace_back(report.before ? "after" : "model", &report.scores);
+  if (report.majority) {
+    columns.emplace_back("majority", &*report.majority);
   }
-  return columns;
-}
-
-void print_scores(const eval::Scores& scores, const std::vector<Column>& columns) {
-  if (columns.empty()) {
-    std::cout << eval::to_table(scores) << std::flush;
-    return;
+  if (columns.size() > 1) {
+    std::cout << "\n" << eval::comparison_table(columns);
   }
-  std::vector<std::pair<std::string, const eval::Scores*>> all;
-  for (const Column& column : columns) {
-    all.emplace_back(column.name, &column.scores);
-  }
-  all.emplace_back("this", &scores);
-  std::cout << eval::comparison_table(all) << std::flush;
-}
-
-nlohmann::ordered_json scores_json(const eval::Scores& scores, const std::vector<Column>& columns,
-                                   const std::vector<data::Record>& references) {
-  nlohmann::ordered_json json = eval::to_json(scores);
-  for (const Column& column : columns) {
-    json["compared"][column.name] = eval::to_json(column.scores);
-  }
-  json["data_sha256"] = data::data_hash(references);
-  json["provenance"] = io::provenance();
-  return json;
+  std::cout << std::flush;
 }
 
 void run_eval(const EvalOptions& options) {
@@ -76,32 +48,43 @@ void run_eval(const EvalOptions& options) {
   MOELORA_CHECK(generates != !options.predictions.empty(), "give either --model FOLDER or --predictions FILE");
   MOELORA_CHECK(generates || options.session.adapter.empty(), "--adapter goes with --model, not with --predictions");
   MOELORA_CHECK(!generates || !options.output.empty(), "--model needs --output, the folder for answers and scores");
-  if (generates) {
+  if (!options.output.empty()) {
     require_empty(options.output);
   }
   const std::vector<data::Record> references = read_and_report(options.data);
-  const std::vector<Column> columns = compared_columns(options, references, scorer);
+  eval::EvaluationReport report;
+  report.title = "Evaluation";
+  report.facts = {{"data", options.data.string()}, {"records", std::to_string(references.size())}};
+  // Bad input of the comparisons shows before the long part.
+  if (!options.before.empty()) {
+    report.before = eval::score(references, read_and_report(options.before), scorer);
+  }
+  if (!options.majority.empty()) {
+    report.majority = eval::majority_scores(read_and_report(options.majority), references, scorer);
+  }
   std::vector<data::Record> predictions;
   if (generates) {
     const Session session = open_session(options.session);
-    const std::vector<std::string> answers = predict(session, references, options.predict);
-    write_predictions(options.output / "predictions.json", references, answers);
-    predictions = references;
-    for (std::size_t i = 0; i < answers.size(); ++i) {
-      predictions[i].target = answers[i];
-    }
+    eval::Evaluation evaluation = predict(session, references, options.evaluate);
+    predictions = std::move(evaluation.predictions);
+    report.facts.emplace_back("model", options.session.model.string());
+    report.facts.emplace_back("adapter", options.session.adapter.empty() ? "none" : options.session.adapter.string());
+    report.facts.emplace_back("cut answers", std::to_string(evaluation.unfinished));
+    report.facts.emplace_back("time", train::duration_text(evaluation.seconds));
+    report.predictions = predictions;
+    report.references = references;
   } else {
     predictions = read_and_report(options.predictions);
+    report.facts.emplace_back("predictions", options.predictions.string());
   }
-  const eval::Scores scores = eval::score(references, predictions, scorer);
-  print_scores(scores, columns);
-  const nlohmann::ordered_json json = scores_json(scores, columns, references);
-  if (generates) {
-    io::write_json_file(options.output / "scores.json", json);
+  report.scores = eval::score(references, predictions, scorer);
+  if (!options.output.empty()) {
+    eval::write_evaluation_report(options.output, report);
   }
   if (!options.json.empty()) {
-    io::write_json_file(options.json, json);
+    io::write_json_file(options.json, eval::to_json(report.scores));
   }
+  print_scores(report);
 }
 
 }  // namespace
@@ -112,18 +95,19 @@ void add_eval(CLI::App& app, int& status) {
   verb->add_option("--model", options->session.model, "model folder; its answers are scored");
   verb->add_option("--adapter", options->session.adapter, "adapter folder");
   add_compute_options(*verb, options->session);
-  add_predict_options(*verb, options->predict);
+  add_predict_options(*verb, options->evaluate);
   verb->add_option("--data", options->data, "records with the right answers in `target`")->required();
-  verb->add_option("--output", options->output, "folder for predictions.json and scores.json");
+  verb->add_option("--output", options->output, "new folder for predictions.json, report.{json,txt,html}");
   verb->add_option("--predictions", options->predictions, "records with answers in `target`: scored without a model");
-  verb->add_option("--scorer", options->scorer, "how answers are read and scored")->capture_default_str();
+  verb->add_option("--scorer", options->scorer, "how answers are read and scored: moelora")->capture_default_str();
   verb->add_option("--json", options->json, "also write the scores here");
-  verb->add_option("--compare", options->compare, "NAME=PREDICTIONS: one more column in the table; repeatable");
+  verb->add_option("--before", options->before, "earlier predictions on the same data: one more column");
   verb->add_option("--majority", options->majority,
                    "training records: one more column, each task's most frequent training answer");
   verb->footer(
       "Examples:\n"
-      "  moelora eval --model examples/tiny_base/model --adapter out/run/adapter --data examples/sample_data/dev.json \\\n"
+      "  moelora eval --model examples/tiny_base/model --adapter out/run/adapter --data examples/sample_data/dev.json "
+      "\\\n"
       "      --output out/scores --majority examples/sample_data/train.json\n"
       "  moelora eval --predictions answers.json --data dev.json --scorer moelora --json scores.json");
   verb->callback([options, &status] {

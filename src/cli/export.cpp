@@ -27,7 +27,8 @@ void run_export(const ExportOptions& options) {
   const TaskNames& tasks = alone.adapter->tasks();
   if (!peft) {
     export_moelora_peft(*alone.adapter, options.output);
-    std::cout << "Wrote " << options.output.string() << ": MOELoRA-peft adapter, task ids 1.." << tasks.size() << " are";
+    std::cout << "Wrote " << options.output.string() << ": MOELoRA-peft adapter, task ids 1.." << tasks.size()
+              << " are";
     for (const std::string& name : tasks.names()) {
       std::cout << " " << name;
     }

@@ -11,7 +11,7 @@ namespace {
 
 struct GenerateOptions {
   SessionOptions session;
-  PredictOptions predict;
+  eval::EvaluateOptions evaluate;
   std::string task;
   std::string prompt;
   std::filesystem::path input;
@@ -24,12 +24,13 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   record.input = options.prompt;
   record.task = options.task;
   if (!options.stream) {
-    std::cout << predict(session, {record}, options.predict).front() << std::endl;
+    std::cout << predict(session, {record}, options.evaluate).predictions.front().target << std::endl;
     return;
   }
-  const model::TokenIds prompt = data::encode_prompt(record, *session.tokenizer, options.predict.encode);
+  const model::TokenIds prompt = data::encode_prompt(record, *session.tokenizer, options.evaluate.encode);
   const auto source = static_cast<std::int64_t>(prompt.size()) - session.tokenizer->prompt_overhead();
-  model::GenerationOptions generation = options.predict.generation;
+  model::GenerationOptions generation = options.evaluate.generation;
+  generation.max_new_tokens = options.evaluate.max_target_length;
   generation.eos_id = session.tokenizer->eos_id();
   model::TokenIds so_far;
   std::string shown;
@@ -73,7 +74,7 @@ void run_generate(const GenerateOptions& options) {
     answer_prompt(session, chosen);
     return;
   }
-  write_predictions(options.output, records, predict(session, records, options.predict));
+  write_records(options.output, predict(session, records, options.evaluate).predictions);
 }
 
 }  // namespace
@@ -87,10 +88,11 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_flag("--stream", options->stream, "with --prompt: print tokens as they come, without the clean-up");
   verb->add_option("--input", options->input, "records (JSON lines or array, field `input`)");
   verb->add_option("--output", options->output, "the records with the answers in the field `target`");
-  add_predict_options(*verb, options->predict);
+  add_predict_options(*verb, options->evaluate);
   verb->footer(
       "Examples:\n"
-      "  moelora generate --model examples/tiny_base/model --adapter out/run/adapter --task KUAKE-QIC --prompt 感冒吃什么药\n"
+      "  moelora generate --model examples/tiny_base/model --adapter out/run/adapter --task KUAKE-QIC --prompt "
+      "感冒吃什么药\n"
       "  moelora generate --model MODEL --adapter ADAPTER --input dev.json --output answers.json --batch-size 32\n"
       "  moelora generate --model MERGED --prompt TEXT --sample --temperature 0.8 --top-p 0.9 --seed 1");
   verb->callback([options, &status] {

@@ -53,7 +53,8 @@ void add_import(CLI::App& app, int& status) {
   verb->add_option("--adapter", options->adapter, "folder with adapter_config.json and adapter_model.{safetensors,bin}")
       ->required();
   verb->add_option("--tasks", options->tasks, "JSON array of task names, in the order of the task ids 1, 2, …");
-  verb->add_flag("--per-linear", options->per_linear, "use the gates of the single layers of a MOELoRA-peft checkpoint");
+  verb->add_flag("--per-linear", options->per_linear,
+                 "use the gates of the single layers of a MOELoRA-peft checkpoint");
   verb->add_option("--output", options->output, "new adapter folder")->required();
   verb->footer(
       "Example:\n"

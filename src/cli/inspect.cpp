@@ -13,7 +13,7 @@
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
-#include "moelora/io/tensor_folder.h"
+#include "moelora/train/config.h"
 
 namespace moelora::cli {
 namespace {
@@ -60,8 +60,8 @@ void print_count(const ParameterCount& count) {
 void print_model_config(const model::ChatGlmConfig& config) {
   line("architecture", "ChatGLM-6B");
   line("layers", std::to_string(config.num_layers));
-  line("hidden size", std::to_string(config.hidden_size) + ", inner " + std::to_string(config.inner_hidden_size) + ", " +
-                          std::to_string(config.num_attention_heads) + " heads");
+  line("hidden size", std::to_string(config.hidden_size) + ", inner " + std::to_string(config.inner_hidden_size) +
+                          ", " + std::to_string(config.num_attention_heads) + " heads");
   line("vocabulary", with_commas(config.vocab_size));
   line("longest sequence", std::to_string(config.max_sequence_length));
 }
@@ -168,6 +168,35 @@ void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
   print_expert_weights(*alone.adapter);
 }
 
+// A configuration of `moelora train`. Its model's shape: that of the folder if it is there, of `init`, else
+// ChatGLM-6B's.
+void inspect_training_configuration(const fs::path& path, const ordered_json& json) {
+  const auto config = train::TrainConfig::from_json(json);
+  line("training", path.string());
+  model::ChatGlmConfig shape;
+  std::string shape_from = "ChatGLM-6B (no model in " + config.model.path + ")";
+  if (!config.model.init.is_null()) {
+    shape = model::ChatGlmConfig::from_json(config.model.init);
+    shape_from = "model.init";
+  } else if (const fs::path file = fs::path(config.model.path) / "config.json"; fs::exists(file)) {
+    shape = model::ChatGlmConfig::from_json(io::read_json_file(file));
+    shape_from = config.model.path;
+  }
+  line("model's shape from", shape_from);
+  print_model_config(shape);
+  if (config.mode == train::Mode::full) {
+    line("trained parameters", with_commas(shape.parameter_count(/*tied_head=*/true)) + " (all)");
+    return;
+  }
+  std::int64_t tasks = kPaperTasks;
+  std::string whose = "these settings and " + std::to_string(tasks) + " tasks (" + config.data.train + " is not here)";
+  if (fs::exists(config.data.train)) {
+    tasks = static_cast<std::int64_t>(data::task_names_of(data::read_records(config.data.train).records).size());
+    whose = "these settings and the " + std::to_string(tasks) + " tasks of " + config.data.train;
+  }
+  print_prediction(shape, config.adapter, tasks, whose);
+}
+
 void inspect_configuration(const fs::path& path) {
   const ordered_json json = io::read_json_file(path);
   MOELORA_CHECK(json.is_object(), path.string(), ": expected a JSON object");
@@ -179,7 +208,7 @@ void inspect_configuration(const fs::path& path) {
                      "the paper's settings and " + std::to_string(kPaperTasks) + " tasks");
     return;
   }
-  inspect_training_configuration(path);
+  inspect_training_configuration(path, json);
 }
 
 void run_inspect(const fs::path& path) {

@@ -37,7 +37,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "moelora " + about.at("version").get<std::string>() + " (LibTorch " +
                                         about.at("libtorch").get<std::string>() + ")");
   app.require_subcommand(1);
-  app.footer("moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed, 2 bad input.");
+  app.footer(
+      "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed, 2 bad input.");
   for (const auto add :
        {add_train, add_eval, add_generate, add_merge, add_export, add_import, add_inspect, add_verify}) {
     add(app, status);

@@ -1,5 +1,7 @@
 // moelora merge: tasks folded into the weights, as model folders that any engine can serve.
 
+#include "moelora/adapter/merge.h"
+
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -8,7 +10,6 @@
 
 #include "cli/predict.h"
 #include "cli/verbs.h"
-#include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -28,7 +29,7 @@ struct MergeVerbOptions {
   bool all_tasks = false;
   std::filesystem::path output;
   std::filesystem::path check;
-  PredictOptions predict;
+  eval::EvaluateOptions evaluate;
 };
 
 // One folder to write: a mixture of tasks (a single task: weight 1).
@@ -81,7 +82,8 @@ std::function<at::Tensor()> probe_of(const Session& session, const Merge& merge)
         context.expert_weights = context.expert_weights * merge.mixture[0].second;
         for (std::size_t t = 1; t < tasks.size(); ++t) {
           const auto more = single_tasks(std::vector<std::int64_t>(lengths.size(), tasks[t]));
-          context.expert_weights = context.expert_weights + session.adapter->expert_weights(more) * merge.mixture[t].second;
+          context.expert_weights =
+              context.expert_weights + session.adapter->expert_weights(more) * merge.mixture[t].second;
         }
       }
     }
@@ -100,14 +102,15 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
     if (record.task != merge.what) {
       continue;
     }
-    prompts.push_back(data::encode_prompt(record, *session.tokenizer, options.predict.encode));
+    prompts.push_back(data::encode_prompt(record, *session.tokenizer, options.evaluate.encode));
     contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(prompts.back().size()) -
                                                          session.tokenizer->prompt_overhead()));
   }
   verify::MergeCheckOptions check;
-  check.generation = options.predict.generation;
+  check.generation = options.evaluate.generation;
+  check.generation.max_new_tokens = options.evaluate.max_target_length;
   check.generation.eos_id = session.tokenizer->eos_id();
-  check.batch_size = options.predict.batch_size;
+  check.batch_size = options.evaluate.batch_size;
   return verify::check_merge(*session.model, session.adapter, merge.what, prompts, contexts, check, merge_options,
                              certificate);
 }
@@ -201,7 +204,7 @@ void add_merge(CLI::App& app, int& status) {
   verb->add_option("--output", options->output, "new model folder, with merge_certificate.json");
   verb->add_option("--check", options->check,
                    "records: answers of the merged model must equal the adapter's (exit code 1 if not)");
-  add_predict_options(*verb, options->predict);
+  add_predict_options(*verb, options->evaluate);
   verb->footer(
       "Examples:\n"
       "  moelora merge --model examples/tiny_base/model --adapter out/run/adapter --task CMeIE --output out/cmeie\n"

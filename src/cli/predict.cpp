@@ -6,46 +6,36 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "moelora/io/atomic_file.h"
 #include "moelora/log/log.h"
+#include "moelora/train/progress.h"
 
 namespace moelora::cli {
 namespace {
 
-// "12/80 answers, 3.4/s, 20 s left": one line that is rewritten on a terminal, a plain line every few seconds elsewhere.
+// One line that is rewritten on a terminal, a plain line every ten seconds elsewhere; nothing for a single answer.
 class AnswerProgress {
  public:
-  explicit AnswerProgress(std::size_t total) : total_(total) {}
-  void advance(std::size_t count) {
-    done_ += count;
+  void operator()(const eval::EvaluateProgress& at) {
     const auto now = Clock::now();
-    const bool last = done_ == total_;
-    if (total_ == 1) {
-      return;
-    }
-    if (!last && now - shown_ < (terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10))) {
+    const bool last = at.done == at.total;
+    if (at.total == 1 ||
+        (!last && now - shown_ < (terminal_ ? std::chrono::milliseconds(200) : std::chrono::seconds(10)))) {
       return;
     }
     shown_ = now;
     const double seconds = std::max(1e-3, std::chrono::duration<double>(now - start_).count());
-    const double rate = static_cast<double>(done_) / seconds;
-    char text[128];
-    if (last) {
-      std::snprintf(text, sizeof text, "%zu answers in %.1f s (%.1f/s)", done_, seconds, rate);
-    } else {
-      std::snprintf(text, sizeof text, "%zu/%zu answers, %.1f/s, %.0f s left", done_, total_, rate,
-                    static_cast<double>(total_ - done_) / rate);
-    }
-    std::fprintf(stderr, terminal_ ? "\r\033[K%s%s" : "%s%s", text, terminal_ && !last ? "" : "\n");
+    const double left = seconds / static_cast<double>(at.done) * static_cast<double>(at.total - at.done);
+    std::fprintf(stderr, "%s%lld/%lld answers, %.0f tokens/s, %s %s%s", terminal_ ? "\r\033[K" : "",
+                 static_cast<long long>(at.done), static_cast<long long>(at.total),
+                 static_cast<double>(at.tokens) / seconds, last ? "in" : "ETA",
+                 train::duration_text(last ? seconds : left).c_str(), terminal_ && !last ? "" : "\n");
     std::fflush(stderr);
   }
 
  private:
   using Clock = std::chrono::steady_clock;
-  std::size_t total_;
-  std::size_t done_ = 0;
   bool terminal_ = isatty(STDERR_FILENO) != 0;
   Clock::time_point start_ = Clock::now();
   Clock::time_point shown_ = start_;
@@ -53,17 +43,17 @@ class AnswerProgress {
 
 }  // namespace
 
-void add_predict_options(CLI::App& verb, PredictOptions& options) {
+void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.add_option("--batch-size", options.batch_size, "prompts answered together")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb.add_option("--max-source-length", options.encode.max_source_length, "longer prompts are cut to so many tokens")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  auto& generation = options.generation;
-  verb.add_option("--max-new-tokens", generation.max_new_tokens, "longest answer")
+  verb.add_option("--max-new-tokens", options.max_target_length, "longest answer, its end included")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  auto& generation = options.generation;
   verb.add_flag("--sample", generation.sample, "sample instead of greedy decoding");
   verb.add_option("--temperature", generation.temperature, "of --sample")->capture_default_str();
   verb.add_option("--top-k", generation.top_k, "of --sample; 0: all tokens")->capture_default_str();
@@ -71,63 +61,35 @@ void add_predict_options(CLI::App& verb, PredictOptions& options) {
   verb.add_option("--seed", generation.seed, "of --sample")->capture_default_str();
 }
 
-std::vector<std::string> predict(const Session& session, const std::vector<data::Record>& records,
-                                 const PredictOptions& options) {
+eval::Evaluation predict(const Session& session, const std::vector<data::Record>& records,
+                         const eval::EvaluateOptions& options) {
   const std::vector<std::int64_t> tasks = session.tasks_of(records);
-  std::vector<model::TokenIds> prompts;
-  prompts.reserve(records.size());
-  for (const data::Record& record : records) {
-    prompts.push_back(data::encode_prompt(record, *session.tokenizer, options.encode));
-  }
-  std::vector<std::size_t> order(records.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::stable_sort(order.begin(), order.end(),
-                   [&](std::size_t a, std::size_t b) { return prompts[a].size() > prompts[b].size(); });
-
-  model::GenerationOptions generation = options.generation;
-  generation.eos_id = session.tokenizer->eos_id();
-  const std::int64_t overhead = session.tokenizer->prompt_overhead();
-  std::vector<std::string> answers(records.size());
-  AnswerProgress progress(records.size());
-  model::ChatGlm model = session.model;
-  const auto batch = static_cast<std::size_t>(options.batch_size);
-  for (std::size_t begin = 0; begin < order.size(); begin += batch) {
-    const std::size_t end = std::min(order.size(), begin + batch);
-    std::vector<model::TokenIds> batch_prompts;
-    std::vector<std::int64_t> contexts;
+  const eval::BatchContext context = [&](const std::vector<std::int64_t>& batch) {
     std::vector<std::int64_t> batch_tasks;
-    for (std::size_t i = begin; i < end; ++i) {
-      const model::TokenIds& prompt = prompts[order[i]];
-      batch_prompts.push_back(prompt);
-      contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(prompt.size()) - overhead));
-      batch_tasks.push_back(tasks[order[i]]);
+    for (const std::int64_t record : batch) {
+      batch_tasks.push_back(tasks[record]);
     }
-    generation.seed = options.generation.seed + begin;
-    const auto generated =
-        model::generate(*model, batch_prompts, contexts, generation, session.context_maker(batch_tasks));
-    for (std::size_t i = begin; i < end; ++i) {
-      answers[order[i]] = session.tokenizer->clean_response(session.tokenizer->decode(generated[i - begin].ids));
-    }
-    progress.advance(end - begin);
-  }
-  return answers;
+    return session.context_maker(std::move(batch_tasks));
+  };
+  model::ChatGlm model = session.model;
+  return eval::evaluate(*model, *session.tokenizer, records, options, context, AnswerProgress());
 }
 
-void write_predictions(const std::filesystem::path& path, const std::vector<data::Record>& records,
-                       const std::vector<std::string>& answers) {
+void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records) {
   std::string text;
-  for (std::size_t i = 0; i < records.size(); ++i) {
-    data::Record record = records[i];
-    record.target = answers[i];
+  for (const data::Record& record : records) {
     text += data::to_json(record).dump() + "\n";
   }
   io::write_file_atomically(path, text);
 }
 
-std::vector<data::Record> read_and_report(const std::filesystem::path& path) {
-  data::RecordFile file = data::read_records(path);
+std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
+  data::RecordFile file = data::read_records(path, options);
   for (const std::string& problem : file.problems) {
     log::warning("left out: " + problem);
+  }
+  if (file.duplicates > 0) {
+    log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
   }
   return std::move(file.records);
 }

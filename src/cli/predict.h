@@ -1,32 +1,25 @@
 #pragma once
-// Answers for many records: prompts in batches of like length, with progress.
+// Answers for many records, with progress on stderr.
 
-#include <string>
+#include <filesystem>
 #include <vector>
 
 #include "cli/session.h"
-#include "moelora/data/example.h"
+#include "moelora/eval/evaluate.h"
 
 namespace moelora::cli {
 
-struct PredictOptions {
-  data::EncodeOptions encode;
-  model::GenerationOptions generation;
-  std::int64_t batch_size = 16;
-};
-
 /// --batch-size, --max-source-length, --max-new-tokens and the sampling options.
-void add_predict_options(CLI::App& verb, PredictOptions& options);
+void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
 
-/// The cleaned answer to each record, in the records' order. Which records share a batch changes nothing.
-std::vector<std::string> predict(const Session& session, const std::vector<data::Record>& records,
-                                 const PredictOptions& options);
+/// eval::evaluate with the session's adapter, each record answered as its own task.
+eval::Evaluation predict(const Session& session, const std::vector<data::Record>& records,
+                         const eval::EvaluateOptions& options);
 
-/// Writes the records with the answers in `target`, one JSON object per line, atomically.
-void write_predictions(const std::filesystem::path& path, const std::vector<data::Record>& records,
-                       const std::vector<std::string>& answers);
+/// Writes records, one JSON object per line, atomically.
+void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
 
 /// Reads records and logs what was left out.
-std::vector<data::Record> read_and_report(const std::filesystem::path& path);
+std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
 }  // namespace moelora::cli

@@ -31,8 +31,8 @@ at::Device parse_device(const std::string& text) {
   if (text == "auto") {
     return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU);
   }
-  MOELORA_CHECK(text == "cpu" || text == "cuda" || text.starts_with("cuda:"), "--device: expected cpu, cuda, cuda:N or ",
-                "auto, found '", text, "'");
+  MOELORA_CHECK(text == "cpu" || text == "cuda" || text.starts_with("cuda:"),
+                "--device: expected cpu, cuda, cuda:N or ", "auto, found '", text, "'");
   const at::Device device(text);
   MOELORA_CHECK(!device.is_cuda() || at::hasCUDA(), "--device ", text,
                 ": this program sees no GPU (is it built with the preset cuda?)");
@@ -78,16 +78,16 @@ Session open_session(const SessionOptions& options) {
   const at::ScalarType stored = stored_dtype(options.model);
   model::LoadOptions load;
   load.device = parse_device(options.device);
-  const at::ScalarType wanted = options.dtype == kStoredDtype  ? stored
-                                : options.dtype != "auto"      ? parse_dtype(options.dtype)
+  const at::ScalarType wanted = options.dtype == kStoredDtype    ? stored
+                                : options.dtype != "auto"        ? parse_dtype(options.dtype)
                                 : load.device.type() == at::kCPU ? at::kFloat
-                                                               : stored;
+                                                                 : stored;
   // A fingerprint is over the stored values: rounding comes after it.
   load.dtype = wanted == at::kFloat ? wanted : stored;
   Session session;
   session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(options.model);
   session.model = model::load_chatglm(options.model, load);
-  if (!options.adapter.empty()) {
+  if (!options.adapter.empty() || options.fingerprint) {
     session.base_fingerprint = model::base_fingerprint(*session.model);
   }
   if (*load.dtype != wanted) {
@@ -96,8 +96,8 @@ Session open_session(const SessionOptions& options) {
   session.model->eval();
   freeze(*session.model);
   if (!options.adapter.empty()) {
-    session.adapter = load_adapter(*session.model, options.adapter, session.base_fingerprint,
-                                   session.tokenizer->fingerprint());
+    session.adapter =
+        load_adapter(*session.model, options.adapter, session.base_fingerprint, session.tokenizer->fingerprint());
     session.adapter->eval();
   }
   return session;

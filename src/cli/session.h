@@ -23,6 +23,7 @@ struct SessionOptions {
   std::string device = "auto";    ///< auto: a GPU if LibTorch sees one.
   std::string dtype = "auto";     ///< auto: fp32 on a CPU, the stored type on a GPU.
   int threads = 0;                ///< 0: as LibTorch chooses.
+  bool fingerprint = false;       ///< Hash the base also without an adapter.
 };
 
 void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required);

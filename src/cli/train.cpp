@@ -1,0 +1,209 @@
+// moelora train: an adapter on a frozen base, or all parameters of a model.
+
+#include <csignal>
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "cli/predict.h"
+#include "cli/training_report.h"
+#include "cli/verbs.h"
+#include "moelora/data/split.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/provenance.h"
+#include "moelora/log/log.h"
+#include "moelora/train/trainer.h"
+
+namespace moelora::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr int kInterrupted = 130;  // as a shell reports a program that SIGINT ended
+
+struct TrainVerbOptions {
+  std::filesystem::path config;
+  std::vector<std::string> overrides;
+  std::filesystem::path output;
+  bool resume = false;
+};
+
+std::atomic<bool> stop_requested = false;
+
+// The first Ctrl-C ends the run after its step, with a checkpoint; the second one kills.
+extern "C" void request_stop(int) {
+  stop_requested = true;
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+struct TrainData {
+  std::vector<data::Record> train;
+  std::vector<data::Record> validation;
+};
+
+TrainData read_data(const train::DataSection& section, std::uint64_t seed) {
+  data::ReadOptions read;
+  read.deduplicate = section.deduplicate;
+  read.need_target = true;
+  TrainData result;
+  std::vector<data::Record> records =
+      data::select_part(read_and_report(section.train, read), section.part_index, section.part_of);
+  if (!section.validation.empty()) {
+    result.train = std::move(records);
+    result.validation = read_and_report(section.validation, read);
+    return result;
+  }
+  const std::int64_t size = section.validation_size >= 0
+                                ? section.validation_size
+                                : data::default_validation_size(static_cast<std::int64_t>(records.size()));
+  data::Split split = data::carve_validation(std::move(records), size, seed);
+  return {std::move(split.train), std::move(split.validation)};
+}
+
+std::vector<data::Example> encode(const std::vector<data::Record>& records, const TaskNames& tasks,
+                                  const model::Tokenizer& tokenizer, const data::EncodeOptions& options,
+                                  const std::string& what) {
+  std::vector<data::Example> examples;
+  examples.reserve(records.size());
+  std::int64_t cut = 0;
+  for (const data::Record& record : records) {
+    examples.push_back(data::encode_pair(record, tasks.index(record.task), tokenizer, options));
+    cut += examples.back().cut ? 1 : 0;
+  }
+  log::info(detail::concat(what, ": ", examples.size(), " records, ", cut, " of them cut to the longest length"));
+  return examples;
+}
+
+// The model of the configuration: a folder's, or a new one with random weights.
+Session open_model(const train::TrainConfig& config) {
+  const train::ModelSection& section = config.model;
+  SessionOptions options;
+  options.device = section.device;
+  options.dtype = section.dtype;
+  if (section.init.is_null()) {
+    options.model = section.path;
+    options.fingerprint = true;
+    Session session = open_session(options);
+    if (!section.tokenizer.empty()) {
+      session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
+    }
+    return session;
+  }
+  Session session;
+  session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
+  const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
+  session.model =
+      model::ChatGlm(model::ChatGlmConfig::from_json(section.init), model::random_tensors(section.seed, dtype));
+  session.model->tie_head();  // as the published model
+  session.model->to(parse_device(section.device));
+  session.base_fingerprint = model::base_fingerprint(*session.model);
+  return session;
+}
+
+// A trained model is stored in the type that its configuration names, whatever it was computed in.
+void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
+                const std::filesystem::path& tokenizer_from) {
+  const at::ScalarType stored = parse_dtype(model->config().torch_dtype);
+  if (stored == model->dtype()) {
+    model::save_chatglm(*model, folder, tokenizer_from);
+    return;
+  }
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : model::base_tensors(*model)) {
+    tensors[name] = tensor;
+  }
+  model::ChatGlm copy(model->config(), [&](const std::string& name, at::IntArrayRef) {
+    return tensors.at(name).detach().to(at::kCPU, stored);
+  });
+  if (model->head_is_tied()) {
+    copy->tie_head();
+  }
+  model::save_chatglm(*copy, folder, tokenizer_from);
+}
+
+ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config, const TrainData& data) {
+  ordered_json provenance = io::provenance();
+  provenance["configuration"] = options.config.string();
+  provenance["overrides"] = options.overrides;
+  provenance["seed"] = config.training.seed;
+  provenance["data"] = {{"file", config.data.train},
+                        {"records", data.train.size()},
+                        {"sha256", data::data_hash(data.train)},
+                        {"validation_records", data.validation.size()}};
+  return provenance;
+}
+
+int run_train(const TrainVerbOptions& options) {
+  ordered_json json = io::read_json_file(options.config);
+  for (const std::string& assignment : options.overrides) {
+    train::apply_override(json, assignment);
+  }
+  const train::TrainConfig config = train::TrainConfig::from_json(json);
+  if (!options.resume) {
+    require_empty(options.output);
+  }
+  const TrainData data = read_data(config.data, config.training.seed);
+  const TaskNames tasks(data::task_names_of(data.train));
+  Session session = open_model(config);
+  if (config.mode == train::Mode::adapter) {
+    session.adapter = inject(*session.model, config.adapter, tasks);
+  }
+  const auto examples = encode(data.train, tasks, *session.tokenizer, config.data.encode, "training");
+  const auto validation = encode(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
+
+  std::filesystem::create_directories(options.output);
+  io::write_json_file(options.output / "config.json", config.to_json());
+  const train::TrainInputs inputs{.model = *session.model,
+                                  .adapter = session.adapter ? session.adapter.get() : nullptr,
+                                  .train = examples,
+                                  .validation = validation,
+                                  .tasks = tasks.names(),
+                                  .output = options.output,
+                                  .resume = options.resume,
+                                  .base_fingerprint = session.base_fingerprint,
+                                  .tokenizer_fingerprint = session.tokenizer->fingerprint(),
+                                  .provenance = provenance_of(options, config, data)};
+  train::Callbacks callbacks;
+  callbacks.save_model = [&](const std::filesystem::path& folder) {
+    save_model(session.model, folder, config.model.tokenizer_path());
+  };
+  callbacks.stop = &stop_requested;
+  std::signal(SIGINT, request_stop);
+  std::signal(SIGTERM, request_stop);
+  const train::TrainResult result = train::train(inputs, config.training, callbacks);
+  write_training_report(options.output, config, result);
+  if (result.stopped) {
+    return kInterrupted;
+  }
+  std::cout << "Wrote " << result.result.string() << " (step " << result.best_step << " of " << result.step;
+  if (result.best_validation_loss) {
+    std::cout << ", validation loss " << *result.best_validation_loss;
+  }
+  std::cout << ") and " << (options.output / "report.html").string() << std::endl;
+  return 0;
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, int& status) {
+  auto* verb = app.add_subcommand("train", "train an adapter on a frozen base, or a whole model");
+  auto options = std::make_shared<TrainVerbOptions>();
+  verb->add_option("--config", options->config, "configuration (JSON; lines of // are comments)")->required();
+  verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
+      ->take_all();
+  verb->add_option("--output", options->output,
+                   "new folder: adapter/ or model/, checkpoints/, log.jsonl, report.html, config.json")
+      ->required();
+  verb->add_flag("--resume", options->resume, "go on from the newest checkpoint in --output");
+  verb->footer(
+      "Ctrl-C ends a run after its step, with a checkpoint; the same command with --resume goes on, bit for bit.\n"
+      "Examples:\n"
+      "  moelora train --config configs/quickstart.json --output out/run\n"
+      "  moelora train --config configs/quickstart.json --set training.steps=50 --set adapter.num_experts=4 --output "
+      "out/x\n"
+      "  moelora train --config configs/quickstart.json --output out/run --resume");
+  verb->callback([options, &status] { status = run_train(*options); });
+}
+
+}  // namespace moelora::cli

@@ -1,0 +1,192 @@
+// The program as a user meets it: exit codes, one-line errors, and each verb on small inputs.
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <array>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "support/shared.h"
+
+namespace {
+
+using nlohmann::ordered_json;
+namespace fs = std::filesystem;
+using moelora::testing::fixtures;
+using moelora::testing::TemporaryFolder;
+
+struct Outcome {
+  int code = -1;
+  std::string text;  ///< stdout and stderr
+};
+
+std::string quoted(const std::string& word) { return "'" + word + "'"; }
+
+Outcome moelora_run(const std::vector<std::string>& words) {
+  std::string command = quoted(MOELORA_PROGRAM);
+  for (const std::string& word : words) {
+    command += " " + quoted(word);
+  }
+  command += " 2>&1";
+  Outcome outcome;
+  FILE* pipe = popen(command.c_str(), "r");
+  std::array<char, 4096> buffer;
+  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
+    outcome.text.append(buffer.data(), n);
+  }
+  const int status = pclose(pipe);
+  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return outcome;
+}
+
+std::string tiny_model() { return (fixtures() / "chatglm-tiny").string(); }
+
+// Three tasks of a few short records in the tiny tokenizer's alphabet.
+fs::path write_records(const fs::path& file) {
+  std::ofstream out(file);
+  for (int i = 0; i < 24; ++i) {
+    const std::string task = i % 3 == 0 ? "one" : i % 3 == 1 ? "two" : "three";
+    out << ordered_json{{"input", "患者" + std::to_string(i)},
+                        {"target", i % 3 == 0 ? "是" : "否"},
+                        {"answer_choices", {"是", "否"}},
+                        {"task_type", "cls"},
+                        {"task_dataset", task},
+                        {"sample_id", std::to_string(i)}}
+               .dump()
+        << "\n";
+  }
+  return file;
+}
+
+fs::path write_config(const fs::path& file, const fs::path& data) {
+  std::ofstream(file) << "// a comment\n"
+                      << ordered_json{{"mode", "adapter"},
+                                      {"model", {{"path", tiny_model()}}},
+                                      {"adapter", {{"rank", 4}, {"num_experts", 2}, {"task_embedding_dim", 8}}},
+                                      {"data", {{"train", data.string()}, {"validation_size", 3}}},
+                                      {"training", {{"steps", 4}, {"batch_size", 4}, {"checkpoint_every", 2}}}}
+                             .dump(2);
+  return file;
+}
+
+TEST(Program, AnswersHelpAndVersion) {
+  EXPECT_EQ(moelora_run({"--version"}).code, 0);
+  EXPECT_EQ(moelora_run({"--help"}).code, 0);
+  for (const char* verb : {"train", "eval", "generate", "merge", "export", "import", "inspect", "verify"}) {
+    const Outcome help = moelora_run({verb, "--help"});
+    EXPECT_EQ(help.code, 0) << verb;
+    EXPECT_NE(help.text.find("Example"), std::string::npos) << verb << " --help shows no example";
+  }
+}
+
+TEST(Program, EndsWithTwoOnBadInputAndSaysWhyInOneLine) {
+  const TemporaryFolder folder;
+  const std::string never = folder.path() / "never";
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"fly"},
+      {"train", "--no-such-option"},
+      {"inspect", "/no/such/path"},
+      {"verify", "/no/such/path"},
+      {"generate", "--model", "/no/such/path", "--prompt", "x"},
+      {"generate", "--model", tiny_model()},
+      {"generate", "--model", tiny_model(), "--prompt", "x", "--dtype", "int3"},
+      {"eval", "--data", "/no/such/path", "--predictions", "/no/such/path"},
+      {"merge", "--model", tiny_model(), "--adapter", tiny_model(), "--task", "x", "--output", never},
+      {"export", "--adapter", tiny_model(), "--output", never},
+      {"import", "--adapter", tiny_model(), "--output", never},
+      {"train", "--config", "/no/such/path", "--output", never},
+  };
+  for (const auto& words : wrong) {
+    const Outcome outcome = moelora_run(words);
+    EXPECT_EQ(outcome.code, 2) << outcome.text;
+    EXPECT_EQ(outcome.text.rfind("moelora", 0), 0u) << outcome.text;
+    EXPECT_NE(outcome.text.find("error: "), std::string::npos) << outcome.text;
+  }
+  EXPECT_FALSE(fs::exists(never));
+}
+
+TEST(Program, SuggestsTheNearestConfigurationKey) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const fs::path config = write_config(folder.path() / "config.json", data);
+  const Outcome outcome =
+      moelora_run({"train", "--config", config, "--set", "training.learning_rat=1", "--output", folder.path() / "run"});
+  EXPECT_EQ(outcome.code, 2);
+  EXPECT_NE(outcome.text.find("learning_rate"), std::string::npos) << outcome.text;
+}
+
+TEST(Program, PredictsTheSizeOfAnAdapterOnChatGlm6b) {
+  const Outcome outcome = moelora_run({"inspect", fs::path(MOELORA_SOURCE_DIR) / "configs" / "chatglm-6b-v100.json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  for (const char* number : {"29,360,128", "6,173,286,400", "0.476 %", "1,024"}) {
+    EXPECT_NE(outcome.text.find(number), std::string::npos) << number << " is missing in\n" << outcome.text;
+  }
+}
+
+TEST(Program, TrainsEvaluatesMergesAndExports) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const fs::path config = write_config(folder.path() / "config.json", data);
+  const fs::path run = folder.path() / "run";
+  const Outcome trained = moelora_run({"train", "--config", config, "--output", run});
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  for (const char* file : {"adapter/adapter.json", "log.jsonl", "report.html", "config.json", "checkpoints/step-4"}) {
+    EXPECT_TRUE(fs::exists(run / file)) << file;
+  }
+  EXPECT_EQ(moelora_run({"train", "--config", config, "--output", run}).code, 2) << "a run's folder was overwritten";
+
+  const std::string adapter = run / "adapter";
+  const Outcome evaluated =
+      moelora_run({"eval", "--model", tiny_model(), "--adapter", adapter, "--data", data, "--output",
+                   folder.path() / "scores", "--majority", data, "--max-new-tokens", "4"});
+  EXPECT_EQ(evaluated.code, 0) << evaluated.text;
+  EXPECT_TRUE(fs::exists(folder.path() / "scores" / "predictions.json"));
+  const Outcome rescored = moelora_run({"eval", "--predictions", folder.path() / "scores" / "predictions.json",
+                                        "--data", data, "--json", folder.path() / "scores.json"});
+  EXPECT_EQ(rescored.code, 0) << rescored.text;
+  EXPECT_TRUE(fs::exists(folder.path() / "scores.json"));
+
+  const Outcome merged = moelora_run({"merge", "--model", tiny_model(), "--adapter", adapter, "--all-tasks", "--output",
+                                      folder.path() / "merged", "--check", data, "--max-new-tokens", "4"});
+  EXPECT_EQ(merged.code, 0) << merged.text;
+  for (const char* task : {"one", "two", "three"}) {
+    EXPECT_TRUE(fs::exists(folder.path() / "merged" / task / "merge_certificate.json")) << task;
+  }
+  EXPECT_EQ(moelora_run({"inspect", folder.path() / "merged" / "two"}).code, 0);
+  EXPECT_EQ(moelora_run({"inspect", adapter}).code, 0);
+  const Outcome answered = moelora_run(
+      {"generate", "--model", folder.path() / "merged" / "two", "--prompt", "患者", "--max-new-tokens", "4"});
+  EXPECT_EQ(answered.code, 0) << answered.text;
+  const Outcome unknown =
+      moelora_run({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "tow", "--prompt", "患者"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.text.find("two"), std::string::npos) << unknown.text;
+
+  const Outcome exported = moelora_run(
+      {"export", "--adapter", adapter, "--format", "peft", "--task", "one", "--output", folder.path() / "peft"});
+  EXPECT_EQ(exported.code, 0) << exported.text;
+  const Outcome imported =
+      moelora_run({"import", "--adapter", folder.path() / "peft", "--output", folder.path() / "imported"});
+  EXPECT_EQ(imported.code, 0) << imported.text;
+  EXPECT_EQ(moelora_run({"inspect", folder.path() / "imported"}).code, 0);
+}
+
+TEST(Program, ReadsAdaptersOfOtherPrograms) {
+  const TemporaryFolder folder;
+  for (const char* name : {"moelora-tiny", "lora-tiny"}) {
+    EXPECT_EQ(moelora_run({"inspect", fixtures() / name}).code, 0) << name;
+    const Outcome imported = moelora_run({"import", "--adapter", fixtures() / name, "--output", folder.path() / name});
+    EXPECT_EQ(imported.code, 0) << imported.text;
+  }
+}
+
+TEST(Program, VerifiesTheShippedGoldens) {
+  EXPECT_EQ(moelora_run({"verify", tiny_model()}).code, 0);
+  EXPECT_EQ(moelora_run({"verify", fixtures() / "tokenizer"}).code, 0);
+}
+
+}  // namespace
