@@ -4,6 +4,7 @@
 
 #include "adapter/filling.h"
 #include "adapter/foreign_config.h"
+#include "adapter/pickle_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
@@ -15,14 +16,18 @@ namespace {
 
 constexpr const char* kForeignConfigFile = "adapter_config.json";
 constexpr const char* kForeignTensorFile = "adapter_model.safetensors";
+constexpr const char* kForeignPickleFile = "adapter_model.bin";
 
 at::Tensor exported(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU, at::kFloat).contiguous(); }
 
 void write_foreign(const std::filesystem::path& folder, const nlohmann::ordered_json& config,
-                   const io::NamedTensors& tensors) {
-  check_replaceable(folder, {kForeignConfigFile, kForeignTensorFile});
+                   const io::NamedTensors& tensors, bool with_pickle) {
+  check_replaceable(folder, {kForeignConfigFile, kForeignTensorFile, kForeignPickleFile});
   io::AtomicFolder target(folder);
   io::save_safetensors(target.path() / kForeignTensorFile, tensors, {{"format", "pt"}});
+  if (with_pickle) {
+    save_pickle_file(target.path() / kForeignPickleFile, tensors);
+  }
   io::write_json_file(target.path() / kForeignConfigFile, config);
   target.commit();
 }
@@ -63,7 +68,7 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
   json["task_type"] = "CAUSAL_LM";
   json["use_dora"] = false;
   json["use_rslora"] = false;
-  write_foreign(folder, json, tensors);
+  write_foreign(folder, json, tensors, /*with_pickle=*/false);
 }
 
 void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder) {
@@ -82,10 +87,12 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
     const auto A = exported(linears[i].delta->A).chunk(config.num_experts, 0);
     const auto B = exported(linears[i].delta->B).chunk(config.num_experts, 1);
     for (std::size_t expert = 0; expert < A.size(); ++expert) {
+      const at::Tensor a = A[expert].contiguous();
+      const at::Tensor b = B[expert].contiguous();
       // The reference registers each factor twice, and looks for both names.
       for (const auto* alias : {".weight", ".mlp.weight"}) {
-        tensors.emplace_back(detail::concat(prefix, "lora_A.loraA.", expert, alias), A[expert]);
-        tensors.emplace_back(detail::concat(prefix, "lora_B.loraB.", expert, alias), B[expert]);
+        tensors.emplace_back(detail::concat(prefix, "lora_A.loraA.", expert, alias), a);
+        tensors.emplace_back(detail::concat(prefix, "lora_B.loraB.", expert, alias), b);
       }
     }
     if (config.per_linear) {
@@ -102,7 +109,7 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
   json["task_names"] = adapter.tasks().names();  // the reference knows ids only and ignores other keys
   json["task_num"] = adapter.tasks().size();
   json["task_type"] = config.per_linear ? "CAUSAL_LM" : "CAUSAL_LMS";
-  write_foreign(folder, json, tensors);
+  write_foreign(folder, json, tensors, /*with_pickle=*/true);  // the reference reads no safetensors
 }
 
 }  // namespace moelora

@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/resource.h>
 
+#include <cstring>
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>

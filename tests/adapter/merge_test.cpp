@@ -4,6 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -293,10 +294,9 @@ class TokenDelta : public MoeLoraLinearImpl {
 };
 
 TEST(Merge, AnUpdateThatIsNoMatrixIsRefused) {
-  auto base = testing::tiny_base(1, 16);
   auto linear = std::make_shared<nn::LinearImpl>(16, 16);
   const auto before = linear->weight.clone();
-  auto delta = std::make_shared<TokenDelta>(16, 16, merge_config(), 0, 0);
+  const std::shared_ptr<MoeLoraLinearImpl> delta = std::make_shared<TokenDelta>(16, 16, merge_config(), 0, 0);
   linear->attach("default", delta);
   Adapter adapter("default", merge_config(), TaskNames({"a"}),
                   std::vector<AdapterImpl::AdaptedLinear>{{"linear", linear, MoeLoraLinear(delta)}});
