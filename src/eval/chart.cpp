@@ -73,7 +73,7 @@ double grid_step(double span, int lines) {
 
 std::vector<LossPoint> smoothed(const std::vector<LossPoint>& points) {
   std::vector<LossPoint> result = finite_points(points);
-  const double keep = 1.0 - 1.0 / std::max(1.0, static_cast<double>(result.size()) / 30.0);
+  const double keep = 1.0 - 1.0 / std::max(1.0, static_cast<double>(result.size()) / 50.0);
   // Divided by its own weight, so that the first points are not pulled towards zero.
   double mean = 0;
   double weight = 0;
@@ -105,7 +105,7 @@ std::string line_chart(const std::vector<Series>& series, ChartSize size) {
     losses.high += 0.5;
   }
   constexpr double kLeft = 46;
-  constexpr double kRight = 10;
+  constexpr double kRight = 22;
   constexpr double kTop = 8;
   constexpr double kBottom = 22;
   const double bottom = size.height - kBottom;

@@ -34,19 +34,19 @@ std::string digits(double value, int count) {
   return text;
 }
 
-std::string color_of(std::size_t column) { return "var(--c" + std::to_string(column % 4) + ")"; }
+std::string color_of(const ScoreColumn& column) { return "var(--c" + std::to_string(column.color) + ")"; }
 
 std::string legend_entry(const std::string& name, const std::string& color) {
   return "<span><i style=\"background:" + color + "\"></i>" + escape(name) + "</span>";
 }
 
-std::string bars_of(const std::vector<const double*>& values) {
+std::string bars_of(const std::vector<ScoreColumn>& columns, const std::vector<const double*>& values) {
   std::string bars;
   for (std::size_t column = 0; column < values.size(); ++column) {
     if (values[column] == nullptr) continue;
     const double width = std::clamp(*values[column], 0.0, 1.0) * 100;
-    bars += "<div class=\"bar\" style=\"width:" + digits(std::max(width, 0.5), 1) + "%;background:" + color_of(column) +
-            "\"></div>";
+    bars += "<div class=\"bar\" style=\"width:" + digits(std::max(width, 0.5), 1) +
+            "%;background:" + color_of(columns[column]) + "\"></div>";
   }
   return bars;
 }
@@ -116,16 +116,16 @@ std::string section(const std::string& heading, const std::string& body) {
   return body.empty() ? "" : "<h2>" + escape(heading) + "</h2>\n" + body + "\n";
 }
 
-std::string score_table(const NamedScores& columns) {
+std::string score_table(const std::vector<ScoreColumn>& columns) {
   std::string legend;
   std::string head = "<tr><th>task</th><th>metric</th><th class=\"n\">samples</th>";
   std::vector<const TaskScore*> tasks;
   std::vector<const double*> averages;
   std::string note;
-  for (std::size_t c = 0; c < columns.size(); ++c) {
-    const auto& [name, scores] = columns[c];
-    head += "<th class=\"n\">" + escape(name) + "</th>";
-    legend += legend_entry(name, color_of(c));
+  for (const ScoreColumn& column : columns) {
+    const Scores* scores = column.scores;
+    head += "<th class=\"n\">" + escape(column.name) + "</th>";
+    legend += legend_entry(column.name, color_of(column));
     averages.push_back(&scores->average);
     if (note.empty()) note = segmentation_note(*scores);
     for (const TaskScore& task : scores->tasks) {
@@ -138,15 +138,15 @@ std::string score_table(const NamedScores& columns) {
   for (const TaskScore* task : tasks) {
     std::vector<const double*> values;
     for (const auto& column : columns) {
-      const TaskScore* found = column.second->find(task->task);
+      const TaskScore* found = column.scores->find(task->task);
       values.push_back(found == nullptr ? nullptr : &found->score);
     }
     rows += "<tr><td>" + escape(task->task) + "</td><td>" + escape(task->metric) + "</td><td class=\"n\">" +
-            std::to_string(task->samples) + "</td>" + number_cells(values) + "<td class=\"bars\">" + bars_of(values) +
-            "</td></tr>\n";
+            std::to_string(task->samples) + "</td>" + number_cells(values) + "<td class=\"bars\">" +
+            bars_of(columns, values) + "</td></tr>\n";
   }
   rows += "<tr class=\"total\"><td>average</td><td></td><td></td>" + number_cells(averages) + "<td class=\"bars\">" +
-          bars_of(averages) + "</td></tr>\n";
+          bars_of(columns, averages) + "</td></tr>\n";
   std::string table = columns.size() > 1 ? "<div class=\"legend\">" + legend + "</div>\n" : "";
   table += "<div class=\"scroll\"><table>\n" + head + "<th></th></tr>\n" + rows + "</table></div>\n";
   if (!note.empty()) table += "<p class=\"note\">" + escape(note) + "</p>\n";

@@ -3,14 +3,17 @@
 
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "moelora/eval/report.h"
 
 namespace moelora::eval::page {
 
-using NamedScores = std::vector<std::pair<std::string, const Scores*>>;
+struct ScoreColumn {
+  std::string name;
+  const Scores* scores = nullptr;
+  int color = 0;  ///< 0 … 3: colours of the style sheet
+};
 
 /// Escaped for HTML text and attributes, invalid UTF-8 replaced.
 std::string escape(std::string_view text);
@@ -20,7 +23,7 @@ std::string document(const std::string& title, const Facts& facts, const std::st
 std::string section(const std::string& heading, const std::string& body);
 
 /// One row per task with a number per column and a bar per number; the last row is the average.
-std::string score_table(const NamedScores& columns);
+std::string score_table(const std::vector<ScoreColumn>& columns);
 
 struct Series {
   std::string name;
@@ -36,7 +39,7 @@ struct ChartSize {
 /// Lines over steps with axes; empty text when no series has a finite point.
 std::string line_chart(const std::vector<Series>& series, ChartSize size);
 
-/// Exponential moving average over about a thirtieth of the points.
+/// Exponential moving average over about a fiftieth of the points.
 std::vector<LossPoint> smoothed(const std::vector<LossPoint>& points);
 
 /// Experts' weights, one row per task, shaded by weight.

@@ -29,23 +29,25 @@ std::string facts_text(const std::string& title, const Facts& facts) {
   return lines + "\n";
 }
 
-page::NamedScores columns_of(const std::optional<Scores>& before, const Scores* after, const std::string& after_name,
-                             const std::optional<Scores>& majority) {
-  page::NamedScores columns;
-  if (after != nullptr) columns.emplace_back(after_name, after);
-  if (before) columns.emplace_back("before", &*before);
-  if (majority) columns.emplace_back("majority answer", &*majority);
+std::vector<page::ScoreColumn> columns_of(const std::optional<Scores>& before, const Scores* after,
+                                          const std::optional<Scores>& majority) {
+  std::vector<page::ScoreColumn> columns;
+  if (before) columns.push_back({"before", &*before, 2});
+  if (after != nullptr) columns.push_back({before ? "after" : "scores", after, 0});
+  if (majority) columns.push_back({"majority answer", &*majority, 1});
   return columns;
 }
 
 void write_scores(const std::filesystem::path& folder, const std::string& title, const Facts& facts,
-                  const page::NamedScores& columns) {
+                  const std::vector<page::ScoreColumn>& columns) {
   Json json;
   json["title"] = title;
   json["facts"] = facts_json(facts);
   std::string text = facts_text(title, facts);
-  if (columns.size() > 1) text += comparison_table(columns) + "\n";
-  for (const auto& [name, scores] : columns) {
+  std::vector<std::pair<std::string, const Scores*>> compared;
+  for (const auto& [name, scores, color] : columns) compared.emplace_back(name, scores);
+  if (columns.size() > 1) text += comparison_table(compared) + "\n";
+  for (const auto& [name, scores] : compared) {
     json[name == "majority answer" ? "majority" : name] = to_json(*scores);
     text += (columns.size() > 1 ? name + "\n" : "") + to_table(*scores) + "\n";
   }
@@ -67,8 +69,7 @@ std::string task_charts(const std::vector<TaskLossCurve>& curves) {
 
 void write_evaluation_report(const std::filesystem::path& folder, const EvaluationReport& report) {
   constexpr std::size_t kExamples = 3;
-  const bool compared = report.before.has_value();
-  const auto columns = columns_of(report.before, &report.scores, compared ? "after" : "scores", report.majority);
+  const auto columns = columns_of(report.before, &report.scores, report.majority);
   write_scores(folder, report.title, report.facts, columns);
   const std::string body = page::section("Scores", page::score_table(columns)) +
                            page::section("Examples", page::examples(report.references, report.predictions, kExamples));
@@ -83,7 +84,7 @@ void write_training_report(const std::filesystem::path& folder, const TrainingRe
   MOELORA_CHECK(report.expert_weights.empty() || report.expert_weights.size() == report.tasks.size(),
                 "expected a row of expert weights for each of ", report.tasks.size(), " tasks, found ",
                 report.expert_weights.size());
-  const auto columns = columns_of(report.before, report.after ? &*report.after : nullptr, "after", report.majority);
+  const auto columns = columns_of(report.before, report.after ? &*report.after : nullptr, report.majority);
   if (!columns.empty()) write_scores(folder, report.title, report.facts, columns);
   std::vector<page::Series> series{{"loss of each step", report.training_loss, 0, true, false},
                                    {"smoothed", page::smoothed(report.training_loss), 0, false, false},
