@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <memory>
+#include <optional>
 
 #include "moelora/io/error.h"
 #include "moelora/nn/dropout.h"
@@ -13,6 +14,7 @@ namespace {
 
 // Everything about one call that is not a tensor with a gradient.
 struct MoeLoraCall {
+  at::Tensor bias;  // [d_out] or undefined
   nn::RowContext context;
   std::int64_t experts;
   double scaling;
@@ -36,12 +38,13 @@ at::Tensor weigh(const at::Tensor& u, const at::Tensor& diagonal, double scaling
 class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias, const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
+                            const at::Tensor& A, const at::Tensor& B, const std::optional<at::Tensor>& weights,
                             std::shared_ptr<MoeLoraCall> call) {
+    const at::Tensor omega = weights.value_or(at::Tensor());
     const at::Tensor a = A.to(x.scalar_type());
     const at::Tensor b = B.to(x.scalar_type());
     const at::Tensor u = at::mm(nn::apply_keyed_dropout(x, call->dropout, call->key, call->context), a.t());
-    at::Tensor y = nn::FrozenWeight(weight).forward(x, bias);
+    at::Tensor y = nn::FrozenWeight(weight).forward(x, call->bias);
     y.addmm_(weigh(u, diagonal_of_rows(omega, *call, A.size(0)), call->scaling), b.t());
     context->save_for_backward({x, u, weight, A, B, omega});
     context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(std::move(call)));
@@ -67,14 +70,14 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
     const at::Tensor dv = at::mm(dy, b);                      // [rows, r]
     const at::Tensor du = weigh(dv, diagonal, call.scaling);  // [rows, r]
     at::Tensor dA, dB, domega, dx;
-    if (context->needs_input_grad(3)) {
+    if (context->needs_input_grad(2)) {
       // The mask of the forward is drawn again instead of stored.
       dA = at::mm(du.t(), nn::apply_keyed_dropout(x, call.dropout, call.key, call.context)).to(A.scalar_type());
     }
-    if (context->needs_input_grad(4)) {
+    if (context->needs_input_grad(3)) {
       dB = at::mm(dy.t(), weigh(u, diagonal, call.scaling)).to(B.scalar_type());
     }
-    if (omega.defined() && context->needs_input_grad(5)) {
+    if (omega.defined() && context->needs_input_grad(4)) {
       const at::Tensor of_rows = (dv.to(at::kFloat) * u.to(at::kFloat))
                                      .view({u.size(0), call.experts, -1})
                                      .sum(2)
@@ -89,7 +92,7 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
         dx.addmm_(du, a);
       }
     }
-    return {dx, {}, {}, dA, dB, domega, {}};
+    return {dx, {}, dA, dB, domega, {}};
   }
 
  private:
@@ -132,8 +135,11 @@ at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeigh
   if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
     return forward_reference(x, weight.value(), bias, context);
   }
-  auto call = std::make_shared<MoeLoraCall>(MoeLoraCall{context, experts_, scaling_, dropout_, key_});
-  return MoeLoraFunction::apply(x, weight.value(), bias, A, B, omega_of(context), std::move(call));
+  const at::Tensor omega = omega_of(context);
+  auto call = std::make_shared<MoeLoraCall>(MoeLoraCall{bias, context, experts_, scaling_, dropout_, key_});
+  // Autograd takes no undefined tensors, but absent ones.
+  return MoeLoraFunction::apply(x, weight.value(), A, B, omega.defined() ? std::optional(omega) : std::nullopt,
+                                std::move(call));
 }
 
 at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
@@ -144,7 +150,7 @@ at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::T
     dropped = x * keep.to(x.scalar_type()) / (1.0 - dropout_);
   }
   const at::Tensor u = at::linear(dropped, A.to(x.scalar_type()));
-  const MoeLoraCall call{context, experts_, scaling_, dropout_, key_};
+  const MoeLoraCall call{bias, context, experts_, scaling_, dropout_, key_};
   const at::Tensor v = weigh(u, diagonal_of_rows(omega_of(context), call, A.size(0)), scaling_);
   const at::Tensor base = bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
   return base + at::linear(v, B.to(x.scalar_type()));

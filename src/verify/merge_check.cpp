@@ -57,7 +57,8 @@ nlohmann::ordered_json MergeCheck::to_json() const {
 MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_view task,
                        const std::vector<model::TokenIds>& prompts, const std::vector<std::int64_t>& context_lengths,
                        const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate) {
-  MOELORA_CHECK(!is_merged(adapter) && adapter->enabled(), "checking a merge starts from the enabled, unmerged adapter");
+  MOELORA_CHECK(!is_merged(adapter) && adapter->enabled(),
+                "checking a merge starts from the enabled, unmerged adapter");
   const std::int64_t index = adapter->tasks().index(task);
   const Answers with_adapter = answer_greedily(
       model, prompts, context_lengths, options,

@@ -101,7 +101,7 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
   options.max_source_length = golden.at("max_source_length").get<std::int64_t>();
   options.max_target_length = golden.at("max_target_length").get<std::int64_t>();
   options.source_prefix = golden.at("source_prefix").get<std::string>();
-  Json ids = Json::array(), labels = Json::array();
+  Json rows = Json::array();
   std::vector<TokenIds> prompts;
   for (const Json& entry : golden.at("records")) {
     const data::Record record = record_of(entry);
@@ -112,13 +112,19 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
       continue;  // the reference skips these in training
     }
     const data::Example example = data::encode_pair(record, 0, tokenizer, options);
-    ids.push_back(example.ids);
     TokenIds label(example.ids.size(), -100);
     std::copy(example.ids.begin() + example.context, example.ids.end(), label.begin() + example.context);
-    labels.push_back(label);
+    rows.push_back({{"input_ids", example.ids}, {"labels", label}});
   }
-  compare_json(report, file + ": train_rows.input_ids", golden.at("train_rows").at("input_ids"), ids);
-  compare_json(report, file + ": train_rows.labels", golden.at("train_rows").at("labels"), labels);
+  const Json& expected = golden.at("train_rows");
+  compare_numbers(report, file + ": train_rows", static_cast<double>(expected.size()), static_cast<double>(rows.size()),
+                  0);
+  for (std::size_t i = 0; i < std::min(rows.size(), expected.size()); ++i) {
+    for (const char* key : {"input_ids", "labels"}) {
+      compare_json(report, file + ": train_rows[" + std::to_string(i) + "]." + key, expected[i].at(key),
+                   rows[i].at(key));
+    }
+  }
   std::size_t longest = 0;
   for (const TokenIds& prompt : prompts) {
     longest = std::max(longest, prompt.size());
