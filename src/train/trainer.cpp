@@ -120,9 +120,9 @@ class Run {
   LossScaler scaler_;
   CheckpointFolder checkpoints_;
   RunState state_;
-  RunLog log_;  // after state_: opening it reads the newest checkpoint
   SteadyClock::time_point begin_ = SteadyClock::now();
   double earlier_seconds_ = 0.0;
+  RunLog log_;  // the last member: opening it reads the newest checkpoint into the others
 };
 
 std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>& examples) {
@@ -316,8 +316,7 @@ TrainResult Run::to_the_end() {
   progress.clear();
   if (result.stopped) {
     log::info(detail::concat("stopped after step ", state_.step, " of ", options_.steps, " with a checkpoint in ",
-                             checkpoints_.path_of(state_.step).string(),
-                             "; run the same command with --resume to go on"));
+                             checkpoints_.path_of(state_.step).string(), "; resume the run to go on"));
   } else {
     finish(result);
   }

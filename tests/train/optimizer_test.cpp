@@ -1,0 +1,157 @@
+#include "moelora/train/optimizer.h"
+
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/randn.h>
+#include <gtest/gtest.h>
+#include <torch/optim/adamw.h>
+
+#include <cmath>
+
+#include "moelora/io/error.h"
+#include "moelora/train/loss_scaler.h"
+#include "moelora/train/schedule.h"
+
+namespace moelora::train {
+namespace {
+
+std::map<std::string, at::Tensor> as_map(const io::NamedTensors& tensors) {
+  std::map<std::string, at::Tensor> map;
+  for (const auto& [name, tensor] : tensors) {
+    map[name] = tensor.clone();
+  }
+  return map;
+}
+
+TEST(AdamW, AgreesWithLibTorchs) {
+  AdamWOptions options;
+  options.weight_decay = 0.05;
+  options.beta2 = 0.99;
+  io::NamedTensors ours;
+  std::vector<at::Tensor> theirs;
+  for (int i = 0; i < 3; ++i) {
+    const at::Tensor start = at::randn({37, 5 + i});
+    ours.emplace_back("p" + std::to_string(i), start.clone().requires_grad_());
+    theirs.push_back(start.clone().requires_grad_());
+  }
+  AdamW optimizer(ours, options);
+  torch::optim::AdamW reference(theirs,
+                                torch::optim::AdamWOptions(1e-3).betas({0.9, 0.99}).eps(1e-8).weight_decay(0.05));
+  for (int step = 0; step < 20; ++step) {
+    for (std::size_t i = 0; i < 3; ++i) {
+      const at::Tensor gradient = i == 2 && step % 3 == 1 ? at::Tensor() : at::randn(theirs[i].sizes());
+      ours[i].second.mutable_grad() = gradient.defined() ? gradient.clone() : gradient;
+      theirs[i].mutable_grad() = gradient;
+    }
+    optimizer.collect_gradients(1.0, 0.0);
+    optimizer.step(1e-3);
+    reference.step();
+  }
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(at::allclose(ours[i].second, theirs[i], 1e-6, 1e-6)) << (ours[i].second - theirs[i]).abs().max();
+  }
+}
+
+TEST(AdamW, ContinuesBitForBitFromItsSavedState) {
+  const at::Tensor start = at::randn({301});
+  std::vector<at::Tensor> gradients;
+  for (int step = 0; step < 8; ++step) {
+    gradients.push_back(at::randn({301}));
+  }
+  const at::Tensor whole = start.clone().requires_grad_();
+  AdamW undisturbed({{"p", whole}}, {});
+  const at::Tensor resumed = start.clone().requires_grad_();
+  AdamW first({{"p", resumed}}, {});
+  for (int step = 0; step < 8; ++step) {
+    whole.mutable_grad() = gradients[static_cast<std::size_t>(step)].clone();
+    undisturbed.step(1e-2);
+  }
+  for (int step = 0; step < 3; ++step) {
+    resumed.mutable_grad() = gradients[static_cast<std::size_t>(step)].clone();
+    first.step(1e-2);
+  }
+  AdamW second({{"p", resumed}}, {});
+  second.load_state(as_map(first.state()));
+  for (int step = 3; step < 8; ++step) {
+    resumed.mutable_grad() = gradients[static_cast<std::size_t>(step)].clone();
+    second.step(1e-2);
+  }
+  EXPECT_TRUE(at::equal(whole, resumed));
+}
+
+TEST(AdamW, NamesWhatAStateLacks) {
+  const at::Tensor a = at::randn({3}).requires_grad_();
+  const at::Tensor b = at::randn({4}).requires_grad_();
+  AdamW optimizer({{"a", a}, {"b", b}}, {});
+  std::map<std::string, at::Tensor> state = as_map(optimizer.state());
+  state.erase("exp_avg.a");
+  state["exp_avg_sq.b"] = at::randn({5});
+  try {
+    optimizer.load_state(state);
+    FAIL() << "expected an Error";
+  } catch (const Error& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("missing: exp_avg.a"), std::string::npos) << text;
+    EXPECT_NE(text.find("exp_avg_sq.b: expected [4], found [5]"), std::string::npos) << text;
+  }
+}
+
+TEST(AdamW, KeepsSmallUpdatesOfHalfParametersInTheirMasters) {
+  const at::Tensor parameter = at::full({4}, 1.0, at::kBFloat16).requires_grad_();
+  AdamW optimizer({{"p", parameter}}, {});
+  for (int step = 0; step < 100; ++step) {
+    parameter.mutable_grad() = at::full({4}, 1.0, at::kBFloat16);
+    optimizer.step(1e-4);  // far below bfloat16's resolution at 1
+  }
+  EXPECT_NEAR(parameter[0].item<double>(), 0.99, 0.004);
+}
+
+TEST(Gradients, AreUnscaledAndClippedToTheGlobalNorm) {
+  const at::Tensor a = at::full({4}, 0.0).requires_grad_();
+  const at::Tensor b = at::full({5}, 0.0).requires_grad_();
+  AdamW optimizer({{"a", a}, {"b", b}}, {});
+  a.mutable_grad() = at::full({4}, 20.0);
+  b.mutable_grad() = at::full({5}, 30.0);
+  const double norm = std::sqrt(4 * 4.0 + 5 * 9.0);
+  EXPECT_NEAR(optimizer.collect_gradients(10.0, 1.0), norm, 1e-5);
+  EXPECT_NEAR(a.grad()[0].item<double>(), 2.0 / norm, 1e-5);
+  EXPECT_NEAR(b.grad()[0].item<double>(), 3.0 / norm, 1e-5);
+  a.mutable_grad() = at::full({4}, 20.0);
+  EXPECT_GT(optimizer.collect_gradients(10.0, 0.0), 1.0);
+  EXPECT_EQ(a.grad()[0].item<double>(), 2.0);
+  a.mutable_grad() = at::full({4}, HUGE_VAL);
+  EXPECT_FALSE(std::isfinite(optimizer.collect_gradients(10.0, 1.0)));
+}
+
+TEST(LossScaler, HalvesOnOverflowAndGrowsAfterManyGoodSteps) {
+  LossScaler scaler(true);
+  EXPECT_EQ(scaler.scale(), 65536.0);
+  EXPECT_TRUE(scaler.back_off());
+  EXPECT_EQ(scaler.scale(), 32768.0);
+  for (int step = 0; step < LossScaler::kGrowthInterval; ++step) {
+    scaler.good_step();
+  }
+  EXPECT_EQ(scaler.scale(), 65536.0);
+  while (scaler.scale() > 1.0) {
+    EXPECT_TRUE(scaler.back_off());
+  }
+  EXPECT_FALSE(scaler.back_off());
+  LossScaler off(false);
+  EXPECT_EQ(off.scale(), 1.0);
+  EXPECT_FALSE(off.back_off());
+}
+
+TEST(Schedule, WarmsUpAndFallsToZero) {
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::linear, 0, 100, 10), 0.1);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::linear, 9, 100, 10), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::linear, 10, 100, 10), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::linear, 55, 100, 10), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::cosine, 55, 100, 10), 0.5);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::constant, 99, 100, 0), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::linear, 0, 1, 0), 1.0);
+  EXPECT_DOUBLE_EQ(schedule_factor(Schedule::cosine, 200, 100, 0), 0.0);
+}
+
+}  // namespace
+}  // namespace moelora::train
