@@ -12,6 +12,15 @@ function(moelora_add_libtorch_target root cuda)
   # The wheel's libraries find their own neighbours by RPATH; the linker need not resolve those.
   target_link_options(moelora_libtorch INTERFACE LINKER:--allow-shlib-undefined LINKER:-rpath,${lib})
   target_link_libraries(moelora_libtorch INTERFACE ${lib}/libtorch_cpu.so ${lib}/libc10.so)
+  # at::parallel_for is a header that runs serially unless OpenMP is on; the runtime is the one LibTorch itself loads.
+  target_compile_options(moelora_libtorch INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-fopenmp>)
+  file(GLOB gomp ${lib}/libgomp*.so*)
+  if(gomp)
+    list(GET gomp 0 gomp)
+    target_link_libraries(moelora_libtorch INTERFACE ${gomp})
+  else()
+    target_link_options(moelora_libtorch INTERFACE -fopenmp)
+  endif()
   if(cuda)
     find_package(CUDAToolkit REQUIRED)
     # Registration happens when the libraries load, so they are kept even if no symbol is used directly.

@@ -26,7 +26,6 @@ void LinearImpl::reset() {
   deltas_.clear();
   active_name_.clear();
   active_ = nullptr;
-  merged_adapter.clear();
   weight = register_parameter("weight", at::empty({out_features_, in_features_}));
   torch::nn::init::kaiming_uniform_(weight, std::sqrt(5.0));
   bias = at::Tensor();
