@@ -23,7 +23,8 @@ std::map<std::string, std::vector<std::int64_t>> shapes_in(const std::filesystem
     return shapes;
   }
   const char* file = format == ForeignFormat::none ? "adapter.safetensors" : "adapter_model.safetensors";
-  for (const auto& [name, info] : io::SafetensorsFile(folder / file).entries()) {
+  const io::SafetensorsFile tensors(folder / file);
+  for (const auto& [name, info] : tensors.entries()) {
     shapes[name] = info.shape;
   }
   return shapes;

@@ -8,6 +8,7 @@
 
 #include "cli/verbs.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_reader.h"
 #include "moelora/io/provenance.h"
 
 namespace moelora::cli {
@@ -49,6 +50,13 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == static_cast<int>(CLI::ExitCodes::Success)) {
       return app.exit(error);  // --help, --version
+    }
+    if (argc > 1 && argv[1][0] != '-' && verb_of(app).empty()) {
+      std::vector<std::string> verbs;
+      for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+        verbs.push_back(verb->get_name());
+      }
+      return fail("", "there is no verb '" + std::string(argv[1]) + "'" + io::suggestion(argv[1], verbs));
     }
     return fail(verb_of(app), std::string(error.what()) + " (see --help)");
   } catch (const Error& error) {

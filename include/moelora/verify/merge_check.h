@@ -1,6 +1,6 @@
 #pragma once
-// Is a merged model the adapter? Greedy answers with the adapter and with its update folded into the weights must be the
-// same tokens, or part where the model itself was undecided: the margin between its two best tokens is below 1e-4.
+// Is a merged model the adapter? Greedy answers with the adapter and with its update folded into the weights must be
+// the same tokens, or part where the model itself was undecided: the margin between its two best tokens is below 1e-4.
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
