@@ -12,6 +12,7 @@ moelora_build release moelora_cli
 moelora=build/bin/moelora
 base=examples/tiny_base/model
 data=examples/sample_data
+start=$SECONDS
 
 if [ -e "$out" ]; then
   echo "Removing the earlier run in $out"
@@ -29,11 +30,12 @@ $moelora eval --model $base --adapter "$out/run/adapter" --data $data/dev.json -
   --before "$out/before/predictions.json" --majority $data/train.json
 
 moelora_say "One merged model per task; answers compared with the adapter's"
-$moelora merge --model $base --adapter "$out/run/adapter" --all-tasks --check $data/dev.json --output "$out/merged"
+$moelora merge --model $base --adapter "$out/run/adapter" --all-tasks --dtype float32 \
+  --check $data/dev.json --output "$out/merged"
 
 cat <<END
 
-Done. Look at
+Done in $((SECONDS - start)) s after the build. Look at
   $out/run/report.html         loss per task, expert weights per task
   $out/after/report.html       scores per task, before and after
   $out/merged/                 one model folder per task, each with its merge_certificate.json

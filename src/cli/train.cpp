@@ -197,7 +197,9 @@ void add_train(CLI::App& app, int& status) {
       ->required();
   verb->add_flag("--resume", options->resume, "go on from the newest checkpoint in --output");
   verb->footer(
-      "Ctrl-C ends a run after its step, with a checkpoint; the same command with --resume goes on, bit for bit.\n"
+      "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
+      "bit for "
+      "bit.\n"
       "Examples:\n"
       "  moelora train --config configs/quickstart.json --output out/run\n"
       "  moelora train --config configs/quickstart.json --set training.steps=50 --set adapter.num_experts=4 --output "

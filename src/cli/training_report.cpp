@@ -56,7 +56,10 @@ void write_training_report(const std::filesystem::path& output, const train::Tra
   std::map<std::string, std::size_t> curves;
   std::ifstream log(output / "log.jsonl");
   for (std::string text; std::getline(log, text);) {
-    add_line(report, curves, ordered_json::parse(text));
+    const ordered_json line = ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+    if (line.is_object() && line.contains("step")) {  // a line that a crash cut off is no reason to have no page
+      add_line(report, curves, line);
+    }
   }
   eval::write_training_report(output, report);
 }
