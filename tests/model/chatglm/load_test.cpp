@@ -1,0 +1,133 @@
+#include "moelora/model/chatglm/load.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/io/tensor_folder.h"
+#include "support/shared.h"
+#include "support/tiny_chatglm.h"
+
+namespace moelora::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string error_of_loading(const fs::path& folder) {
+  try {
+    load_chatglm(folder);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+// A saved tiny model whose tensors a test changes before it is loaded again.
+struct SavedModel {
+  SavedModel() : model(testing::tiny_config()) {
+    save_chatglm(*model, folder.path());
+    tensors = base_tensors(*model);
+  }
+  void rewrite() { io::save_tensor_folder(folder.path(), tensors); }
+  testing::TemporaryFolder folder;
+  ChatGlm model;
+  io::NamedTensors tensors;
+};
+
+TEST(LoadChatGlm, ComesBackBitForBitFromShards) {
+  SavedModel saved;
+  testing::TemporaryFolder sharded;
+  save_chatglm(*saved.model, sharded.path(), {}, /*max_shard_bytes=*/20000);
+  EXPECT_TRUE(fs::exists(sharded.path() / "model.safetensors.index.json"));
+  const ChatGlm loaded = load_chatglm(sharded.path());
+  const auto parameters = loaded->named_parameters();
+  for (const auto& [name, tensor] : saved.tensors) {
+    EXPECT_TRUE(at::equal(parameters[name], tensor)) << name;
+  }
+  EXPECT_EQ(base_fingerprint(*loaded), base_fingerprint(*saved.model));
+}
+
+TEST(LoadChatGlm, AllFormsOfTheSameWeightsHaveOneFingerprint) {
+  const fs::path fixture = testing::fixtures() / "chatglm-tiny";
+  testing::TemporaryFolder bins;
+  for (const char* name : {"config.json", "pytorch_model.bin.index.json", "pytorch_model-00001-of-00002.bin",
+                           "pytorch_model-00002-of-00002.bin"}) {
+    fs::copy_file(fixture / name, bins.path() / name);
+  }
+  const ChatGlm single = load_chatglm(fixture);
+  const ChatGlm half = load_chatglm(bins.path(), {at::kHalf, at::kCPU});
+  EXPECT_EQ(half->dtype(), at::kHalf);
+  EXPECT_EQ(base_fingerprint(*single), base_fingerprint(*half));
+}
+
+TEST(LoadChatGlm, NamesEveryProblemAtOnce) {
+  SavedModel saved;
+  std::erase_if(saved.tensors, [](const auto& entry) { return entry.first.ends_with("final_layernorm.bias"); });
+  for (auto& [name, tensor] : saved.tensors) {
+    if (name.ends_with("layers.0.mlp.dense_h_to_4h.weight")) {
+      tensor = at::zeros({3, 3});
+    } else if (name.ends_with("layers.1.attention.dense.bias")) {
+      tensor = at::zeros({32}, at::kLong);
+    }
+  }
+  saved.tensors.emplace_back("transformer.layers.7.surplus", at::zeros({1}));
+  saved.rewrite();
+  const std::string text = error_of_loading(saved.folder.path());
+  for (const char* part : {"missing: transformer.final_layernorm.bias", "surplus: transformer.layers.7.surplus",
+                           "shape of transformer.layers.0.mlp.dense_h_to_4h.weight: expected [64, 32], found [3, 3]",
+                           "type of transformer.layers.1.attention.dense.bias"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << " is not in: " << text;
+  }
+}
+
+TEST(LoadChatGlm, AHeadEqualToTheEmbeddingBecomesOneTensor) {
+  SavedModel saved;
+  for (auto& [name, tensor] : saved.tensors) {
+    if (name == "lm_head.weight") {
+      tensor = saved.model->transformer->word_embeddings->weight.detach().clone();
+    }
+  }
+  saved.rewrite();
+  EXPECT_TRUE(load_chatglm(saved.folder.path())->head_is_tied());
+  std::erase_if(saved.tensors, [](const auto& entry) { return entry.first == "lm_head.weight"; });
+  saved.rewrite();
+  EXPECT_TRUE(load_chatglm(saved.folder.path())->head_is_tied());
+}
+
+TEST(LoadChatGlm, BadFoldersAndConfigurationsAreErrors) {
+  testing::TemporaryFolder empty;
+  EXPECT_NE(error_of_loading(empty.path() / "absent").find("no model folder"), std::string::npos);
+  EXPECT_NE(error_of_loading(empty.path()).find("config.json"), std::string::npos);
+  SavedModel saved;
+  auto json = io::read_json_file(saved.folder.path() / "config.json");
+  json["hidden_size"] = 33;
+  json["position_encoding_2d"] = false;
+  json["vocab_size"] = "many";
+  io::write_json_file(saved.folder.path() / "config.json", json);
+  const std::string text = error_of_loading(saved.folder.path());
+  for (const char* part : {"position_encoding_2d", "vocab_size has the wrong type"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << text;
+  }
+  std::ofstream(saved.folder.path() / "config.json") << "{ broken";
+  EXPECT_NE(error_of_loading(saved.folder.path()).find("config.json"), std::string::npos);
+}
+
+TEST(ChatGlmConfig, ReadsBothPublishedRevisions) {
+  nlohmann::ordered_json first{{"model_type", "chatglm"}, {"vocab_size", 150528},      {"hidden_size", 4096},
+                               {"num_layers", 28},        {"num_attention_heads", 32}, {"inner_hidden_size", 16384},
+                               {"bos_token_id", 150004},  {"eos_token_id", 150005},    {"max_sequence_length", 2048}};
+  const ChatGlmConfig old = ChatGlmConfig::from_json(first);
+  EXPECT_EQ(old.gmask_token_id, 150001);
+  EXPECT_EQ(old.mask_token_id, 150000);
+  const ChatGlmConfig current = ChatGlmConfig::from_json(ChatGlmConfig{}.to_json());
+  EXPECT_EQ(current.vocab_size, 130528);
+  EXPECT_EQ(current.gmask_token_id, 130001);
+  EXPECT_THROW(ChatGlmConfig::from_json({{"model_type", "llama"}}), Error);
+}
+
+}  // namespace
+}  // namespace moelora::model

@@ -1,0 +1,146 @@
+#include "moelora/model/generation.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "moelora/io/error.h"
+#include "moelora/model/sampling.h"
+#include "support/tiny_chatglm.h"
+
+namespace moelora::model {
+namespace {
+
+const std::vector<TokenIds>& prompts() {
+  static const std::vector<TokenIds> ids{{5, 6, 7, 8, 91, 94}, {9, 91, 94}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 91, 94}};
+  return ids;
+}
+const std::vector<std::int64_t>& contexts() {
+  static const std::vector<std::int64_t> lengths{5, 2, 10};
+  return lengths;
+}
+
+// Weights large enough that greedy decoding is not a tie of near-equal logits.
+ChatGlm lively_model() {
+  ChatGlm model(testing::tiny_config());
+  at::NoGradGuard guard;
+  for (at::Tensor& parameter : model->parameters()) {
+    if (parameter.dim() == 2) {
+      parameter.mul_(12.0);
+    }
+  }
+  return model;
+}
+
+TEST(Generate, EqualsDecodingWithoutACache) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 6;
+  const auto results = generate(*model, prompts(), contexts(), options);
+  at::NoGradGuard guard;
+  for (std::size_t i = 0; i < prompts().size(); ++i) {
+    TokenIds ids = prompts()[i];
+    for (const std::int64_t token : results[i].ids) {
+      const nn::Segments segments =
+          nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {contexts()[i]});
+      const at::Tensor hidden =
+          model->hidden(at::tensor(ids, at::kLong), model->positions(segments), nn::RowContext::plain(segments));
+      EXPECT_EQ(model->logits(hidden[-1].unsqueeze(0)).argmax().item<std::int64_t>(), token) << "prompt " << i;
+      ids.push_back(token);
+    }
+  }
+}
+
+TEST(Generate, ABatchOfUnequalPromptsEqualsOneByOne) {
+  ChatGlm model = lively_model();
+  for (const bool sample : {false, true}) {
+    GenerationOptions options;
+    options.max_new_tokens = 8;
+    options.sample = sample;
+    options.top_k = 20;
+    options.seed = 3;
+    const auto together = generate(*model, prompts(), contexts(), options);
+    const auto first = generate(*model, {prompts()[0]}, {contexts()[0]}, options);
+    EXPECT_EQ(together[0].ids, first[0].ids) << "sample " << sample;
+  }
+}
+
+TEST(Generate, StopsAtTheEndOfSequenceAndGoesOnWithTheOthers) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 6;
+  const auto free = generate(*model, prompts(), contexts(), options);
+  options.eos_id = free[1].ids[2];
+  const auto stopped = generate(*model, prompts(), contexts(), options);
+  EXPECT_TRUE(stopped[1].finished);
+  EXPECT_LE(stopped[1].ids.size(), 2u);
+  for (std::size_t i = 0; i < free.size(); ++i) {
+    EXPECT_TRUE(std::equal(stopped[i].ids.begin(), stopped[i].ids.end(), free[i].ids.begin())) << i;
+    EXPECT_EQ(stopped[i].finished, stopped[i].ids.size() < free[i].ids.size()) << i;
+  }
+}
+
+TEST(Generate, StreamsEachTokenInOrder) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 4;
+  std::vector<TokenIds> streamed(prompts().size());
+  const auto results = generate(*model, prompts(), contexts(), options, {},
+                                [&](std::int64_t prompt, std::int64_t token) { streamed[prompt].push_back(token); });
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    EXPECT_EQ(streamed[i], results[i].ids);
+  }
+}
+
+TEST(Generate, EndsAtTheModelsLength) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 1000;
+  const auto results = generate(*model, {prompts()[0]}, {contexts()[0]}, options);
+  EXPECT_EQ(results[0].ids.size() + prompts()[0].size(), 64u);
+  EXPECT_FALSE(results[0].finished);
+}
+
+TEST(Generate, BadRequestsAreErrors) {
+  ChatGlm model = lively_model();
+  EXPECT_THROW(generate(*model, {{}}, {0}, {}), Error);
+  EXPECT_THROW(generate(*model, {TokenIds(64, 1)}, {3}, {}), Error);
+  GenerationOptions options;
+  options.sample = true;
+  options.temperature = 0;
+  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+  options.temperature = 1;
+  options.top_p = 0;
+  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+}
+
+TEST(TokenSampler, KeepsToTopKAndTopP) {
+  const at::Tensor logits = at::log(at::tensor({0.05f, 0.5f, 0.3f, 0.15f}));
+  const auto counts = [&](GenerationOptions options) {
+    options.sample = true;
+    TokenSampler sampler(options, 0);
+    std::vector<int> seen(4);
+    for (int i = 0; i < 20000; ++i) {
+      ++seen[sampler.next(logits)];
+    }
+    return seen;
+  };
+  GenerationOptions options;
+  const auto all = counts(options);
+  EXPECT_NEAR(all[0] / 20000.0, 0.05, 0.01);
+  EXPECT_NEAR(all[1] / 20000.0, 0.5, 0.02);
+  options.top_k = 2;
+  const auto two = counts(options);
+  EXPECT_EQ(two[0] + two[3], 0);
+  EXPECT_NEAR(two[1] / 20000.0, 0.625, 0.02);
+  options.top_k = 0;
+  options.top_p = 0.6;  // 0.5 is not enough, 0.5 + 0.3 is
+  const auto nucleus = counts(options);
+  EXPECT_EQ(nucleus[0] + nucleus[3], 0);
+  EXPECT_GT(nucleus[2], 0);
+  options.top_p = 1;
+  options.temperature = 0.05;
+  EXPECT_GT(counts(options)[1], 19900);
+}
+
+}  // namespace
+}  // namespace moelora::model
