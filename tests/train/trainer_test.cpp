@@ -166,6 +166,26 @@ TEST(Trainer, TrainsEveryParameterOfABaseAndResumesThat) {
   EXPECT_TRUE(fixture::bytes_of(folder.path() / "stopped" / "model" / "model.safetensors") == expected);
 }
 
+TEST(Trainer, TrainsAnAdapterOfAHalfPrecisionBaseWithLossScaling) {
+  testing::TemporaryFolder folder;
+  model::LoadOptions load;
+  load.dtype = at::kHalf;
+  model::ChatGlm model = model::load_chatglm(testing::fixtures() / "chatglm-tiny", load);
+  Adapter adapter = fixture::tiny_adapter(model, 0.0);
+  const std::vector<data::Example> training = fixture::toy_examples(12);
+  TrainingOptions options = fixture::toy_options(10);
+  const TrainResult result =
+      train({*model, adapter.get(), training, training, kTasks, folder.path() / "run", false, "", "", {}}, options,
+            fixture::quiet());
+  const auto lines = fixture::log_without_times(folder.path() / "run");
+  const auto first = nlohmann::ordered_json::parse(lines.front());
+  EXPECT_GE(first["loss_scale"], 1024.0);
+  EXPECT_LT(*result.best_validation_loss, first["loss"]);
+  for (const auto& parameter : adapter->parameters()) {
+    EXPECT_EQ(parameter.scalar_type(), at::kFloat);
+  }
+}
+
 TEST(Trainer, NamesStepAndSampleOfALossThatIsNotFinite) {
   testing::TemporaryFolder folder;
   AdapterRun run;
