@@ -3,6 +3,9 @@
 #   moelora_setup              installs what is missing (Debian, as root), or names the line to run and exits with 2
 #   moelora_build PRESET TARGET…  configures with a preset of CMakePresets.json and builds targets
 
+# Threads that wait sleep instead of spinning: two programs on two cores would otherwise slow each other a hundredfold.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+
 MOELORA_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 moelora_say() { printf '\n== %s\n' "$*"; }
