@@ -41,6 +41,7 @@ Done in $((SECONDS - start)) s after the build. Look at
   $out/merged/                 one model folder per task, each with its merge_certificate.json
 Next:
   $moelora inspect $out/run/adapter
-  $moelora generate --model $base --adapter $out/run/adapter --task KUAKE-QIC --prompt TEXT
+  $moelora generate --model $base --adapter $out/run/adapter --task CHIP-CTC \\
+    --prompt \$'临床试验筛选标准归类：\\n孕妇或哺乳期妇女。\\n选项：疾病，怀孕相关，年龄，性别\\n答：'
   $moelora train --help
 END
