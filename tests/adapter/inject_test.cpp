@@ -38,7 +38,7 @@ class NetImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Net);
 
-MoeLoraConfig small_config() {
+MoeLoraConfig small_net_config() {
   MoeLoraConfig config;
   config.rank = 4;
   config.num_experts = 2;
@@ -58,7 +58,7 @@ void wake(Adapter& adapter) {  // B = 0 at the start hides everything
 
 std::string error_of(const std::vector<std::string>& targets) {
   Net net;
-  MoeLoraConfig config = small_config();
+  MoeLoraConfig config = small_net_config();
   config.targets = targets;
   try {
     inject(*net, config, two_tasks());
@@ -73,7 +73,7 @@ TEST(Inject, ZeroInitLeavesTheBaseOutputUnchanged) {
   const at::Tensor x = at::randn({5, 6});
   const nn::Segments segments = nn::Segments::from_lengths({2, 3}, {1, 1});
   const at::Tensor before = net->forward(x, nn::RowContext::plain(segments));
-  Adapter adapter = inject(*net, small_config(), two_tasks());
+  Adapter adapter = inject(*net, small_net_config(), two_tasks());
   EXPECT_EQ(adapter->linears().size(), 4u);
   EXPECT_TRUE(at::equal(net->forward(x, adapter->context(segments, single_tasks({0, 1}))), before));
 }
@@ -85,7 +85,7 @@ TEST(Inject, BaseNamesAndBytesStayTheSameThroughTraining) {
   for (const at::Tensor& parameter : net->parameters()) {
     bytes.push_back(parameter.detach().clone());
   }
-  Adapter adapter = inject(*net, small_config(), two_tasks());
+  Adapter adapter = inject(*net, small_net_config(), two_tasks());
   EXPECT_EQ(net->named_parameters().keys(), names);
   torch::optim::AdamW optimizer(adapter->parameters(), torch::optim::AdamWOptions(1e-2));
   const nn::Segments segments = nn::Segments::from_lengths({2, 3}, {1, 1});
@@ -105,7 +105,7 @@ TEST(Inject, BaseNamesAndBytesStayTheSameThroughTraining) {
 
 TEST(Inject, HalvingTheBaseKeepsTheMastersInSinglePrecision) {
   Net net;
-  Adapter adapter = inject(*net, small_config(), two_tasks());
+  Adapter adapter = inject(*net, small_net_config(), two_tasks());
   wake(adapter);
   const nn::Segments segments = nn::Segments::from_lengths({5}, {5});
   const at::Tensor x = at::randn({5, 6});
@@ -121,9 +121,9 @@ TEST(Inject, HalvingTheBaseKeepsTheMastersInSinglePrecision) {
 
 TEST(Inject, SeveralNamedAdaptersTakeTurns) {
   Net net;
-  Adapter one = inject(*net, small_config(), two_tasks(), "one");
+  Adapter one = inject(*net, small_net_config(), two_tasks(), "one");
   wake(one);
-  Adapter two = inject(*net, small_config(), two_tasks(), "two");
+  Adapter two = inject(*net, small_net_config(), two_tasks(), "two");
   wake(two);
   const nn::Segments segments = nn::Segments::from_lengths({5}, {5});
   const at::Tensor x = at::randn({5, 6});
@@ -135,14 +135,14 @@ TEST(Inject, SeveralNamedAdaptersTakeTurns) {
   EXPECT_FALSE(at::allclose(run(one), second));
   one->disable();
   EXPECT_TRUE(at::equal(net->forward(x, nn::RowContext::plain(segments)), run(two)));
-  EXPECT_THROW(inject(*net, small_config(), two_tasks(), "one"), Error);
+  EXPECT_THROW(inject(*net, small_net_config(), two_tasks(), "one"), Error);
   eject(one);
-  EXPECT_NO_THROW(inject(*net, small_config(), two_tasks(), "one"));
+  EXPECT_NO_THROW(inject(*net, small_net_config(), two_tasks(), "one"));
 }
 
 TEST(Inject, TargetsAreSuffixesAtComponentBoundariesOrExpressions) {
   Net net;
-  MoeLoraConfig config = small_config();
+  MoeLoraConfig config = small_net_config();
   config.targets = {"first\\..*"};
   EXPECT_EQ(inject(*net, config, two_tasks(), "x")->linears().size(), 2u);
   config.targets = {"second.down"};
@@ -159,17 +159,17 @@ TEST(Inject, UselessTargetsAreNamed) {
 
 TEST(Inject, ConfigurationsThatCanNotBeAreErrors) {
   Net net;
-  MoeLoraConfig config = small_config();
+  MoeLoraConfig config = small_net_config();
   config.rank = 5;
   EXPECT_THROW(inject(*net, config, two_tasks()), Error);
-  config = small_config();
+  config = small_net_config();
   config.top_k = 3;
   EXPECT_THROW(inject(*net, config, two_tasks()), Error);
 }
 
 TEST(Inject, PaddedBatchesOfAUsersModelWork) {
   Net net;
-  Adapter adapter = inject(*net, small_config(), two_tasks());
+  Adapter adapter = inject(*net, small_net_config(), two_tasks());
   wake(adapter);
   const at::Tensor x = at::randn({2, 4, 6});
   const at::Tensor y = net->forward(x, adapter->context(nn::Segments::for_batch(2, 4), single_tasks({0, 1})));
@@ -182,7 +182,7 @@ TEST(Inject, PaddedBatchesOfAUsersModelWork) {
 TEST(Adapter, TheSameSeedGivesTheSameInitialValues) {
   Net net;
   const auto values = [&](std::uint64_t seed, const std::string& name) {
-    MoeLoraConfig config = small_config();
+    MoeLoraConfig config = small_net_config();
     config.seed = seed;
     return inject(*net, config, two_tasks(), name)->linears().front().delta->A.detach().clone();
   };

@@ -10,7 +10,7 @@ namespace moelora::model {
 namespace {
 
 TEST(ChatGlm, ParametersCarryTheNamesOfTheCheckpoint) {
-  const ChatGlm model(testing::tiny_config());
+  ChatGlm model(testing::tiny_config());
   std::map<std::string, std::vector<std::int64_t>> expected;
   for (const auto& [name, shape] : expected_tensors(testing::tiny_config())) {
     expected[name] = shape;
@@ -35,7 +35,7 @@ TEST(ChatGlm, ParameterCountOfThePublishedModel) {
 }
 
 TEST(ChatGlm, PositionsStopAtTheMaskAndCountFromThere) {
-  const ChatGlm model(testing::tiny_config());
+  ChatGlm model(testing::tiny_config());
   const at::Tensor positions = model->positions(nn::Segments::from_lengths({6, 3}, {4, 2}));
   EXPECT_TRUE(at::equal(positions[0], at::tensor({0, 1, 2, 3, 3, 3, 0, 1, 1}, at::kLong)));
   EXPECT_TRUE(at::equal(positions[1], at::tensor({0, 0, 0, 0, 1, 2, 0, 0, 1}, at::kLong)));
@@ -45,7 +45,7 @@ TEST(ChatGlm, PositionsStopAtTheMaskAndCountFromThere) {
 }
 
 TEST(ChatGlm, OutputRowsAreTheRowsOfTheWholeForward) {
-  const ChatGlm model(testing::tiny_config());
+  ChatGlm model(testing::tiny_config());
   at::NoGradGuard guard;
   const nn::Segments segments = nn::Segments::from_lengths({9, 5}, {4, 3});
   const at::Tensor ids = at::randint(0, 90, {14}, at::kLong);
@@ -72,7 +72,7 @@ TEST(ChatGlm, ComputesInLowerPrecisionsNearTheSingleOne) {
   const nn::Segments segments = nn::Segments::from_lengths({9}, {4});
   const at::Tensor ids = at::arange(9, at::kLong);
   const auto logits = [&](at::ScalarType dtype) {
-    const ChatGlm model(testing::tiny_config(), random_tensors(3, at::kFloat));
+    ChatGlm model(testing::tiny_config(), random_tensors(3, at::kFloat));
     model->to(dtype);
     return model->logits(model->hidden(ids, model->positions(segments), nn::RowContext::plain(segments)))
         .to(at::kFloat);
@@ -84,7 +84,7 @@ TEST(ChatGlm, ComputesInLowerPrecisionsNearTheSingleOne) {
 }
 
 TEST(ChatGlm, RejectsInputsThatDoNotFitTheContext) {
-  const ChatGlm model(testing::tiny_config());
+  ChatGlm model(testing::tiny_config());
   const nn::Segments segments = nn::Segments::from_lengths({4}, {2});
   EXPECT_THROW(model->hidden(at::zeros({5}, at::kLong), model->positions(segments), nn::RowContext::plain(segments)),
                Error);
