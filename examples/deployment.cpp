@@ -1,13 +1,14 @@
 // Deployment: fold one task into the weights and generate at the base model's own cost; switch; restore.
 //
 //   build/bin/deployment MODEL ADAPTER TASK OTHER_TASK PROMPT
-//   build/bin/deployment examples/tiny_base/model out/quickstart/run/adapter CHIP-CTC KUAKE-QIC "…"
+//   build/bin/deployment examples/tiny_base/model out/quickstart/run/adapter CHIP-CTC KUAKE-QIC
+//       $'临床试验筛选标准归类：\n孕妇或哺乳期妇女。\n选项：疾病，怀孕相关，年龄，性别\n答：'
 //
 // prints
-//   with the adapter: (the answer)
-//   merged:           (the same answer)
-//   largest rounding of a weight: (about 1e-8 in fp32)
-//   OTHER_TASK merged: (another answer)
+//   with the adapter: 怀孕相关
+//   merged:           怀孕相关
+//   largest rounding of a weight: 7.0e-08
+//   KUAKE-QIC merged: 怀孕相关
 //   restored: the base's bytes are back
 
 #include <ATen/ATen.h>

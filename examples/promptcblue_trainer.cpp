@@ -4,8 +4,10 @@
 //   build/bin/promptcblue_trainer examples/tiny_base/model examples/sample_data/train.json \
 //       examples/sample_data/dev.json out/trainer 100
 //
-// prints progress, then a table with one line per task and the average, and leaves OUTPUT/adapter, OUTPUT/checkpoints,
-// OUTPUT/log.jsonl and OUTPUT/scores/report.html. Run again after an interruption, it goes on where it stopped.
+// prints progress, then a table with one line per task that ends with
+//   average                           0.1903                         176          44
+// (100 steps are few: the quickstart's 400 reach 0.63), and leaves OUTPUT/adapter, OUTPUT/checkpoints, OUTPUT/log.jsonl
+// and OUTPUT/scores/report.html. Run again after an interruption, it goes on where it stopped.
 
 #include <cstdio>
 #include <exception>

