@@ -23,7 +23,7 @@ struct MergeState;  // adapter/merge.h
 class AdapterImpl : public torch::nn::Module {
  public:
   struct AdaptedLinear {
-    std::string name;                       ///< Name of the linear in the base, e.g. transformer.layers.0.mlp.dense_4h_to_h
+    std::string name;  ///< Name of the linear in the base, e.g. transformer.layers.0.mlp.dense_4h_to_h
     std::shared_ptr<nn::LinearImpl> base;
     MoeLoraLinear delta{nullptr};
   };
@@ -62,8 +62,8 @@ class AdapterImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Adapter);
 
-/// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters and
-/// enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name.
+/// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters
+/// and enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name.
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
                const std::string& name = "default");
 

@@ -15,19 +15,20 @@ enum class Routing {
 };
 
 struct MoeLoraConfig {
-  std::int64_t rank = 16;             ///< Total rank r; each expert has r/N.
-  std::int64_t num_experts = 8;       ///< N; 1 is plain LoRA.
-  double alpha = 32.0;                ///< The update is scaled by alpha / rank.
-  double dropout = 0.0;               ///< [0, 1), on the input of A.
+  std::int64_t rank = 16;        ///< Total rank r; each expert has r/N.
+  std::int64_t num_experts = 8;  ///< N; 1 is plain LoRA.
+  double alpha = 32.0;           ///< The update is scaled by alpha / rank.
+  double dropout = 0.0;          ///< [0, 1), on the input of A.
   Routing routing = Routing::task;
-  std::int64_t top_k = 0;             ///< 0: dense; k: softmax over the k largest logits.
-  bool per_linear = false;            ///< One task embedding and gate for each adapted linear instead of one for the model.
+  std::int64_t top_k = 0;   ///< 0: dense; k: softmax over the k largest logits.
+  bool per_linear = false;  ///< One task embedding and gate for each adapted linear instead of one for the model.
   std::int64_t task_embedding_dim = 64;
-  /// Rows of the task embedding in front of the tasks' own (1 in adapters read from MOELoRA-peft, whose ids start at 1).
+  /// Rows of the task embedding in front of the tasks' own (1 in adapters read from MOELoRA-peft, whose ids start at
+  /// 1).
   std::int64_t reserved_rows = 0;
   /// Suffixes of linear names at a component boundary, or full regular expressions (ECMAScript).
   std::vector<std::string> targets{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
-  std::uint64_t seed = 0;             ///< Of the initial values.
+  std::uint64_t seed = 0;  ///< Of the initial values.
 
   double scaling() const { return alpha / static_cast<double>(rank); }
   /// Error listing every problem: rank not divisible by num_experts, top_k > num_experts, …  top_k = 1 logs a warning.

@@ -30,9 +30,10 @@ Adapter load_foreign_adapter(torch::nn::Module& base, const std::filesystem::pat
 /// adapter_model.safetensors). Exact: the update is s · (B diag(g)) A in both.
 void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder);
 
-/// The whole adapter as a MOELoRA-peft checkpoint (adapter_config.json, adapter_model.safetensors, and adapter_model.bin,
-/// which is the one that the reference reads). Error: top_k, no gate, or more than one reserved row, which that format
-/// can't say. An adapter without reserved row gets a zero row in front, because task ids start at 1 there.
+/// The whole adapter as a MOELoRA-peft checkpoint (adapter_config.json, adapter_model.safetensors, and
+/// adapter_model.bin, which is the one that the reference reads). Error: top_k, no gate, or more than one reserved row,
+/// which that format can't say. An adapter without reserved row gets a zero row in front, because task ids start at 1
+/// there.
 void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder);
 
 /// "base_model.model." + the base linear's name + ".": how both formats name a linear.

@@ -1,7 +1,7 @@
 #pragma once
 // The MOELoRA update of one linear in stacked form (arXiv 2310.18339): with A = [A_1; …; A_N] [r, d_in] and
-// B = [B_1 … B_N] [d_out, r], the experts are a diagonal: h = W0 x + s · B (g_j ⊙ (A x)), where g_j repeats each entry of
-// ω_j r/N times and s = alpha / r. Cost and memory are plain LoRA's, whatever N is.
+// B = [B_1 … B_N] [d_out, r], the experts are a diagonal: h = W0 x + s · B (g_j ⊙ (A x)), where g_j repeats each entry
+// of ω_j r/N times and s = alpha / r. Cost and memory are plain LoRA's, whatever N is.
 
 #include <torch/nn/pimpl.h>
 

@@ -8,8 +8,8 @@
 
 namespace moelora {
 
-/// Tasks of each sequence: one entry per sequence, each a list of task indices (0-based, in TaskNames order). One index:
-/// that task. Several: a multi-hot sample, whose embedding is the mean of the tasks'.
+/// Tasks of each sequence: one entry per sequence, each a list of task indices (0-based, in TaskNames order). One
+/// index: that task. Several: a multi-hot sample, whose embedding is the mean of the tasks'.
 using TaskIds = std::vector<std::vector<std::int64_t>>;
 
 TaskIds single_tasks(const std::vector<std::int64_t>& tasks);
