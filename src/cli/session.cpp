@@ -139,7 +139,8 @@ void require_empty(const std::filesystem::path& folder) {
 
 std::string with_commas(std::int64_t number) {
   std::string text = std::to_string(number);
-  for (std::size_t at = text.size(); at > 3 + (number < 0 ? 1 : 0);) {
+  const std::size_t first = number < 0 ? 1 : 0;  // a sign stays in front
+  for (std::size_t at = text.size(); at > 3 + first;) {
     at -= 3;
     text.insert(at, ",");
   }
