@@ -14,6 +14,16 @@ bool cut_to(model::TokenIds& ids, std::int64_t limit) {
   return true;
 }
 
+/// The input as the reference's round template writes it, after its earlier rounds.
+std::string as_round(const Record& record) {
+  std::string text;
+  for (std::size_t i = 0; i < record.history.size(); ++i) {
+    text += "[Round " + std::to_string(i) + "]\n问：" + record.history[i].first + "\n答：" + record.history[i].second +
+            "\n";
+  }
+  return text + "[Round " + std::to_string(record.history.size()) + "]\n问：" + record.input + "\n答：";
+}
+
 }  // namespace
 
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
@@ -21,7 +31,8 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
   MOELORA_CHECK(options.max_source_length >= 2 && options.max_target_length >= 3,
                 "expected max_source_length of at least 2 and max_target_length of at least 3, found ",
                 options.max_source_length, " and ", options.max_target_length);
-  model::TokenIds source = tokenizer.encode(options.source_prefix + record.input);
+  const bool round = options.with_history || !record.history.empty();
+  model::TokenIds source = tokenizer.encode(options.source_prefix + (round ? as_round(record) : record.input));
   model::TokenIds target = tokenizer.encode(record.target);
   Example example;
   example.task = task;
@@ -37,7 +48,8 @@ model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& toke
   const std::int64_t limit = options.max_source_length - tokenizer.prompt_overhead();
   MOELORA_CHECK(limit >= 1, "expected max_source_length above ", tokenizer.prompt_overhead(), ", found ",
                 options.max_source_length);
-  model::TokenIds source = tokenizer.encode(options.source_prefix + record.input);
+  model::TokenIds source =
+      tokenizer.encode(options.source_prefix + (record.history.empty() ? record.input : as_round(record)));
   cut_to(source, limit);
   return tokenizer.build_prompt(source);
 }

@@ -14,10 +14,18 @@ namespace moelora::data {
 namespace {
 
 /// The fields that two equal records share, each with its length in front, so that no two different ones collide.
+void hash_text(io::Sha256& hash, const std::string& text) {
+  const std::uint64_t size = text.size();
+  hash.update(&size, sizeof size).update(text);
+}
+
 void hash_record(io::Sha256& hash, const Record& record) {
   for (const std::string* part : {&record.input, &record.target, &record.task}) {
-    const std::uint64_t size = part->size();
-    hash.update(&size, sizeof size).update(*part);
+    hash_text(hash, *part);
+  }
+  for (const auto& [question, answer] : record.history) {
+    hash_text(hash, question);
+    hash_text(hash, answer);
   }
 }
 
@@ -54,6 +62,17 @@ Record parse_record(const std::string& text, bool need_target) {
                                                             [](const auto& entry) { return entry.is_string(); });
     MOELORA_CHECK(strings, "expected a list of strings or null as \"answer_choices\", found ", choices->type_name());
     record.answer_choices = choices->get<std::vector<std::string>>();
+  }
+  const auto history = json.find("history");
+  if (history != json.end() && !history->is_null()) {
+    const auto is_round = [](const auto& entry) {
+      return entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string();
+    };
+    MOELORA_CHECK(history->is_array() && std::all_of(history->begin(), history->end(), is_round),
+                  "expected a list of [question, answer] pairs as \"history\", found ", history->dump().substr(0, 80));
+    for (const auto& round : *history) {
+      record.history.emplace_back(round[0].template get<std::string>(), round[1].template get<std::string>());
+    }
   }
   return record;
 }
@@ -189,6 +208,9 @@ nlohmann::ordered_json to_json(const Record& record) {
   json["task_type"] = record.task_type;
   json["task_dataset"] = record.task;
   json["sample_id"] = record.sample_id;
+  if (!record.history.empty()) {
+    json["history"] = record.history;
+  }
   return json;
 }
 

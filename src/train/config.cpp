@@ -128,6 +128,7 @@ void read_data(io::JsonReader reader, DataSection& data) {
   reader.read("max_source_length", data.encode.max_source_length);
   reader.read("max_target_length", data.encode.max_target_length);
   reader.read("source_prefix", data.encode.source_prefix);
+  reader.read("with_history", data.encode.with_history);
   if (data.train.empty()) {
     reader.problem("train", "the file of training records is missing");
   }
@@ -173,6 +174,7 @@ nlohmann::ordered_json data_to_json(const DataSection& data) {
   json["max_source_length"] = data.encode.max_source_length;
   json["max_target_length"] = data.encode.max_target_length;
   json["source_prefix"] = data.encode.source_prefix;
+  json["with_history"] = data.encode.with_history;
   return json;
 }
 

@@ -99,6 +99,25 @@ TEST_P(ReferenceProcessor, RowsAreTheSame) {
   EXPECT_EQ(prompt, golden["eval_first4"]["input_ids"].size());
 }
 
+TEST(Encode, EarlierRoundsAreWrittenInTheReferencesTemplate) {
+  const model::ChatGlmTokenizer tokenizer(testing::fixtures() / "tokenizer");
+  Record record;
+  record.input = "还要吃药吗";
+  record.target = "要";
+  const EncodeOptions options;
+  const auto source_of = [&](const std::string& text) { return tokenizer.build_prompt(tokenizer.encode(text)); };
+  EXPECT_EQ(encode_prompt(record, tokenizer, options), source_of("还要吃药吗"));
+  EncodeOptions as_rounds;
+  as_rounds.with_history = true;
+  const Example first = encode_pair(record, 0, tokenizer, as_rounds);
+  const model::TokenIds round = source_of("[Round 0]\n问：还要吃药吗\n答：");
+  EXPECT_EQ(model::TokenIds(first.ids.begin(), first.ids.begin() + static_cast<std::ptrdiff_t>(round.size())), round);
+  EXPECT_EQ(encode_prompt(record, tokenizer, as_rounds), source_of("还要吃药吗"));
+  record.history = {{"头痛", "多久了"}};
+  EXPECT_EQ(encode_prompt(record, tokenizer, options),
+            source_of("[Round 0]\n问：头痛\n答：多久了\n[Round 1]\n问：还要吃药吗\n答："));
+}
+
 INSTANTIATE_TEST_SUITE_P(Fixtures, ReferenceProcessor, ::testing::Values("short", "full"),
                          [](const auto& info) { return std::string(info.param); });
 

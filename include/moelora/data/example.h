@@ -14,6 +14,9 @@ struct EncodeOptions {
   std::int64_t max_source_length = 1024;  ///< Source tokens, opening tokens included.
   std::int64_t max_target_length = 196;   ///< Target tokens, end of sequence included.
   std::string source_prefix;              ///< Put in front of every input.
+  /// Training inputs are written as a round of a conversation even where a record has no earlier ones (MOELoRA-peft
+  /// with a history column). A record with a history is always written so.
+  bool with_history = false;
 };
 
 struct Example {

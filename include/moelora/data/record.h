@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace moelora::data {
@@ -16,7 +17,9 @@ struct Record {
   std::string task_type;
   std::string sample_id;
   std::vector<std::string> answer_choices;  ///< empty when null or absent
-  std::int64_t line = 0;                    ///< 1-based line (JSON lines) or entry (array) in its file
+  /// Earlier rounds of a conversation, (question, answer) each; empty when `history` is absent.
+  std::vector<std::pair<std::string, std::string>> history;
+  std::int64_t line = 0;  ///< 1-based line (JSON lines) or entry (array) in its file
 };
 
 struct RecordFile {
@@ -37,7 +40,7 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
 
 nlohmann::ordered_json to_json(const Record& record);  ///< Keys as in PromptCBLUE.
 
-/// SHA-256 over all records' input, target and task, in order.
+/// SHA-256 over all records' input, target, task and history, in order.
 std::string data_hash(const std::vector<Record>& records);
 
 /// Distinct task names in order of first appearance.

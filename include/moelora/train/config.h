@@ -39,7 +39,7 @@ struct DataSection {
   std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
   std::int64_t part_of = 1;
   bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
-  data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix
+  data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix, with_history
 };
 
 /// Section "training": all that the trainer itself needs.
