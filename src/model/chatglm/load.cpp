@@ -49,9 +49,10 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
                 "; expected a folder with config.json, the weights and ice_text.model");
   const fs::path config_file = folder / "config.json";
   MOELORA_CHECK(fs::exists(config_file), folder.string(), " holds no config.json, so it is no model folder");
+  const nlohmann::ordered_json json = io::read_json_file(config_file);
   ChatGlmConfig config;
   try {
-    config = ChatGlmConfig::from_json(io::read_json_file(config_file));
+    config = ChatGlmConfig::from_json(json);
   } catch (const Error& error) {
     throw Error(config_file.string() + ": " + error.what());
   }
