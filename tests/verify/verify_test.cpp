@@ -93,7 +93,10 @@ void expect_every_corruption_noticed(const std::string& fixture, const std::stri
         at::Tensor flat = changed.view(-1);
         const std::int64_t place = name.starts_with("right.") && changed.dim() > 1 ? 0 : flat.size(0) - 1;
         if (changed.is_floating_point()) {
-          flat[place] = flat[place].item<double>() + std::max(10 * tolerance, 1e-6);
+          // Where the tolerance is 0, a few units in the last place of the tensor's type.
+          const double place_value = flat[place].item<double>();
+          const double unit = changed.scalar_type() == at::kHalf ? 4e-3 : 1e-6;
+          flat[place] = place_value + std::max(10 * tolerance, unit * std::max(1.0, std::abs(place_value)));
         } else {
           flat[place] = flat[place].item<std::int64_t>() == 0 ? 1 : 0;
         }
