@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 
@@ -28,19 +29,6 @@ using AdaptedLinear = AdapterImpl::AdaptedLinear;
 using Mixture = std::vector<std::pair<std::string, double>>;
 
 std::string weight_name(const AdaptedLinear& linear) { return linear.name + ".weight"; }
-
-std::string dtype_text(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "float32";
-    case at::kHalf:
-      return "float16";
-    case at::kBFloat16:
-      return "bfloat16";
-    default:
-      return c10::toString(dtype);
-  }
-}
 
 bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
   if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) {
@@ -208,7 +196,8 @@ void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
                 "' is merged for good (nothing of the base was kept); load the base again to merge another task");
   for (const auto& linear : adapter.linears()) {
     MOELORA_CHECK(at::isFloatingType(linear.base->weight.scalar_type()), weight_name(linear), " is ",
-                  dtype_text(linear.base->weight.scalar_type()), "; expected a floating-point weight to merge into");
+                  io::dtype_name(linear.base->weight.scalar_type()),
+                  "; expected a floating-point weight to merge into");
     const auto& merged = linear.base->merged_adapter;
     MOELORA_CHECK(merged.empty() || state != nullptr, weight_name(linear), " has adapter '", merged,
                   "' merged into it; unmerge that one (or load the base again) before merging adapter '",
@@ -244,7 +233,7 @@ void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
       continue;
     }
     MOELORA_CHECK(std::isfinite(extremes.rounding), "merged into ", weight_name(linear),
-                  ", the update leaves the range of ", dtype_text(source.scalar_type()),
+                  ", the update leaves the range of ", io::dtype_name(source.scalar_type()),
                   " (largest entry of the update: ", extremes.update, "); merge into a base of float32 or bfloat16");
     if (extremes.rounding > certificate.largest_rounding) {
       certificate.largest_rounding = extremes.rounding;
@@ -282,7 +271,7 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
   Certificate certificate;
   certificate.what = what;
   certificate.linears = static_cast<std::int64_t>(updates.size());
-  certificate.dtype = dtype_text(adapter->linears().front().base->weight.scalar_type());
+  certificate.dtype = io::dtype_name(adapter->linears().front().base->weight.scalar_type());
   std::size_t touched = switching ? updates.size() : 0;
   try {
     adapter->disable();

@@ -11,6 +11,7 @@
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/train/config.h"
@@ -97,7 +98,7 @@ void inspect_model(const fs::path& folder) {
   const model::ChatGlm model = model::load_chatglm(folder, load);
   line("model folder", folder.string());
   print_model_config(model->config());
-  line("stored type", dtype_name(*load.dtype));
+  line("stored type", io::dtype_name(*load.dtype));
   line("parameters", with_commas(model->config().parameter_count(model->head_is_tied())));
   line("head", model->head_is_tied() ? "one tensor with the embedding" : "its own tensor");
   line("fingerprint", model::base_fingerprint(*model));

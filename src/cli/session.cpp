@@ -46,19 +46,6 @@ at::ScalarType parse_dtype(const std::string& text) {
   throw Error("--dtype: expected float32, float16 or bfloat16, found '" + text + "'");
 }
 
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "float32";
-    case at::kHalf:
-      return "float16";
-    case at::kBFloat16:
-      return "bfloat16";
-    default:
-      return c10::toString(dtype);
-  }
-}
-
 at::ScalarType stored_dtype(const std::filesystem::path& model_folder) {
   const io::TensorFolder tensors(model_folder);
   // Small, and part of every ChatGLM checkpoint; another model's folder is refused when it is loaded.

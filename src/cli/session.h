@@ -51,7 +51,6 @@ at::ScalarType stored_dtype(const std::filesystem::path& model_folder);
 
 at::Device parse_device(const std::string& text);
 at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfloat16 (or fp32, fp16, bf16).
-std::string dtype_name(at::ScalarType dtype);         ///< float32, float16, bfloat16, …
 
 /// Error if `folder` exists and holds anything.
 void require_empty(const std::filesystem::path& folder);

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/fingerprint.h"
 #include "moelora/io/json_file.h"
@@ -20,19 +21,6 @@ namespace fs = std::filesystem;
 const char* const kTokenizerFiles[] = {"ice_text.model", "tokenizer_config.json"};
 
 bool is_float(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16; }
-
-std::string dtype_name(at::ScalarType dtype) {
-  switch (dtype) {
-    case at::kFloat:
-      return "float32";
-    case at::kHalf:
-      return "float16";
-    case at::kBFloat16:
-      return "bfloat16";
-    default:
-      return c10::toString(dtype);
-  }
-}
 
 std::string shape_text(at::IntArrayRef shape) { return detail::concat(shape); }
 
@@ -84,10 +72,10 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
     }
     if (!is_float(tensor.scalar_type())) {
       problems.push_back("type of " + name + ": expected float32, float16 or bfloat16, found " +
-                         dtype_name(tensor.scalar_type()));
+                         io::dtype_name(tensor.scalar_type()));
       continue;
     }
-    dtypes.insert(dtype_name(tensor.scalar_type()));
+    dtypes.insert(io::dtype_name(tensor.scalar_type()));
     loaded.emplace(name, std::move(tensor));
   }
   if (!problems.empty()) {
@@ -104,7 +92,7 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
   if (tied) {
     loaded["lm_head.weight"] = loaded.at("transformer.word_embeddings.weight");
   }
-  config.torch_dtype = dtypes.size() == 1 ? *dtypes.begin() : dtype_name(stored);
+  config.torch_dtype = dtypes.size() == 1 ? *dtypes.begin() : io::dtype_name(stored);
   ChatGlm model(config, [&](const std::string& name, at::IntArrayRef) {
     // Handed over tensor by tensor, so that the stored and the wanted form never both exist as a whole.
     auto node = loaded.extract(name);
@@ -129,7 +117,7 @@ std::string base_fingerprint(const ChatGlmImpl& model) { return io::fingerprint(
 void save_chatglm(const ChatGlmImpl& model, const fs::path& folder, const fs::path& tokenizer_from,
                   std::uint64_t max_shard_bytes) {
   ChatGlmConfig config = model.config();
-  config.torch_dtype = dtype_name(model.dtype());
+  config.torch_dtype = io::dtype_name(model.dtype());
   io::NamedTensors tensors = base_tensors(model);
   if (model.head_is_tied()) {
     // One tensor in memory, one in the file: a folder without lm_head.weight is read as tied.
