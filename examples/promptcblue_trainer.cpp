@@ -6,7 +6,7 @@
 //
 // prints progress, then a table with one line per task that ends with
 //   average                           0.1903                         176          44
-// (100 steps are few: the quickstart's 400 reach 0.63), and leaves OUTPUT/adapter, OUTPUT/checkpoints, OUTPUT/log.jsonl
+// (100 steps are few: the quickstart's 400 reach 0.62), and leaves OUTPUT/adapter, OUTPUT/checkpoints, OUTPUT/log.jsonl
 // and OUTPUT/scores/report.html. Run again after an interruption, it goes on where it stopped.
 
 #include <cstdio>

@@ -25,7 +25,7 @@ def cmeie(rng, number):
     source = rng.choice([
         f"抽取句子里给定关系的实体对：\n{core}\n关系：{labels}\n答：",
         f"{core}\n请找出句中有下列关系的头尾实体。\n关系：{labels}\n答：",
-        f"句子：{core}\n实体间关系标签：{labels}\n按标签给出三元组：",
+        f"句子：{core}\n关系：{labels}\n按关系给出三元组：",
     ])
     target = "\n".join(f"具有{r}关系的头尾实体对如下：头实体为{head}，尾实体为{tails[r]}。" for r in choices if r in tails)
     return core, source, target, choices
@@ -90,7 +90,7 @@ def mdcfnpc(rng, number):
     core = "\n".join(turns)
     labels = "，".join(w.POLARITIES)
     source = rng.choice([
-        f"{core}\n问题：对话中这些临床发现的阴阳性是？\n临床发现实体：{'，'.join(findings)}\n阴阳性选项：{labels}\n答：",
+        f"{core}\n问题：对话中这些临床发现的阴阳性是？\n临床发现实体：{'，'.join(findings)}\n选项：{labels}\n答：",
         f"判断对话里临床发现的阴阳性：\n{core}\n临床发现实体：{'，'.join(findings)}\n选项：{labels}\n答：",
     ])
     lines = [f"{f}：{p}" for f, p in zip(findings, polarities)]
