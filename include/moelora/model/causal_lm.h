@@ -20,6 +20,8 @@ struct ForwardOptions {
   KvCache* cache = nullptr;
   /// One key/value prefix per layer, or empty (P-Tuning v2).
   std::vector<nn::KeyValuePrefix> prefix;
+  /// The rows' embeddings, [rows, hidden_size], where they are not to be looked up: gradients can flow into them.
+  at::Tensor input_embeddings;
 };
 
 class CausalLM : public torch::nn::Module {

@@ -143,7 +143,8 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
   MOELORA_CHECK(options.prefix.empty() || static_cast<std::int64_t>(options.prefix.size()) == config_.num_layers,
                 "expected one key/value prefix for each of ", config_.num_layers, " layers, found ",
                 options.prefix.size());
-  at::Tensor x = transformer->word_embeddings->forward(ids);
+  at::Tensor x =
+      options.input_embeddings.defined() ? options.input_embeddings : transformer->word_embeddings->forward(ids);
   const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
   LayerInput input{rotary, context, 0, options.cache, {}, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
