@@ -21,6 +21,10 @@ function(moelora_room name)
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
     moelora_sentencepiece Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
+  # Loops of our own: vectorised, each file by itself (no LibTorch headers or few).
+  list(FILTER sources INCLUDE REGEX "_kernels?\\.cpp$")
+  set_source_files_properties(${sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
+    COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
   set(all ${name})
   foreach(import IN LISTS ARGN)
     list(APPEND all ${MOELORA_ROOM_${import}})
@@ -35,6 +39,19 @@ add_library(moelora_log OBJECT ${CMAKE_SOURCE_DIR}/src/log/log.cpp)
 target_compile_definitions(moelora_log PRIVATE FMT_HEADER_ONLY=1)
 target_link_libraries(moelora_log PUBLIC moelora_settings PRIVATE spdlog::spdlog_header_only)
 set(MOELORA_ROOM_log log)
+
+# LibTorch's own BLAS, called directly where it can be (nn/gemm.h).
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_LIBRARIES moelora_libtorch)
+check_cxx_source_compiles("
+  extern \"C\" void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
+                          const int*, const float*, const int*, const float*, float*, const int*);
+  int main() { sgemm_(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
+                      nullptr, nullptr); }" MOELORA_HAVE_SGEMM)
+unset(CMAKE_REQUIRED_LIBRARIES)
+if(MOELORA_HAVE_SGEMM)
+  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/nn/gemm.cpp PROPERTIES COMPILE_DEFINITIONS MOELORA_HAVE_SGEMM)
+endif()
 
 moelora_room(io log)
 moelora_room(nn io)

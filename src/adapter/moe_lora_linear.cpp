@@ -6,99 +6,57 @@
 #include <memory>
 #include <optional>
 
+#include "adapter/low_rank_rows.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/dropout.h"
+#include "nn/dropout_mask.h"
 
 namespace moelora {
 namespace {
 
-// Everything about one call that is not a tensor with a gradient.
-struct MoeLoraCall {
-  at::Tensor bias;  // [d_out] or undefined
-  nn::RowContext context;
-  std::int64_t experts;
-  double scaling;
-  double dropout;
-  std::uint64_t key;
-};
-
-// s · g per row: [rows, r] from ω [S, N]; undefined ω (one expert): undefined.
-at::Tensor diagonal_of_rows(const at::Tensor& omega, const MoeLoraCall& call, std::int64_t rank) {
-  if (!omega.defined()) {
-    return {};
-  }
-  return (omega * call.scaling).repeat_interleave(rank / call.experts, 1).index_select(0, call.context.segment_of_row);
-}
-
-// v = s · g ⊙ u in u's dtype.
-at::Tensor weigh(const at::Tensor& u, const at::Tensor& diagonal, double scaling) {
-  return diagonal.defined() ? u * diagonal.to(u.scalar_type()) : u * scaling;
-}
-
+// One adapted linear as an autograd function of its own, for models whose blocks have no backward by hand.
 class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& A, const at::Tensor& B, const std::optional<at::Tensor>& weights,
-                            std::shared_ptr<MoeLoraCall> call) {
-    const at::Tensor omega = weights.value_or(at::Tensor());
-    const at::Tensor a = A.to(x.scalar_type());
-    const at::Tensor b = B.to(x.scalar_type());
-    const at::Tensor u = at::mm(nn::apply_keyed_dropout(x, call->dropout, call->key, call->context), a.t());
-    at::Tensor y = nn::FrozenWeight(weight).forward(x, call->bias);
-    y.addmm_(weigh(u, diagonal_of_rows(omega, *call, A.size(0)), call->scaling), b.t());
-    context->save_for_backward({x, u, weight, A, B, omega});
+  struct Call {
+    std::shared_ptr<const MoeLoraLinearImpl> delta;
+    at::Tensor weight;
+    at::Tensor bias;
+    nn::RowContext context;
+  };
+
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& A,
+                            const at::Tensor& B, const std::optional<at::Tensor>& expert_weights,
+                            std::shared_ptr<Call> call) {
+    at::Tensor tape;
+    at::Tensor y = call->delta->begin_forward(x, call->bias, call->context, tape);
+    nn::FrozenWeight(call->weight).add_forward(y, x);
+    context->save_for_backward({x, tape, A, B, expert_weights.value_or(at::Tensor())});
     context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(std::move(call)));
     return y;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();
-    const at::Tensor& x = saved[0];
-    const at::Tensor& u = saved[1];
-    const at::Tensor& weight = saved[2];
-    const at::Tensor& A = saved[3];
-    const at::Tensor& B = saved[4];
-    const at::Tensor& omega = saved[5];
+    const auto saved = context->get_saved_variables();  // A, B and the expert weights are saved to be checked
     const auto holder = context->saved_data["call"].toCapsule();
-    const MoeLoraCall& call = *static_cast<const CallHolder&>(*holder).call;
+    const Call& call = *static_cast<const CallHolder&>(*holder).call;
     const at::Tensor dy = gradients[0].contiguous();
-
-    const at::Tensor a = A.to(x.scalar_type());
-    const at::Tensor b = B.to(x.scalar_type());
-    const at::Tensor diagonal = diagonal_of_rows(omega, call, A.size(0));
-    const at::Tensor dv = at::mm(dy, b);                      // [rows, r]
-    const at::Tensor du = weigh(dv, diagonal, call.scaling);  // [rows, r]
-    at::Tensor dA, dB, domega, dx;
-    if (context->needs_input_grad(2)) {
-      // The mask of the forward is drawn again instead of stored.
-      dA = at::mm(du.t(), nn::apply_keyed_dropout(x, call.dropout, call.key, call.context)).to(A.scalar_type());
+    const bool need_dx = context->needs_input_grad(0);
+    nn::DeltaGradients found;
+    if (saved[4].defined() && context->needs_input_grad(3)) {
+      found.expert_weights = at::zeros_like(saved[4]);
     }
-    if (context->needs_input_grad(3)) {
-      dB = at::mm(dy.t(), weigh(u, diagonal, call.scaling)).to(B.scalar_type());
+    at::Tensor dx = call.delta->begin_backward(dy, nn::StoredRows(saved[0]), saved[1], call.context, need_dx, found);
+    if (need_dx) {
+      nn::FrozenWeight(call.weight).add_backward(dx, dy);
     }
-    if (omega.defined() && context->needs_input_grad(4)) {
-      const at::Tensor of_rows = (dv.to(at::kFloat) * u.to(at::kFloat))
-                                     .view({u.size(0), call.experts, -1})
-                                     .sum(2)
-                                     .mul_(call.scaling);  // [rows, N]
-      domega = at::zeros_like(omega).index_add_(0, call.context.segment_of_row, of_rows);
-    }
-    if (context->needs_input_grad(0)) {
-      dx = nn::FrozenWeight(weight).backward(dy);
-      if (call.dropout > 0.0 && call.context.dropout.active()) {
-        dx.add_(nn::apply_keyed_dropout(at::mm(du, a), call.dropout, call.key, call.context));
-      } else {
-        dx.addmm_(du, a);
-      }
-    }
-    return {dx, {}, dA, dB, domega, {}};
+    return {dx, found.trained[0], found.trained[1], found.expert_weights, {}};
   }
 
  private:
   struct CallHolder : torch::CustomClassHolder {
-    explicit CallHolder(std::shared_ptr<MoeLoraCall> held) : call(std::move(held)) {}
-    std::shared_ptr<MoeLoraCall> call;
+    explicit CallHolder(std::shared_ptr<Call> held) : call(std::move(held)) {}
+    std::shared_ptr<Call> call;
   };
 };
 
@@ -130,15 +88,76 @@ at::Tensor MoeLoraLinearImpl::omega_of(const nn::RowContext& context) const {
   return all.select(0, gate_);
 }
 
+at::Tensor MoeLoraLinearImpl::diagonal(const nn::RowContext& context) const {
+  const at::Tensor omega = omega_of(context);
+  const auto rank = A.size(0);
+  if (!omega.defined()) {
+    return at::full({context.segments.count(), rank}, scaling_, A.options().requires_grad(false));
+  }
+  return (omega * scaling_).repeat_interleave(rank / experts_, 1);
+}
+
+at::Tensor MoeLoraLinearImpl::begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
+                                            at::Tensor& tape) const {
+  at::NoGradGuard no_grad;
+  if (x.is_cpu() && x.scalar_type() == at::kFloat) {
+    return low_rank_forward(call(context), x.contiguous(), bias, tape);
+  }
+  const at::Tensor dropped = nn::apply_keyed_dropout(x, dropout_, key_, context);
+  tape = at::mm(dropped, A.to(x.scalar_type()).t());
+  const at::Tensor weights = diagonal(context).index_select(0, context.segment_of_row).to(x.scalar_type());
+  const at::Tensor v = tape * weights;
+  const at::Tensor b = B.to(x.scalar_type()).t();
+  return bias.defined() ? at::addmm(bias, v, b) : at::mm(v, b);
+}
+
+at::Tensor MoeLoraLinearImpl::begin_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
+                                             const nn::RowContext& context, bool need_dx,
+                                             nn::DeltaGradients& gradients) const {
+  at::NoGradGuard no_grad;
+  const bool need_omega = experts_ > 1 && gradients.expert_weights.defined();
+  at::Tensor dx, expert_sums;
+  if (dy.is_cpu() && dy.scalar_type() == at::kFloat) {
+    LowRankGradients found = low_rank_backward(call(context), dy, x, tape, need_dx, need_omega);
+    gradients.trained = {std::move(found.A), std::move(found.B)};
+    dx = std::move(found.x);
+    expert_sums = std::move(found.expert_sums);
+  } else {
+    const auto type = dy.scalar_type();
+    const at::Tensor weights = diagonal(context).index_select(0, context.segment_of_row).to(type);
+    const at::Tensor dv = at::mm(dy, B.to(type));
+    const at::Tensor du = dv * weights;
+    // The mask of the forward is drawn again instead of stored.
+    const at::Tensor dropped = nn::apply_keyed_dropout(x.all(), dropout_, key_, context);
+    gradients.trained = {at::mm(du.t(), dropped).to(at::kFloat), at::mm(dy.t(), tape * weights).to(at::kFloat)};
+    if (need_dx) {
+      dx = nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context);
+    }
+    if (need_omega) {
+      expert_sums = (dv.to(at::kFloat) * tape.to(at::kFloat)).view({dy.size(0), experts_, -1}).sum(2);
+    }
+  }
+  if (need_omega) {
+    gradients.expert_weights.select(0, gate_).index_add_(0, context.segment_of_row, expert_sums, scaling_);
+  }
+  return dx;
+}
+
+LowRankCall MoeLoraLinearImpl::call(const nn::RowContext& context) const {
+  return {A, B, diagonal(context), context.segment_of_row, experts_, nn::dropout_mask(dropout_, key_, context)};
+}
+
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
   if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
     return forward_reference(x, weight.value(), bias, context);
   }
-  const at::Tensor omega = omega_of(context);
-  auto call = std::make_shared<MoeLoraCall>(MoeLoraCall{bias, context, experts_, scaling_, dropout_, key_});
+  const at::Tensor& all = context.expert_weights;
+  auto self = std::static_pointer_cast<const MoeLoraLinearImpl>(shared_from_this());
+  auto call =
+      std::make_shared<MoeLoraFunction::Call>(MoeLoraFunction::Call{std::move(self), weight.value(), bias, context});
   // Autograd takes no undefined tensors, but absent ones.
-  return MoeLoraFunction::apply(x, weight.value(), A, B, omega.defined() ? std::optional(omega) : std::nullopt,
+  return MoeLoraFunction::apply(x.contiguous(), A, B, all.defined() ? std::optional(all) : std::nullopt,
                                 std::move(call));
 }
 
@@ -150,10 +169,8 @@ at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::T
     dropped = x * keep.to(x.scalar_type()) / (1.0 - dropout_);
   }
   const at::Tensor u = at::linear(dropped, A.to(x.scalar_type()));
-  const MoeLoraCall call{bias, context, experts_, scaling_, dropout_, key_};
-  const at::Tensor v = weigh(u, diagonal_of_rows(omega_of(context), call, A.size(0)), scaling_);
-  const at::Tensor base = bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
-  return base + at::linear(v, B.to(x.scalar_type()));
+  const at::Tensor v = u * diagonal(context).index_select(0, context.segment_of_row).to(x.scalar_type());
+  return nn::FrozenWeight(weight).forward(x, bias) + at::linear(v, B.to(x.scalar_type()));
 }
 
 nn::LowRank MoeLoraLinearImpl::low_rank(const at::Tensor& omega) const {

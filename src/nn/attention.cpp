@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "moelora/io/error.h"
+#include "nn/attention_kernel.h"
 
 namespace moelora::nn {
 namespace {
@@ -53,67 +54,113 @@ at::Tensor probabilities(const at::Tensor& q, const at::Tensor& k, bool causal, 
   return at::softmax(scores, 2);
 }
 
-// Probabilities are recomputed in backward: they are the largest tensors of a block and cheap to make again.
+bool has_kernel(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() == at::kFloat && x.stride(2) == 1; }
+
+template <typename pointer>
+HeadRows<pointer> head_rows(pointer data, const at::Tensor& x) {
+  return {data, x.stride(0), x.stride(1)};
+}
+HeadRows<const float*> values_of(const at::Tensor& x) { return head_rows(x.const_data_ptr<float>(), x); }
+HeadRows<float*> places_of(const at::Tensor& x) { return head_rows(x.mutable_data_ptr<float>(), x); }
+
+std::vector<QueryChunk> chunks_of(const Segments& segments, const at::Tensor& output_rows) {
+  return output_rows.defined() ? query_chunks(segments, output_rows.const_data_ptr<std::int64_t>(), output_rows.size(0))
+                               : query_chunks(segments, nullptr, segments.rows());
+}
+
+// By tensor operations, block by block, for devices and types without a kernel.
+at::Tensor forward_by_blocks(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments) {
+  at::Tensor output = at::empty_like(q, at::MemoryFormat::Contiguous);
+  for (const QueryBlock& block : query_blocks(segments)) {
+    const at::Tensor p = probabilities(heads_first(q, block.begin, block.count),
+                                       heads_first(k, block.first, block.keys), block.causal, block.count);
+    heads_first(output, block.begin, block.count)
+        .copy_(at::bmm(p.to(v.scalar_type()), heads_first(v, block.first, block.keys)));
+  }
+  return output;
+}
+
+void backward_by_blocks(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const Segments& segments, at::Tensor& dq, at::Tensor& dk, at::Tensor& dv) {
+  const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
+  for (const QueryBlock& block : query_blocks(segments)) {
+    const at::Tensor qb = heads_first(q, block.begin, block.count);
+    const at::Tensor kb = heads_first(k, block.first, block.keys);
+    const at::Tensor vb = heads_first(v, block.first, block.keys);
+    const at::Tensor dyb = heads_first(dy, block.begin, block.count);
+    const at::Tensor p = probabilities(qb, kb, block.causal, block.count);
+    const at::Tensor dp = at::bmm(dyb, vb.transpose(1, 2)).to(at::kFloat);
+    const at::Tensor ds = at::_softmax_backward_data(dp, p, 2, at::kFloat).mul_(scale).to(q.scalar_type());
+    heads_first(dv, block.first, block.keys).add_(at::bmm(p.to(v.scalar_type()).transpose(1, 2), dyb));
+    heads_first(dq, block.begin, block.count).copy_(at::bmm(ds, kb));
+    heads_first(dk, block.first, block.keys).add_(at::bmm(ds.transpose(1, 2), qb));
+  }
+}
+
 class SegmentAttention : public torch::autograd::Function<SegmentAttention> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, std::vector<QueryBlock> blocks) {
-    at::Tensor output = at::empty_like(q, at::MemoryFormat::Contiguous);
-    for (const QueryBlock& block : blocks) {
-      const at::Tensor p = probabilities(heads_first(q, block.begin, block.count),
-                                         heads_first(k, block.first, block.keys), block.causal, block.count);
-      heads_first(output, block.begin, block.count)
-          .copy_(at::bmm(p.to(v.scalar_type()), heads_first(v, block.first, block.keys)));
-    }
-    context->save_for_backward({q, k, v});
-    context->saved_data["blocks"] = pack(blocks);
-    return output;
+                            const at::Tensor& v, Segments segments) {
+    const AttentionResult result = attention_forward(q, k, v, segments);
+    context->save_for_backward({q, k, v, result.output, result.log_sum});
+    context->saved_data["offsets"] = segments.offsets;
+    context->saved_data["context"] = segments.context;
+    return result.output;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const at::Tensor& q = saved[0];
-    const at::Tensor& k = saved[1];
-    const at::Tensor& v = saved[2];
-    const at::Tensor& dy = gradients[0];
-    const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-    at::Tensor dq = at::empty_like(q, at::MemoryFormat::Contiguous);
-    at::Tensor dk = at::zeros_like(k, at::MemoryFormat::Contiguous);
-    at::Tensor dv = at::zeros_like(v, at::MemoryFormat::Contiguous);
-    for (const QueryBlock& block : unpack(context->saved_data["blocks"].toIntVector())) {
-      const at::Tensor qb = heads_first(q, block.begin, block.count);
-      const at::Tensor kb = heads_first(k, block.first, block.keys);
-      const at::Tensor vb = heads_first(v, block.first, block.keys);
-      const at::Tensor dyb = heads_first(dy, block.begin, block.count);
-      const at::Tensor p = probabilities(qb, kb, block.causal, block.count);
-      const at::Tensor dp = at::bmm(dyb, vb.transpose(1, 2)).to(at::kFloat);
-      const at::Tensor ds = at::_softmax_backward_data(dp, p, 2, at::kFloat).mul_(scale).to(q.scalar_type());
-      heads_first(dv, block.first, block.keys).add_(at::bmm(p.to(v.scalar_type()).transpose(1, 2), dyb));
-      heads_first(dq, block.begin, block.count).copy_(at::bmm(ds, kb));
-      heads_first(dk, block.first, block.keys).add_(at::bmm(ds.transpose(1, 2), qb));
-    }
+    const Segments segments{context->saved_data["offsets"].toIntVector(), context->saved_data["context"].toIntVector()};
+    at::Tensor dq = at::empty_like(saved[0], at::MemoryFormat::Contiguous);
+    at::Tensor dk = at::empty_like(saved[1], at::MemoryFormat::Contiguous);
+    at::Tensor dv = at::empty_like(saved[2], at::MemoryFormat::Contiguous);
+    attention_backward(gradients[0], saved[0], saved[1], saved[2], {saved[3], saved[4]}, segments, {}, dq, dk, dv);
     return {dq, dk, dv, {}};
-  }
-
- private:
-  static std::vector<std::int64_t> pack(const std::vector<QueryBlock>& blocks) {
-    std::vector<std::int64_t> flat;
-    for (const QueryBlock& b : blocks) {
-      flat.insert(flat.end(), {b.begin, b.count, b.first, b.keys, b.causal ? 1 : 0});
-    }
-    return flat;
-  }
-  static std::vector<QueryBlock> unpack(const std::vector<std::int64_t>& flat) {
-    std::vector<QueryBlock> blocks;
-    for (std::size_t i = 0; i < flat.size(); i += 5) {
-      blocks.push_back({flat[i], flat[i + 1], flat[i + 2], flat[i + 3], flat[i + 4] == 1});
-    }
-    return blocks;
   }
 };
 
 }  // namespace
+
+AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Segments& segments, const at::Tensor& output_rows) {
+  at::NoGradGuard no_grad;
+  if (!has_kernel(q) || !has_kernel(k) || !has_kernel(v)) {
+    const at::Tensor all = forward_by_blocks(q, k, v, segments);
+    return {output_rows.defined() ? all.index_select(0, output_rows.to(all.device())) : all, {}};
+  }
+  const auto count = output_rows.defined() ? output_rows.size(0) : q.size(0);
+  AttentionResult result{at::empty({count, q.size(1), q.size(2)}, q.options()),
+                         at::empty({count, q.size(1)}, q.options())};
+  attention_kernel({q.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q),
+                   values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
+                   result.log_sum.mutable_data_ptr<float>());
+  return result;
+}
+
+void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const AttentionResult& result, const Segments& segments, const at::Tensor& output_rows,
+                        at::Tensor dq, at::Tensor dk, at::Tensor dv) {
+  at::NoGradGuard no_grad;
+  dk.zero_();
+  dv.zero_();
+  if (!result.log_sum.defined()) {
+    at::Tensor all = dy;
+    if (output_rows.defined()) {
+      all = at::zeros(q.sizes(), dy.options()).index_copy_(0, output_rows.to(dy.device()), dy);
+    }
+    backward_by_blocks(all, q, k, v, segments, dq, dk, dv);
+    return;
+  }
+  if (output_rows.defined()) {
+    dq.zero_();
+  }
+  const at::Tensor gradient = dy.contiguous();
+  attention_backward_kernel({q.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q),
+                            values_of(k), values_of(v), gradient.const_data_ptr<float>(),
+                            result.output.const_data_ptr<float>(), result.log_sum.const_data_ptr<float>(),
+                            places_of(dq), places_of(dk), places_of(dv));
+}
 
 at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                          const Segments& segments, const KeyValuePrefix& prefix) {
@@ -151,7 +198,7 @@ at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const a
   if (prefix.defined()) {
     return prefix_lm_attention_reference(q, k, v, segments, prefix);
   }
-  return SegmentAttention::apply(q, k, v, query_blocks(segments));
+  return SegmentAttention::apply(q, k, v, segments);
 }
 
 }  // namespace moelora::nn

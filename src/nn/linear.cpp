@@ -1,7 +1,6 @@
 #include "moelora/nn/linear.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <torch/nn/init.h>
 
 #include <cmath>
@@ -51,7 +50,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x) {
   MOELORA_CHECK(active_ == nullptr, "a linear with the active adapter '", active_name_,
                 "' was run without a RowContext, which would leave the adapter out; pass the context of "
                 "Adapter::context(), or call disable() on the adapter first");
-  return bias.defined() ? at::linear(x, weight, bias) : at::linear(x, weight);
+  return FrozenWeight(weight).forward(x, bias);
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x, const RowContext& context) {

@@ -9,4 +9,13 @@ LowRank LinearDelta::low_rank(const at::Tensor&) const {
               "' depends on each token, so no single matrix holds it; serve it unmerged");
 }
 
+at::Tensor LinearDelta::begin_forward(const at::Tensor&, const at::Tensor&, const RowContext&, at::Tensor&) const {
+  TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
+}
+
+at::Tensor LinearDelta::begin_backward(const at::Tensor&, const RowSource&, const at::Tensor&, const RowContext&, bool,
+                                       DeltaGradients&) const {
+  TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
+}
+
 }  // namespace moelora::nn

@@ -1,11 +1,17 @@
 #include "moelora/nn/rotary.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cos.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/sin.h>
+
+#include <algorithm>
+
+#include "nn/row_kernels.h"
 
 namespace moelora::nn {
 
@@ -38,6 +44,28 @@ at::Tensor apply_rotary(const at::Tensor& x, const RotaryTables& tables) {
   const at::Tensor rotated =
       at::cat({quarters.select(3, 1).neg().unsqueeze(3), quarters.select(3, 0).unsqueeze(3)}, 3).view(x.sizes());
   return x * tables.cos.unsqueeze(1) + rotated * tables.sin.unsqueeze(1);
+}
+
+void rotate_in_place(at::Tensor x, const RotaryTables& tables, bool inverse) {
+  at::NoGradGuard no_grad;
+  if (!x.is_cpu() || x.scalar_type() != at::kFloat || x.stride(2) != 1) {
+    x.copy_(apply_rotary(x, inverse ? RotaryTables{tables.cos, -tables.sin} : tables));
+    return;
+  }
+  const auto heads = x.size(1);
+  const auto width = x.size(2);
+  auto* data = x.mutable_data_ptr<float>();
+  const auto* cos = tables.cos.const_data_ptr<float>();
+  const auto* sin = tables.sin.const_data_ptr<float>();
+  at::parallel_for(0, x.size(0), std::max<std::int64_t>(1, 16384 / (heads * width)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t row = begin; row < end; ++row) {
+                       for (std::int64_t head = 0; head < heads; ++head) {
+                         kernels::rotate_row(data + row * x.stride(0) + head * x.stride(1), cos + row * width,
+                                             sin + row * width, width, inverse);
+                       }
+                     }
+                   });
 }
 
 }  // namespace moelora::nn

@@ -10,6 +10,8 @@
 
 namespace moelora {
 
+struct LowRankCall;  // adapter/low_rank_rows.h
+
 class MoeLoraLinearImpl : public nn::LinearDelta {
  public:
   /// `gate`: row of RowContext::expert_weights that this linear uses. `key`: which linear it is, for dropout masks.
@@ -26,11 +28,20 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
                                const nn::RowContext& context) const;
   nn::LowRank low_rank(const at::Tensor& omega) const override;
 
+  bool by_hand() const override { return true; }
+  std::vector<at::Tensor> trained() const override { return {A, B}; }
+  at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
+                           at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r]
+  at::Tensor begin_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
+                            const nn::RowContext& context, bool need_dx, nn::DeltaGradients& gradients) const override;
+
   at::Tensor A;  ///< [r, d_in] fp32
   at::Tensor B;  ///< [d_out, r] fp32
 
  private:
   at::Tensor omega_of(const nn::RowContext& context) const;  // [S, N]; undefined for one expert
+  at::Tensor diagonal(const nn::RowContext& context) const;  // s · g of each segment, [S, r]
+  LowRankCall call(const nn::RowContext& context) const;
   std::int64_t experts_;
   double scaling_;
   double dropout_;

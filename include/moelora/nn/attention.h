@@ -19,6 +19,21 @@ struct KeyValuePrefix {
 at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
                                const KeyValuePrefix& prefix = {});
 
+/// Forward and backward by hand, not recorded by autograd: what prefix_lm_attention and graphs with a backward of their
+/// own are made of. Scores are never stored; backward makes them again from the log-sums.
+struct AttentionResult {
+  at::Tensor output;   ///< [n, heads, head_dim]: all rows, or those of `output_rows`
+  at::Tensor log_sum;  ///< [n, heads] fp32: log of each query's sum of exponentials
+};
+/// q, k, v [rows, heads, head_dim], unit stride in the last axis. output_rows [n] int64: the queries wanted, on the
+/// CPU; undefined: all.
+AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Segments& segments, const at::Tensor& output_rows = {});
+/// dy [n, heads, head_dim]. Fills dq, dk and dv, views as q, k and v; dq of rows that were no queries becomes 0.
+void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                        const AttentionResult& result, const Segments& segments, const at::Tensor& output_rows,
+                        at::Tensor dq, at::Tensor dk, at::Tensor dv);
+
 /// The same by plain differentiable operations with a mask: the readable reference that tests compare with, and the
 /// path that carries gradients into a prefix.
 at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

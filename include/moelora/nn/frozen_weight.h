@@ -19,6 +19,10 @@ class FrozenWeight {
   at::Tensor forward(const at::Tensor& x, const at::Tensor& bias) const;
   /// dy W, the gradient for x. dy [rows, d_out]; returns [rows, d_in].
   at::Tensor backward(const at::Tensor& dy) const;
+  /// y += x W^T. y [rows, d_out].
+  void add_forward(at::Tensor& y, const at::Tensor& x) const;
+  /// dx += dy W. dx [rows, d_in].
+  void add_backward(at::Tensor& dx, const at::Tensor& dy) const;
 
  private:
   at::Tensor weight_;

@@ -11,6 +11,7 @@ class LayerNormImpl : public torch::nn::Cloneable<LayerNormImpl> {
   LayerNormImpl(at::Tensor weight, at::Tensor bias, double epsilon);  ///< Around existing tensors.
   void reset() override;
   at::Tensor forward(const at::Tensor& x);  ///< [..., d] → [..., d]
+  double epsilon() const { return epsilon_; }
 
   at::Tensor weight;
   at::Tensor bias;

@@ -35,6 +35,7 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   void activate(const std::string& adapter);
   const std::string& active() const { return active_name_; }
   LinearDelta* delta(const std::string& adapter) const;  ///< nullptr if not attached.
+  LinearDelta* active_delta() const { return active_; }  ///< nullptr if none is active.
 
   std::int64_t in_features() const { return in_features_; }
   std::int64_t out_features() const { return out_features_; }

@@ -4,8 +4,11 @@
 
 #include <torch/nn/module.h>
 
+#include <vector>
+
 #include "moelora/nn/frozen_weight.h"
 #include "moelora/nn/row_context.h"
+#include "moelora/nn/row_source.h"
 
 namespace moelora::nn {
 
@@ -13,6 +16,12 @@ namespace moelora::nn {
 struct LowRank {
   at::Tensor A;  ///< [r, d_in]
   at::Tensor B;  ///< [d_out, r]
+};
+
+/// Gradients of what a linear's delta trains, as written-out backward functions hand them on.
+struct DeltaGradients {
+  std::vector<at::Tensor> trained;  ///< In the order of LinearDelta::trained().
+  at::Tensor expert_weights;        ///< [gates, S, N] fp32, added to; undefined: not wanted.
 };
 
 class LinearDelta : public torch::nn::Module {
@@ -24,6 +33,20 @@ class LinearDelta : public torch::nn::Module {
   /// The update for one expert weighting `omega` [gates, N] fp32 (undefined: no gate). Error NotMergeable unless the
   /// update is the same for every token.
   virtual LowRank low_rank(const at::Tensor& omega) const;
+
+  // The same differentiated by hand, for graphs that write the backward of a whole block out. A delta that offers it
+  // returns true here; a graph that meets another one falls back to forward().
+  virtual bool by_hand() const { return false; }
+  /// The parameters that get gradients.
+  virtual std::vector<at::Tensor> trained() const { return {}; }
+  /// bias + delta(x), to which the base's product x W^T is yet to be added: [rows, d_out]. `tape` receives what
+  /// backward wants to know again.
+  virtual at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const RowContext& context,
+                                   at::Tensor& tape) const;
+  /// The delta's part of the gradient for x, to which dy W is yet to be added: [rows, d_in]; undefined unless
+  /// `need_dx`. dy [rows, d_out] contiguous. Fills `gradients`.
+  virtual at::Tensor begin_backward(const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
+                                    const RowContext& context, bool need_dx, DeltaGradients& gradients) const;
 };
 
 }  // namespace moelora::nn

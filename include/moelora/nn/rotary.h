@@ -24,4 +24,8 @@ RotaryTables rotary_tables(const at::Tensor& positions, std::int64_t head_dim, a
 /// x [rows, heads, head_dim] → rotated, same shape. Pairs i with i + head_dim/4 inside each half. Differentiable.
 at::Tensor apply_rotary(const at::Tensor& x, const RotaryTables& tables);
 
+/// The same in place, not recorded by autograd; x may be a view with a unit last stride. inverse: turns back, which is
+/// also the gradient.
+void rotate_in_place(at::Tensor x, const RotaryTables& tables, bool inverse = false);
+
 }  // namespace moelora::nn

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "model/chatglm/block_function.h"
 #include "moelora/io/error.h"
 #include "moelora/model/kv_cache.h"
 
@@ -106,6 +107,13 @@ ChatGlmBlockImpl::ChatGlmBlockImpl(const ChatGlmConfig& config, const TensorSour
 }
 
 at::Tensor ChatGlmBlockImpl::forward(const at::Tensor& x, const LayerInput& input) {
+  if (!can_run_by_hand(*this, input)) {
+    return forward_reference(x, input);
+  }
+  return block_by_hand(std::static_pointer_cast<ChatGlmBlockImpl>(shared_from_this()), x, input, input.recompute);
+}
+
+at::Tensor ChatGlmBlockImpl::forward_reference(const at::Tensor& x, const LayerInput& input) {
   const bool some = input.output_rows.defined();
   const at::Tensor normalised = input_layernorm->forward(x);
   const at::Tensor attended = attention->forward(normalised, input);

@@ -39,6 +39,7 @@ struct LayerInput {
   nn::KeyValuePrefix prefix;
   at::Tensor output_rows;         ///< [n] int64: the rows wanted; undefined: all
   nn::RowContext output_context;  ///< context.select(output_rows)
+  bool recompute = false;         ///< Store only the block's input; backward runs the block again.
 };
 
 class ChatGlmAttentionImpl : public torch::nn::Module {
@@ -46,6 +47,7 @@ class ChatGlmAttentionImpl : public torch::nn::Module {
   ChatGlmAttentionImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
   /// x [rows, hidden] → [rows, hidden], or only output_rows [n] → [n, hidden].
   at::Tensor forward(const at::Tensor& x, const LayerInput& input);
+  std::int64_t heads() const { return heads_; }
   nn::Linear query_key_value{nullptr};
   nn::Linear dense{nullptr};
 
@@ -67,7 +69,11 @@ TORCH_MODULE(ChatGlmMlp);
 class ChatGlmBlockImpl : public torch::nn::Module {
  public:
   ChatGlmBlockImpl(const ChatGlmConfig& config, const TensorSource& source, const std::string& prefix);
-  at::Tensor forward(const at::Tensor& x, const LayerInput& input);  ///< as ChatGlmAttention's
+  /// As ChatGlmAttention's. One autograd function where the block's weights are frozen (training an adapter), plain
+  /// operations otherwise.
+  at::Tensor forward(const at::Tensor& x, const LayerInput& input);
+  /// By plain operations always: the readable reference that tests compare with.
+  at::Tensor forward_reference(const at::Tensor& x, const LayerInput& input);
   nn::LayerNorm input_layernorm{nullptr};
   ChatGlmAttention attention{nullptr};
   nn::LayerNorm post_attention_layernorm{nullptr};

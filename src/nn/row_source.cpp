@@ -1,0 +1,50 @@
+#include "moelora/nn/row_source.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+
+#include <cstring>
+
+#include "moelora/nn/gelu.h"
+#include "nn/row_kernels.h"
+
+namespace moelora::nn {
+
+void StoredRows::some(std::int64_t begin, std::int64_t count, float* out) const {
+  const auto width = rows_.size(1);
+  std::memcpy(out, rows_.const_data_ptr<float>() + begin * width,
+              static_cast<std::size_t>(count * width) * sizeof *out);
+}
+
+NormalisedRows::NormalisedRows(at::Tensor x, at::Tensor mean, at::Tensor rstd, at::Tensor weight, at::Tensor bias)
+    : x_(std::move(x)),
+      mean_(std::move(mean)),
+      rstd_(std::move(rstd)),
+      weight_(std::move(weight)),
+      bias_(std::move(bias)) {}
+
+at::Tensor NormalisedRows::all() const {
+  at::NoGradGuard no_grad;
+  const auto type = rstd_.scalar_type();  // fp32 where x has less
+  return ((x_.to(type) - mean_) * rstd_ * weight_ + bias_).to(x_.scalar_type());
+}
+
+void NormalisedRows::some(std::int64_t begin, std::int64_t count, float* out) const {
+  const auto width = x_.size(1);
+  const auto* mean = mean_.const_data_ptr<float>();
+  const auto* rstd = rstd_.const_data_ptr<float>();
+  const auto* x = x_.const_data_ptr<float>();
+  for (std::int64_t row = begin; row < begin + count; ++row, out += width) {
+    kernels::normalise_row(x + row * width, mean[row], rstd[row], weight_.const_data_ptr<float>(),
+                           bias_.const_data_ptr<float>(), out, width);
+  }
+}
+
+at::Tensor GeluRows::all() const { return nn::gelu(x_); }
+
+void GeluRows::some(std::int64_t begin, std::int64_t count, float* out) const {
+  const auto width = x_.size(1);
+  kernels::gelu_row(x_.const_data_ptr<float>() + begin * width, out, count * width);
+}
+
+}  // namespace moelora::nn
