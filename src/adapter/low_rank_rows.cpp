@@ -93,66 +93,127 @@ at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const 
   return y;
 }
 
+namespace {
+
+/// The part of the backward that one thread computes, block by block.
+class BackwardBlocks {
+ public:
+  BackwardBlocks(const LowRankCall& call, const Sizes& size, const nn::RowSource& x, const at::Tensor& dy,
+                 const at::Tensor& u, const at::Tensor& dx, const at::Tensor& expert_sums)
+      : dA(at::zeros({size.rank, size.d_in}, dy.options())),
+        dB(at::zeros({size.d_out, size.rank}, dy.options())),
+        call_(call),
+        size_(size),
+        x_(x),
+        dy_(dy.const_data_ptr<float>()),
+        u_(u.const_data_ptr<float>()),
+        dx_(dx.defined() ? dx.mutable_data_ptr<float>() : nullptr),
+        sums_(expert_sums.defined() ? expert_sums.mutable_data_ptr<float>() : nullptr),
+        dv_(floats(size.rank)),
+        du_(floats(size.rank)),
+        v_(floats(size.rank)),
+        rows_(floats(size.d_in)) {
+    if (dx_ != nullptr) {
+      update_ = floats(size.d_in);
+      if (x.chains()) {
+        slope_ = floats(size.d_in);
+      }
+      if (call.mask.active()) {
+        kept_.resize(static_cast<std::size_t>(size.block * size.d_in));
+      }
+    }
+  }
+
+  void run(std::int64_t begin, std::int64_t count) {
+    const auto rank = size_.rank;
+    const float* dy_rows = dy_ + begin * size_.d_out;
+    const float* u_rows = u_ + begin * rank;
+    gemm(Op::none, Op::none, count, rank, size_.d_out, 1.0f, dy_rows, size_.d_out, call_.B.const_data_ptr<float>(),
+         rank, 0.0f, dv_.data(), rank);
+    weigh_rows(call_, dv_.data(), begin, count, rank, du_.data());
+    weigh_rows(call_, u_rows, begin, count, rank, v_.data());
+    gemm(Op::transpose, Op::none, size_.d_out, rank, count, 1.0f, dy_rows, size_.d_out, v_.data(), rank, 1.0f,
+         dB.mutable_data_ptr<float>(), rank);
+    for (std::int64_t row = 0; sums_ != nullptr && row < count; ++row) {
+      nn::kernels::grouped_dot_row(dv_.data() + row * rank, u_rows + row * rank, rank, call_.experts,
+                                   sums_ + (begin + row) * call_.experts);
+    }
+    make_rows(begin, count);
+    gemm(Op::transpose, Op::none, rank, size_.d_in, count, 1.0f, du_.data(), rank, rows_.data(), size_.d_in, 1.0f,
+         dA.mutable_data_ptr<float>(), size_.d_in);
+    if (dx_ != nullptr) {
+      finish_dx(begin, count);
+    }
+  }
+
+  at::Tensor dA;  ///< Sums over the rows seen.
+  at::Tensor dB;
+
+ private:
+  std::vector<float> floats(std::int64_t width) const {
+    return std::vector<float>(static_cast<std::size_t>(size_.block * width));
+  }
+
+  // The dropped input of a block, and what finish_dx wants to know of it.
+  void make_rows(std::int64_t begin, std::int64_t count) {
+    if (slope_.empty()) {
+      x_.some(begin, count, rows_.data());
+    } else {
+      x_.some_with_slope(begin, count, rows_.data(), slope_.data());
+    }
+    if (kept_.empty()) {
+      if (call_.mask.active()) {
+        drop_rows(call_.mask, rows_.data(), begin, count, size_.d_in, rows_.data());
+      }
+      return;
+    }
+    for (std::int64_t row = 0; row < count; ++row) {
+      float* values = rows_.data() + row * size_.d_in;
+      nn::kernels::drop_row_and_note(values, values, size_.d_in, call_.mask.keys[begin + row], call_.mask.threshold,
+                                     call_.mask.scale, kept_.data() + row * size_.d_in);
+    }
+  }
+
+  void finish_dx(std::int64_t begin, std::int64_t count) {
+    const auto width = size_.d_in;
+    gemm(Op::none, Op::none, count, width, size_.rank, 1.0f, du_.data(), size_.rank, call_.A.const_data_ptr<float>(),
+         width, 0.0f, update_.data(), width);
+    for (std::int64_t row = 0; row < count; ++row) {
+      const auto at = row * width;
+      nn::kernels::finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
+                                       call_.mask.scale, slope_.empty() ? nullptr : slope_.data() + at,
+                                       dx_ + begin * width + at, width);
+    }
+  }
+
+  const LowRankCall& call_;
+  const Sizes& size_;
+  const nn::RowSource& x_;
+  const float* dy_;
+  const float* u_;
+  float* dx_;
+  float* sums_;
+  std::vector<float> dv_, du_, v_, rows_, update_, slope_;
+  std::vector<std::uint8_t> kept_;
+};
+
+}  // namespace
+
 LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
-                                   const at::Tensor& u, bool need_dx, bool need_expert_sums) {
+                                   const at::Tensor& u, at::Tensor& dx, bool need_expert_sums) {
   const Sizes size(call);
-  const auto options = dy.options().requires_grad(false);
   LowRankGradients result;
-  if (need_dx) {
-    result.x = at::empty({size.rows, size.d_in}, options);
-  }
   if (need_expert_sums) {
-    result.expert_sums = at::empty({size.rows, call.experts}, options);
+    result.expert_sums = at::empty({size.rows, call.experts}, dy.options());
   }
-  const auto* a = call.A.const_data_ptr<float>();
-  const auto* b = call.B.const_data_ptr<float>();
-  const auto* gradient = dy.const_data_ptr<float>();
-  const auto* inner = u.const_data_ptr<float>();
-  auto* dx = need_dx ? result.x.mutable_data_ptr<float>() : nullptr;
-  auto* sums = need_expert_sums ? result.expert_sums.mutable_data_ptr<float>() : nullptr;
   // Each thread sums its own rows; the sums are added in the order of the threads.
   std::vector<std::pair<at::Tensor, at::Tensor>> parts(static_cast<std::size_t>(at::get_num_threads()));
   at::parallel_for(0, size.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
-    auto& [dA, dB] = parts[static_cast<std::size_t>(at::get_thread_num())];
-    dA = at::zeros({size.rank, size.d_in}, options);
-    dB = at::zeros({size.d_out, size.rank}, options);
-    std::vector<float> wide(static_cast<std::size_t>(size.block * size.d_in));
-    std::vector<float> narrow(static_cast<std::size_t>(3 * size.block * size.rank));
-    float* dv = narrow.data();
-    float* du = dv + size.block * size.rank;
-    float* v = du + size.block * size.rank;
+    BackwardBlocks blocks(call, size, x, dy, u, dx, result.expert_sums);
     for (std::int64_t block = first; block < last; ++block) {
-      const auto begin = block * size.block;
-      const auto count = std::min(size.block, size.rows - begin);
-      const float* dy_rows = gradient + begin * size.d_out;
-      const float* u_rows = inner + begin * size.rank;
-      gemm(Op::none, Op::none, count, size.rank, size.d_out, 1.0f, dy_rows, size.d_out, b, size.rank, 0.0f, dv,
-           size.rank);
-      weigh_rows(call, dv, begin, count, size.rank, du);
-      weigh_rows(call, u_rows, begin, count, size.rank, v);
-      gemm(Op::transpose, Op::none, size.d_out, size.rank, count, 1.0f, dy_rows, size.d_out, v, size.rank, 1.0f,
-           dB.mutable_data_ptr<float>(), size.rank);
-      if (sums != nullptr) {
-        for (std::int64_t row = 0; row < count; ++row) {
-          nn::kernels::grouped_dot_row(dv + row * size.rank, u_rows + row * size.rank, size.rank, call.experts,
-                                       sums + (begin + row) * call.experts);
-        }
-      }
-      x.some(begin, count, wide.data());
-      if (call.mask.active()) {
-        drop_rows(call.mask, wide.data(), begin, count, size.d_in, wide.data());
-      }
-      gemm(Op::transpose, Op::none, size.rank, size.d_in, count, 1.0f, du, size.rank, wide.data(), size.d_in, 1.0f,
-           dA.mutable_data_ptr<float>(), size.d_in);
-      if (dx != nullptr) {
-        float* dx_rows = dx + begin * size.d_in;
-        gemm(Op::none, Op::none, count, size.d_in, size.rank, 1.0f, du, size.rank, a, size.d_in, 0.0f, dx_rows,
-             size.d_in);
-        if (call.mask.active()) {
-          drop_rows(call.mask, dx_rows, begin, count, size.d_in, dx_rows);
-        }
-      }
+      blocks.run(block * size.block, std::min(size.block, size.rows - block * size.block));
     }
+    parts[static_cast<std::size_t>(at::get_thread_num())] = {blocks.dA, blocks.dB};
   });
   for (const auto& [dA, dB] : parts) {
     if (dA.defined()) {

@@ -26,11 +26,11 @@ struct LowRankGradients {
   at::Tensor A;            ///< [r, d_in]
   at::Tensor B;            ///< [d_out, r]
   at::Tensor expert_sums;  ///< [rows, N]: Σ over an expert's entries of (B^T dy) ⊙ u; undefined unless wanted
-  at::Tensor x;            ///< [rows, d_in]; undefined unless wanted
 };
 
-/// dy [rows, d_out] contiguous.
+/// dy [rows, d_out] contiguous. dx [rows, d_in] is added to, and chained through x where x chains; undefined: not
+/// wanted.
 LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
-                                   const at::Tensor& u, bool need_dx, bool need_expert_sums);
+                                   const at::Tensor& u, at::Tensor& dx, bool need_expert_sums);
 
 }  // namespace moelora

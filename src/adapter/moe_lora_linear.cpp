@@ -41,15 +41,12 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
     const auto holder = context->saved_data["call"].toCapsule();
     const Call& call = *static_cast<const CallHolder&>(*holder).call;
     const at::Tensor dy = gradients[0].contiguous();
-    const bool need_dx = context->needs_input_grad(0);
     nn::DeltaGradients found;
     if (saved[4].defined() && context->needs_input_grad(3)) {
       found.expert_weights = at::zeros_like(saved[4]);
     }
-    at::Tensor dx = call.delta->begin_backward(dy, nn::StoredRows(saved[0]), saved[1], call.context, need_dx, found);
-    if (need_dx) {
-      nn::FrozenWeight(call.weight).add_backward(dx, dy);
-    }
+    at::Tensor dx = context->needs_input_grad(0) ? nn::FrozenWeight(call.weight).backward(dy) : at::Tensor();
+    call.delta->finish_backward(dy, nn::StoredRows(saved[0]), saved[1], call.context, dx, found);
     return {dx, found.trained[0], found.trained[1], found.expert_weights, {}};
   }
 
@@ -111,16 +108,15 @@ at::Tensor MoeLoraLinearImpl::begin_forward(const at::Tensor& x, const at::Tenso
   return bias.defined() ? at::addmm(bias, v, b) : at::mm(v, b);
 }
 
-at::Tensor MoeLoraLinearImpl::begin_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
-                                             const nn::RowContext& context, bool need_dx,
-                                             nn::DeltaGradients& gradients) const {
+void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
+                                        const nn::RowContext& context, at::Tensor& dx,
+                                        nn::DeltaGradients& gradients) const {
   at::NoGradGuard no_grad;
   const bool need_omega = experts_ > 1 && gradients.expert_weights.defined();
-  at::Tensor dx, expert_sums;
+  at::Tensor expert_sums;
   if (dy.is_cpu() && dy.scalar_type() == at::kFloat) {
-    LowRankGradients found = low_rank_backward(call(context), dy, x, tape, need_dx, need_omega);
+    LowRankGradients found = low_rank_backward(call(context), dy, x, tape, dx, need_omega);
     gradients.trained = {std::move(found.A), std::move(found.B)};
-    dx = std::move(found.x);
     expert_sums = std::move(found.expert_sums);
   } else {
     const auto type = dy.scalar_type();
@@ -130,8 +126,11 @@ at::Tensor MoeLoraLinearImpl::begin_backward(const at::Tensor& dy, const nn::Row
     // The mask of the forward is drawn again instead of stored.
     const at::Tensor dropped = nn::apply_keyed_dropout(x.all(), dropout_, key_, context);
     gradients.trained = {at::mm(du.t(), dropped).to(at::kFloat), at::mm(dy.t(), tape * weights).to(at::kFloat)};
-    if (need_dx) {
-      dx = nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context);
+    if (dx.defined()) {
+      dx.add_(nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context));
+      if (x.chains()) {
+        x.chain(dx);
+      }
     }
     if (need_omega) {
       expert_sums = (dv.to(at::kFloat) * tape.to(at::kFloat)).view({dy.size(0), experts_, -1}).sum(2);
@@ -140,7 +139,6 @@ at::Tensor MoeLoraLinearImpl::begin_backward(const at::Tensor& dy, const nn::Row
   if (need_omega) {
     gradients.expert_weights.select(0, gate_).index_add_(0, context.segment_of_row, expert_sums, scaling_);
   }
-  return dx;
 }
 
 LowRankCall MoeLoraLinearImpl::call(const nn::RowContext& context) const {

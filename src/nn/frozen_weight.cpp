@@ -13,6 +13,4 @@ at::Tensor FrozenWeight::backward(const at::Tensor& dy) const { return at::mm(dy
 
 void FrozenWeight::add_forward(at::Tensor& y, const at::Tensor& x) const { y.addmm_(x, weight_.t()); }
 
-void FrozenWeight::add_backward(at::Tensor& dx, const at::Tensor& dy) const { dx.addmm_(dy, weight_); }
-
 }  // namespace moelora::nn

@@ -19,13 +19,11 @@ at::Tensor forward_by_hand(const LinearImpl& linear, const at::Tensor& x, const 
 
 at::Tensor backward_by_hand(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
                             const RowContext& context, bool need_dx, DeltaGradients& gradients) {
-  const FrozenWeight weight(linear.weight);
-  if (linear.active_delta() == nullptr) {
-    return need_dx ? weight.backward(dy) : at::Tensor();
-  }
-  at::Tensor dx = linear.active_delta()->begin_backward(dy, x, tape, context, need_dx, gradients);
-  if (need_dx) {
-    weight.add_backward(dx, dy);
+  at::Tensor dx = need_dx ? FrozenWeight(linear.weight).backward(dy) : at::Tensor();
+  if (linear.active_delta() != nullptr) {
+    linear.active_delta()->finish_backward(dy, x, tape, context, dx, gradients);
+  } else if (need_dx && x.chains()) {
+    x.chain(dx);
   }
   return dx;
 }

@@ -13,8 +13,8 @@ at::Tensor LinearDelta::begin_forward(const at::Tensor&, const at::Tensor&, cons
   TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
 }
 
-at::Tensor LinearDelta::begin_backward(const at::Tensor&, const RowSource&, const at::Tensor&, const RowContext&, bool,
-                                       DeltaGradients&) const {
+void LinearDelta::finish_backward(const at::Tensor&, const RowSource&, const at::Tensor&, const RowContext&,
+                                  at::Tensor&, DeltaGradients&) const {
   TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
 }
 

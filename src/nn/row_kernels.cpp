@@ -51,6 +51,11 @@ MOELORA_INLINE float gelu_sigmoid(float x) {
   return 1.0f / (1.0f + fast_exp(-kGeluScale * (x + kGeluCube * x * x * x)));
 }
 
+// GELU'(x), with s = gelu_sigmoid(x).
+MOELORA_INLINE float gelu_slope(float x, float s) {
+  return s + x * s * (1.0f - s) * kGeluScale * (1.0f + 3.0f * kGeluCube * x * x);
+}
+
 }  // namespace
 
 MOELORA_WIDEST void drop_row(const float* x, float* y, std::int64_t first, std::int64_t count, std::uint64_t key,
@@ -61,6 +66,43 @@ MOELORA_WIDEST void drop_row(const float* x, float* y, std::int64_t first, std::
   for (std::int64_t c = 0; c < count; ++c) {
     const float keep = column_bits(low, high, static_cast<std::uint32_t>(first + c)) >= threshold ? scale : 0.0f;
     y[c] = x[c] * keep;
+  }
+}
+
+MOELORA_WIDEST void drop_row_and_note(const float* x, float* y, std::int64_t width, std::uint64_t key,
+                                      std::uint32_t threshold, float scale, std::uint8_t* kept) {
+  const auto low = static_cast<std::uint32_t>(key);
+  const auto high = static_cast<std::uint32_t>(key >> 32);
+#pragma omp simd
+  for (std::int64_t c = 0; c < width; ++c) {
+    const bool keep = column_bits(low, high, static_cast<std::uint32_t>(c)) >= threshold;
+    y[c] = x[c] * (keep ? scale : 0.0f);
+    kept[c] = keep ? 1 : 0;
+  }
+}
+
+MOELORA_WIDEST void finish_gradient_row(const float* t, const std::uint8_t* kept, float scale, const float* slope,
+                                        float* dx, std::int64_t width) {
+  if (kept != nullptr && slope != nullptr) {
+#pragma omp simd
+    for (std::int64_t c = 0; c < width; ++c) {
+      dx[c] = (dx[c] + t[c] * (kept[c] != 0 ? scale : 0.0f)) * slope[c];
+    }
+  } else if (kept != nullptr) {
+#pragma omp simd
+    for (std::int64_t c = 0; c < width; ++c) {
+      dx[c] += t[c] * (kept[c] != 0 ? scale : 0.0f);
+    }
+  } else if (slope != nullptr) {
+#pragma omp simd
+    for (std::int64_t c = 0; c < width; ++c) {
+      dx[c] = (dx[c] + t[c]) * slope[c];
+    }
+  } else {
+#pragma omp simd
+    for (std::int64_t c = 0; c < width; ++c) {
+      dx[c] += t[c];
+    }
   }
 }
 
@@ -79,12 +121,19 @@ MOELORA_WIDEST void gelu_row(const float* x, float* y, std::int64_t width) {
   }
 }
 
-MOELORA_WIDEST void gelu_backward_row(const float* x, const float* dy, float* dx, std::int64_t width) {
+MOELORA_WIDEST void gelu_slope_row(const float* x, float* y, float* slope, std::int64_t width) {
 #pragma omp simd
   for (std::int64_t c = 0; c < width; ++c) {
     const float s = gelu_sigmoid(x[c]);
-    const float slope = kGeluScale * (1.0f + 3.0f * kGeluCube * x[c] * x[c]);
-    dx[c] = dy[c] * (s + x[c] * s * (1.0f - s) * slope);
+    y[c] = x[c] * s;
+    slope[c] = gelu_slope(x[c], s);
+  }
+}
+
+MOELORA_WIDEST void gelu_backward_row(const float* x, const float* dy, float* dx, std::int64_t width) {
+#pragma omp simd
+  for (std::int64_t c = 0; c < width; ++c) {
+    dx[c] = dy[c] * gelu_slope(x[c], gelu_sigmoid(x[c]));
   }
 }
 

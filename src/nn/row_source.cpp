@@ -10,6 +10,12 @@
 
 namespace moelora::nn {
 
+void RowSource::some_with_slope(std::int64_t, std::int64_t, float*, float*) const {
+  TORCH_INTERNAL_ASSERT(false, "these rows are no element-wise function");
+}
+
+void RowSource::chain(at::Tensor&) const { TORCH_INTERNAL_ASSERT(false, "these rows are no element-wise function"); }
+
 void StoredRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = rows_.size(1);
   std::memcpy(out, rows_.const_data_ptr<float>() + begin * width,
@@ -46,5 +52,12 @@ void GeluRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = x_.size(1);
   kernels::gelu_row(x_.const_data_ptr<float>() + begin * width, out, count * width);
 }
+
+void GeluRows::some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const {
+  const auto width = x_.size(1);
+  kernels::gelu_slope_row(x_.const_data_ptr<float>() + begin * width, out, slope, count * width);
+}
+
+void GeluRows::chain(at::Tensor& dx) const { gelu_backward_(dx, x_); }
 
 }  // namespace moelora::nn

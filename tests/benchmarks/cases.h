@@ -11,7 +11,8 @@ void number_of_experts(const Options& options);  ///< row 7
 void length_mix(const Options& options);         ///< rows 5, 6
 void scaling(const Options& options);            ///< row 12
 
-/// Work whose memory is measured in a process of its own: `moelora_bench --once NAME`.
-void once(const std::string& name);
+/// Work whose memory is measured in a process of its own, `moelora_bench --once NAME`; several times, because a first
+/// step makes the optimizer's state and the allocator's pools.
+void once(const std::string& name, int times);
 
 }  // namespace moelora::bench

@@ -56,6 +56,7 @@ int main(int argc, char** argv) {
   options.program = std::filesystem::read_symlink("/proc/self/exe");
   std::vector<std::string> names;
   std::string once, table;
+  int times = 2;
   app.add_option("cases", names, "cases to run, in this order");
   app.add_option("--rounds", options.rounds, "pairs of measurements; doubled where the interval exceeds 5 %")
       ->check(CLI::PositiveNumber)
@@ -64,7 +65,8 @@ int main(int argc, char** argv) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--shared", options.shared, "folder with data/ and fixtures/ that do not ship")->capture_default_str();
-  app.add_option("--once", once, "run one piece of work without timing, for its memory");
+  app.add_option("--once", once, "run one piece of work without timing, for its memory or a profiler");
+  app.add_option("--times", times, "how often --once runs it")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--table", table, "print the result lines of a file as a table");
   app.footer(list_of_cases() +
              "\nExample:\n  moelora_bench step memory > results.jsonl && moelora_bench --table results.jsonl\n"
@@ -76,7 +78,7 @@ int main(int argc, char** argv) {
       return moelora::bench::print_table(table);
     }
     if (!once.empty()) {
-      moelora::bench::once(once);
+      moelora::bench::once(once, times);
       return 0;
     }
     if (names.empty()) {

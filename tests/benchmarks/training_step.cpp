@@ -92,31 +92,30 @@ void number_of_experts(const Options& options) {
   }
 }
 
-void once(const std::string& name) {
+void once(const std::string& name, int times) {
   model::ChatGlm model = model_s();
   const std::vector<data::Example> examples = batch_s();
   const train::StepSamples samples = step_samples(examples);
-  // Twice: the first step makes the optimizer's state and the allocator's pools.
+  const auto repeat = [&](const auto& step) {
+    for (int i = 0; i < times; ++i) {
+      step();
+    }
+  };
   if (name == "moelora_step") {
     TrainStep step(model, adapter_s(model, adapter_config_s()), kMicroBatchTokens);
-    step.run(samples);
-    step.run(samples);
+    repeat([&] { step.run(samples); });
   } else if (name == "frozen_step") {
-    frozen_step(model, samples);
-    frozen_step(model, samples);
+    repeat([&] { frozen_step(model, samples); });
   } else if (name == "eager_frozen_step") {
     const PaddedBatch padded = pad(samples.examples);
-    eager_loss(model, padded, nullptr).backward();
-    eager_loss(model, padded, nullptr).backward();
+    repeat([&] { eager_loss(model, padded, nullptr).backward(); });
   } else if (name == "eager_moelora_step") {
     EagerMoeLoraStep step(model);
-    step.run(pad(samples.examples));
-    step.run(pad(samples.examples));
+    const PaddedBatch padded = pad(samples.examples);
+    repeat([&] { step.run(padded); });
   } else {
-    MOELORA_CHECK(name == "model",
-                  "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step or "
-                  "model, found '",
-                  name, "'");
+    MOELORA_CHECK(name == "model", "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step or ",
+                  "model, found '", name, "'");
   }
 }
 

@@ -32,8 +32,8 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   std::vector<at::Tensor> trained() const override { return {A, B}; }
   at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
                            at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r]
-  at::Tensor begin_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
-                            const nn::RowContext& context, bool need_dx, nn::DeltaGradients& gradients) const override;
+  void finish_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
+                       const nn::RowContext& context, at::Tensor& dx, nn::DeltaGradients& gradients) const override;
 
   at::Tensor A;  ///< [r, d_in] fp32
   at::Tensor B;  ///< [d_out, r] fp32

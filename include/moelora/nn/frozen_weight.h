@@ -21,8 +21,6 @@ class FrozenWeight {
   at::Tensor backward(const at::Tensor& dy) const;
   /// y += x W^T. y [rows, d_out].
   void add_forward(at::Tensor& y, const at::Tensor& x) const;
-  /// dx += dy W. dx [rows, d_in].
-  void add_backward(at::Tensor& dx, const at::Tensor& dy) const;
 
  private:
   at::Tensor weight_;

@@ -13,7 +13,8 @@ bool can_run_by_hand(const LinearImpl& linear);
 /// x W^T + bias + delta(x). x [rows, d_in]; returns [rows, d_out]. `tape` is for backward.
 at::Tensor forward_by_hand(const LinearImpl& linear, const at::Tensor& x, const RowContext& context, at::Tensor& tape);
 
-/// The gradient for x, [rows, d_in]; undefined unless `need_dx`. dy [rows, d_out] contiguous; x gives forward's input.
+/// The gradient for x, or for what x chains through, [rows, d_in]; undefined unless `need_dx`. dy [rows, d_out]
+/// contiguous; x gives forward's input again.
 at::Tensor backward_by_hand(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
                             const RowContext& context, bool need_dx, DeltaGradients& gradients);
 

@@ -43,10 +43,10 @@ class LinearDelta : public torch::nn::Module {
   /// backward wants to know again.
   virtual at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const RowContext& context,
                                    at::Tensor& tape) const;
-  /// The delta's part of the gradient for x, to which dy W is yet to be added: [rows, d_in]; undefined unless
-  /// `need_dx`. dy [rows, d_out] contiguous. Fills `gradients`.
-  virtual at::Tensor begin_backward(const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
-                                    const RowContext& context, bool need_dx, DeltaGradients& gradients) const;
+  /// Adds the delta's part to the gradient for x, dx [rows, d_in], which holds dy W already, and chains it through x
+  /// where x chains; dx undefined: not wanted. dy [rows, d_out] contiguous. Fills `gradients`.
+  virtual void finish_backward(const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
+                               const RowContext& context, at::Tensor& dx, DeltaGradients& gradients) const;
 };
 
 }  // namespace moelora::nn

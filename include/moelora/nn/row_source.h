@@ -12,6 +12,14 @@ class RowSource {
   virtual at::Tensor all() const = 0;  ///< [rows, width]
   /// Some of the rows into out [count, width], contiguous. fp32 on the CPU only; called from several threads.
   virtual void some(std::int64_t begin, std::int64_t count, float* out) const = 0;
+
+  /// Whether the rows are an element-wise function of what is stored. Their gradient is then chained through it, so
+  /// that backward_by_hand hands on the gradient of what is stored.
+  virtual bool chains() const { return false; }
+  /// some(), and the function's slope [count, width]. Only if it chains.
+  virtual void some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const;
+  /// dx := dx · slope, all rows. Only if it chains.
+  virtual void chain(at::Tensor& dx) const;
 };
 
 /// Rows that are stored.
@@ -42,6 +50,9 @@ class GeluRows : public RowSource {
   explicit GeluRows(at::Tensor x) : x_(std::move(x)) {}  ///< contiguous
   at::Tensor all() const override;
   void some(std::int64_t begin, std::int64_t count, float* out) const override;
+  bool chains() const override { return true; }
+  void some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const override;
+  void chain(at::Tensor& dx) const override;
 
  private:
   at::Tensor x_;

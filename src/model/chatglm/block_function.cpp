@@ -127,7 +127,6 @@ Gradients run_backward(const Call& call, const at::Tensor& x, Tape tape, const a
     return nn::backward_by_hand(*linears[i], gradient, input, tape.deltas[i], context, need, found[i]);
   };
   at::Tensor dinner = backward(3, dy, nn::GeluRows(tape.inner), after, true);
-  nn::gelu_backward_(dinner, tape.inner);
   tape.inner = at::Tensor();  // the largest one: gone before the next is made
   nn::LayerNormImpl& norm2 = *block.post_attention_layernorm;
   at::Tensor dmiddle =
