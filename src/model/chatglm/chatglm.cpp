@@ -7,6 +7,7 @@
 
 #include "model/chatglm/block_function.h"
 #include "moelora/io/error.h"
+#include "moelora/io/huge_pages.h"
 #include "moelora/model/kv_cache.h"
 
 namespace moelora::model {
@@ -33,7 +34,7 @@ TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype) {
     if (shape.size() == 1) {
       return at::ones(shape, dtype);
     }
-    return at::empty(shape, at::kFloat).normal_(0.0, 0.02, generator).to(dtype);
+    return io::empty_on_huge_pages(shape, at::kFloat).normal_(0.0, 0.02, generator).to(dtype);
   };
 }
 
