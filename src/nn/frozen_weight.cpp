@@ -3,9 +3,14 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
+#include "moelora/nn/few_rows.h"
+
 namespace moelora::nn {
 
 at::Tensor FrozenWeight::forward(const at::Tensor& x, const at::Tensor& bias) const {
+  if (few_rows_serves(x, weight_, bias) && x.scalar_type() == dtype()) {
+    return few_rows_product(x, weight_, bias);
+  }
   return bias.defined() ? at::linear(x, weight_, bias) : at::linear(x, weight_);
 }
 
