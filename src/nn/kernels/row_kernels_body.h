@@ -50,6 +50,7 @@ MOELORA_INLINE Vector unaligned(const Number* from) {
 
 MOELORA_INLINE Lanes all(float value) {
   Lanes lanes;
+#pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) {
     lanes.part[i] = Vec{} + value;
   }
@@ -57,6 +58,7 @@ MOELORA_INLINE Lanes all(float value) {
 }
 
 MOELORA_INLINE void multiply_add(Lanes& sum, const Lanes& a, const Lanes& b) {
+#pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) {
     sum.part[i] += a.part[i] * b.part[i];
   }
@@ -80,6 +82,7 @@ struct Fp32 {
   using type = float;
   MOELORA_INLINE Lanes load(const float* from) {
     Lanes lanes;
+#pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       lanes.part[i] = unaligned<Vec>(from + i * kWidth);
     }
@@ -120,6 +123,7 @@ struct Bf16 {
     lanes.part[0] = _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))), 16));
 #elif defined(__AVX2__)
+#pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       lanes.part[i] = _mm256_castsi256_ps(_mm256_slli_epi32(
           _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 8 * i))), 16));
@@ -139,11 +143,22 @@ struct Bf16 {
 // The last `count` < 16 numbers of a row, zeros behind them.
 template <typename Format>
 MOELORA_INLINE Lanes load_some(const typename Format::type* from, std::int64_t count) {
+#if defined(__AVX512F__)
+  const auto mask = static_cast<__mmask16>((1u << count) - 1u);
+  if constexpr (sizeof(typename Format::type) == 4) {
+    return {{_mm512_maskz_loadu_ps(mask, from)}};
+  } else {
+    alignas(32) std::uint16_t padded[kLanes];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(padded), _mm256_maskz_loadu_epi16(mask, from));
+    return Format::load(padded);
+  }
+#else
   typename Format::type padded[kLanes] = {};
   for (std::int64_t i = 0; i < count; ++i) {
     padded[i] = from[i];
   }
   return Format::load(padded);
+#endif
 }
 
 // Adds the dot products of Rows rows with Weights rows of a matrix.
@@ -168,11 +183,19 @@ MOELORA_INLINE void add_products(Lanes (&sum)[Weights][Rows], const float* x, co
       }
     }
   }
+  // Unrolled too: a loop that indexes the sums would keep all of them in memory.
   if (k < depth) {
+    Lanes w[Weights];
+#pragma GCC unroll 8
+    for (int j = 0; j < Weights; ++j) {
+      w[j] = load_some<Format>(weight + j * weight_stride + k, depth - k);
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Lanes row = load_some<Fp32>(x + r * depth + k, depth - k);
+#pragma GCC unroll 8
       for (int j = 0; j < Weights; ++j) {
-        multiply_add(sum[j][r], row, load_some<Format>(weight + j * weight_stride + k, depth - k));
+        multiply_add(sum[j][r], row, w[j]);
       }
     }
   }
@@ -189,12 +212,19 @@ void tile(const FewRows& call, std::int64_t row, std::int64_t first, std::int64_
       sum[j][r] = all(0.0f);
     }
   }
+  // The low-rank part comes last and its few cache lines are fetched now: a miss at its place would stall the stream,
+  // and fetched further ahead they would be gone again.
+  for (int j = 0; j < Weights; ++j) {
+    for (std::int64_t c = 0; c < call.rank; c += kLanes) {
+      __builtin_prefetch(call.b + (first + j * stride) * call.rank + c);
+    }
+  }
+  const auto* weight = static_cast<const typename Format::type*>(call.weight) + first * call.d_in;
+  add_products<Format, Weights, Rows>(sum, call.x + row * call.d_in, weight, stride * call.d_in, call.d_in);
   if (call.rank > 0) {
     add_products<Fp32, Weights, Rows>(sum, call.v + row * call.rank, call.b + first * call.rank, stride * call.rank,
                                       call.rank);
   }
-  const auto* weight = static_cast<const typename Format::type*>(call.weight) + first * call.d_in;
-  add_products<Format, Weights, Rows>(sum, call.x + row * call.d_in, weight, stride * call.d_in, call.d_in);
 #pragma GCC unroll 8
   for (int j = 0; j < Weights; ++j) {
     const std::int64_t output = first + j * stride;
@@ -334,6 +364,7 @@ void attend_with(const OneRowAttention& call) {
   Lanes sum = all(0.0f);
   for (t = 0; t < padded; t += kLanes) {
     const Lanes score = Fp32::load(call.scratch + t);
+#pragma GCC unroll 4
     for (int i = 0; i < kParts; ++i) {
       const Vec p = exponential(score.part[i] - largest);
       sum.part[i] += p;
