@@ -25,9 +25,9 @@ at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); 
 bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const bool gradient = x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad());
   return x.device().is_cpu() && weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 &&
-         x.size(0) <= kernels::row_kernels().most_rows && x.numel() <= kMostNumbers && kernels::is_stored(x.scalar_type()) &&
-         kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 && weight.size(1) == x.size(1) &&
-         weight.is_contiguous() && !(gradient && c10::GradMode::is_enabled());
+         x.size(0) <= kernels::row_kernels().most_rows && x.numel() <= kMostNumbers &&
+         kernels::is_stored(x.scalar_type()) && kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 &&
+         weight.size(1) == x.size(1) && weight.is_contiguous() && !(gradient && c10::GradMode::is_enabled());
 }
 
 at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& v,
