@@ -53,6 +53,19 @@ if(MOELORA_HAVE_SGEMM)
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/nn/gemm.cpp PROPERTIES COMPILE_DEFINITIONS MOELORA_HAVE_SGEMM)
 endif()
 
+# The same loops for several instruction sets; the program chooses when it runs. Never part of a unity file: the flags
+# must reach nothing else.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  # g++ 12 warns of its own AVX-512 header's deliberately undefined values.
+  set(quiet "-Wno-uninitialized;-Wno-maybe-uninitialized")
+  set(kernels ${CMAKE_SOURCE_DIR}/src/nn/kernels/row_kernels)
+  set_source_files_properties(${kernels}_avx512.cpp PROPERTIES
+    COMPILE_OPTIONS "-O3;-march=x86-64-v4;-mprefer-vector-width=512;-ffp-contract=fast;${quiet}")
+  set_source_files_properties(${kernels}_avx2.cpp PROPERTIES COMPILE_OPTIONS "-O3;-march=x86-64-v3;-ffp-contract=fast")
+  set_source_files_properties(${kernels}_avx512.cpp ${kernels}_avx2.cpp ${kernels}_plain.cpp PROPERTIES
+    SKIP_UNITY_BUILD_INCLUSION ON)
+endif()
+
 moelora_room(io log)
 moelora_room(nn io)
 moelora_room(adapter nn)

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "adapter/low_rank_rows.h"
+#include "adapter/moe_lora_inference.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/dropout.h"
 #include "nn/dropout_mask.h"
@@ -147,6 +148,9 @@ LowRankCall MoeLoraLinearImpl::call(const nn::RowContext& context) const {
 
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
+  if (!(dropout_ > 0.0 && context.dropout.active()) && few_rows_adapted_serves(x, weight, bias, A, B)) {
+    return few_rows_adapted(x, weight, bias, A, B, omega_of(context), context, scaling_);
+  }
   if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
     return forward_reference(x, weight.value(), bias, context);
   }

@@ -59,11 +59,9 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     samplers.emplace_back(options, i);
   }
-  const auto context_of = [&](const nn::Segments& segments) {
-    return make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
-  };
 
-  nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
+  const nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
+  nn::RowContext context = make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
   at::Tensor ids = at::tensor(all_ids, at::kLong).to(device);
   at::Tensor positions = model.positions(segments).to(device);
   ForwardOptions forward;
@@ -76,7 +74,7 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
   forward.output_rows = at::tensor(last_rows, at::kLong).to(device);
 
   while (true) {
-    const at::Tensor hidden = model.hidden(ids, positions, context_of(segments), forward);
+    const at::Tensor hidden = model.hidden(ids, positions, context, forward);
     const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();  // [active, vocab]
     if (on_logits) {
       on_logits(logits, active);
@@ -113,8 +111,7 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
       active = std::move(still);
     }
     // From here on each sequence adds one row, which is no context.
-    const std::vector<std::int64_t> ones(active.size(), 1);
-    segments = nn::Segments::from_lengths(ones, std::vector<std::int64_t>(active.size(), 0));
+    context = context.next_rows(kept);
     ids = at::tensor(next_ids, at::kLong).to(device);
     std::vector<at::Tensor> columns;
     for (const std::int64_t sequence : active) {

@@ -1,20 +1,28 @@
 #include "moelora/model/kv_cache.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <numeric>
 
-#include "moelora/io/error.h"
+#include "moelora/io/huge_pages.h"
+#include "moelora/nn/decode_attention.h"
 
 namespace moelora::model {
 
 KvCache::KvCache(std::int64_t layers, std::int64_t sequences, std::int64_t capacity, std::int64_t heads,
                  std::int64_t head_dim, at::ScalarType dtype, at::Device device)
-    : lengths_(sequences, 0), capacity_(capacity) {
-  const auto options = at::TensorOptions().dtype(dtype).device(device);
+    : slots_(sequences), lengths_(sequences, 0), capacity_(capacity) {
+  std::iota(slots_.begin(), slots_.end(), 0);
+  const auto make = [&] {
+    const std::vector<std::int64_t> shape{sequences, heads, capacity, head_dim};
+    return device.is_cpu() ? io::empty_on_huge_pages(shape, dtype)
+                           : at::empty(shape, at::TensorOptions().dtype(dtype).device(device));
+  };
   for (std::int64_t layer = 0; layer < layers; ++layer) {
-    keys_.push_back(at::empty({sequences, heads, capacity, head_dim}, options));
-    values_.push_back(at::empty({sequences, heads, capacity, head_dim}, options));
+    keys_.push_back(make());
+    values_.push_back(make());
   }
 }
 
@@ -32,8 +40,8 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
     const auto count = segments.length(i);
     const auto stored = prefix_rows_ + lengths_[i];
     TORCH_INTERNAL_ASSERT(stored + count <= capacity_ && (prompt || count == 1));
-    const at::Tensor keys = keys_[layer][i];  // [heads, capacity, d]
-    const at::Tensor values = values_[layer][i];
+    const at::Tensor keys = keys_[layer][slots_[i]];  // [heads, capacity, d]
+    const at::Tensor values = values_[layer][slots_[i]];
     if (prompt && prefix.defined()) {
       const bool own = prefix.key.dim() == 4;
       keys.narrow(1, 0, prefix_rows_).copy_((own ? prefix.key[i] : prefix.key).transpose(0, 1));
@@ -51,6 +59,20 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
   return output;
 }
 
+bool KvCache::takes_rows() const {
+  return keys_.front().device().is_cpu() && !c10::GradMode::is_enabled() && !lengths_.empty() && lengths_.front() > 0;
+}
+
+at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const nn::RotaryTables& tables) {
+  TORCH_INTERNAL_ASSERT(takes_rows());
+  std::vector<std::int64_t> counts = lengths_;
+  for (std::int64_t& count : counts) {
+    count += prefix_rows_;
+  }
+  return nn::decode_attention(q, k, v, tables, keys_[layer], values_[layer], slots_, counts);
+}
+
 void KvCache::advance(const nn::Segments& segments) {
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     lengths_[i] += segments.length(i);
@@ -58,16 +80,13 @@ void KvCache::advance(const nn::Segments& segments) {
 }
 
 void KvCache::keep(const std::vector<std::int64_t>& sequences) {
-  const at::Tensor index = at::tensor(sequences, at::kLong).to(keys_.front().device());
-  std::vector<std::int64_t> lengths;
+  std::vector<std::int64_t> slots, lengths;
   for (const std::int64_t sequence : sequences) {
+    slots.push_back(slots_[sequence]);
     lengths.push_back(lengths_[sequence]);
   }
+  slots_ = std::move(slots);
   lengths_ = std::move(lengths);
-  for (std::size_t layer = 0; layer < keys_.size(); ++layer) {
-    keys_[layer] = keys_[layer].index_select(0, index);
-    values_[layer] = values_[layer].index_select(0, index);
-  }
 }
 
 }  // namespace moelora::model

@@ -3,10 +3,19 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
+#include "moelora/nn/few_rows.h"
+
 namespace moelora::nn {
 
 at::Tensor FrozenWeight::forward(const at::Tensor& x, const at::Tensor& bias) const {
   return bias.defined() ? at::linear(x, weight_, bias) : at::linear(x, weight_);
+}
+
+at::Tensor FrozenWeight::infer(const at::Tensor& x, const at::Tensor& bias) const {
+  if (few_rows_serves(x, weight_, bias) && x.scalar_type() == dtype()) {
+    return few_rows_product(x, weight_, bias);
+  }
+  return forward(x, bias);
 }
 
 at::Tensor FrozenWeight::backward(const at::Tensor& dy) const { return at::mm(dy, weight_); }

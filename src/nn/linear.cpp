@@ -50,7 +50,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x) {
   MOELORA_CHECK(active_ == nullptr, "a linear with the active adapter '", active_name_,
                 "' was run without a RowContext, which would leave the adapter out; pass the context of "
                 "Adapter::context(), or call disable() on the adapter first");
-  return FrozenWeight(weight).forward(x, bias);
+  return FrozenWeight(weight).infer(x, bias);
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x, const RowContext& context) {

@@ -2,7 +2,9 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
 
+#include <algorithm>
 #include <numeric>
 
 #include "moelora/io/error.h"
@@ -50,6 +52,20 @@ RowContext RowContext::select(const at::Tensor& rows) const {
   selected.segment_of_row = segment_of_row.index_select(0, rows);
   selected.row_in_segment = row_in_segment.index_select(0, rows);
   return selected;
+}
+
+RowContext RowContext::next_rows(const std::vector<std::int64_t>& kept) const {
+  const auto count = kept.size();
+  RowContext next =
+      plain(Segments::from_lengths(std::vector<std::int64_t>(count, 1), std::vector<std::int64_t>(count, 0)),
+            segment_of_row.device());
+  if (expert_weights.defined()) {
+    const bool all =
+        static_cast<std::int64_t>(count) == expert_weights.size(1) && std::is_sorted(kept.begin(), kept.end());
+    next.expert_weights =
+        all ? expert_weights : expert_weights.index_select(1, at::tensor(kept, at::kLong).to(expert_weights.device()));
+  }
+  return next;
 }
 
 }  // namespace moelora::nn

@@ -100,6 +100,28 @@ TEST(Generate, EndsAtTheModelsLength) {
   EXPECT_FALSE(results[0].finished);
 }
 
+TEST(Generate, TheContextIsMadeOnceAndFollowsTheSequencesThatAreLeft) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 6;
+  options.eos_id = generate(*model, prompts(), contexts(), options)[0].ids[1];
+  int made = 0;
+  const ContextMaker maker = [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
+    ++made;
+    EXPECT_EQ(sequences, (std::vector<std::int64_t>{0, 1, 2}));
+    nn::RowContext context = nn::RowContext::plain(segments);
+    context.expert_weights = at::arange(3).to(at::kFloat).view({1, 3, 1});
+    return context;
+  };
+  const auto with_context = generate(*model, prompts(), contexts(), options, maker);
+  EXPECT_EQ(made, 1);
+  const auto plain = generate(*model, prompts(), contexts(), options);
+  EXPECT_TRUE(plain[0].finished);
+  for (std::size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_EQ(with_context[i].ids, plain[i].ids);
+  }
+}
+
 TEST(Generate, BadRequestsAreErrors) {
   ChatGlm model = lively_model();
   EXPECT_THROW(generate(*model, {{}}, {0}, {}), Error);

@@ -25,8 +25,9 @@ struct Generation {
   bool finished = false;  ///< The model ended it; false: cut at max_new_tokens or the model's length.
 };
 
-/// Makes the RowContext of a forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
-/// `sequences` lists which prompts of the call the segments belong to (ended ones are missing).
+/// Makes the RowContext of the prompts' forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
+/// Called once; the later steps take its expert weights over. `sequences` lists which prompts of the call the segments
+/// belong to: all of them, in order.
 using ContextMaker = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
 
 /// Called with (prompt index, token) for each new token, in step order.

@@ -46,6 +46,9 @@ struct RowContext {
   /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
   /// the whole batch, so it is no context for attention.
   RowContext select(const at::Tensor& rows) const;
+  /// The context of the next step of decoding: one row, which is no context, of each of these segments, in this order.
+  /// Expert weights are taken over, dropout is off.
+  RowContext next_rows(const std::vector<std::int64_t>& kept) const;
 };
 
 }  // namespace moelora::nn

@@ -6,7 +6,9 @@
 #include <algorithm>
 
 #include "model/chatglm/block_function.h"
+#include "model/chatglm/decode.h"
 #include "moelora/io/error.h"
+#include "moelora/io/huge_pages.h"
 #include "moelora/model/kv_cache.h"
 
 namespace moelora::model {
@@ -33,7 +35,7 @@ TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype) {
     if (shape.size() == 1) {
       return at::ones(shape, dtype);
     }
-    return at::empty(shape, at::kFloat).normal_(0.0, 0.02, generator).to(dtype);
+    return io::empty_on_huge_pages(shape, at::kFloat).normal_(0.0, 0.02, generator).to(dtype);
   };
 }
 
@@ -153,6 +155,11 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
                 options.prefix.size());
   at::Tensor x =
       options.input_embeddings.defined() ? options.input_embeddings : transformer->word_embeddings->forward(ids);
+  if (options.cache != nullptr && options.cache->takes_rows()) {
+    x = decode_rows(*this, x, positions, context, *options.cache);
+    options.cache->advance(context.segments);
+    return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;
+  }
   const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
   LayerInput input{rotary, context, 0, options.cache, {}, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {

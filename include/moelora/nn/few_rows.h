@@ -1,0 +1,21 @@
+#pragma once
+// Products of a few rows with a weight, as decoding has them: the time is that of reading the weight once from memory.
+// Sums are fp32 whatever the dtypes, and a row's result does not depend on the other rows or on the number of threads.
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace moelora::nn {
+
+/// Whether few_rows_product takes these and is faster than at::linear: on a CPU, few rows, fp32, fp16 or bf16, weight
+/// contiguous, and no gradient wanted (grad mode off, or none of them needs one).
+bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+
+/// x W^T + v B^T + bias. x [rows, d_in], weight [d_out, d_in], bias [d_out] or undefined; v [rows, r] and b [d_out, r]
+/// fp32, or both undefined. Dtypes of x, weight and bias may differ. Returns [rows, d_out] in x's dtype or in `dtype`.
+at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                            const at::Tensor& v = {}, const at::Tensor& b = {},
+                            std::optional<at::ScalarType> dtype = {});
+
+}  // namespace moelora::nn

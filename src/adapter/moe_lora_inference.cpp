@@ -1,0 +1,34 @@
+#include "adapter/moe_lora_inference.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/GradMode.h>
+
+#include "moelora/nn/few_rows.h"
+
+namespace moelora {
+
+bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                             const at::Tensor& A, const at::Tensor& B) {
+  return nn::few_rows_serves(x, weight.value(), bias) && nn::few_rows_serves(x, A) && B.is_contiguous() &&
+         A.scalar_type() == at::kFloat && B.scalar_type() == at::kFloat &&
+         !(c10::GradMode::is_enabled() && B.requires_grad());
+}
+
+at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                            const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
+                            const nn::RowContext& context, double scaling) {
+  const at::Tensor v = nn::few_rows_product(x, A, {}, {}, {}, at::kFloat);  // u = A x; weighed in place
+  const auto rank = v.size(1);
+  const auto* segment = context.segment_of_row.const_data_ptr<std::int64_t>();
+  const auto share = omega.defined() ? rank / omega.size(1) : rank;
+  float* row = v.mutable_data_ptr<float>();
+  for (std::int64_t i = 0; i < v.size(0); ++i, row += rank) {
+    const float* weights = omega.defined() ? omega.const_data_ptr<float>() + segment[i] * omega.stride(0) : nullptr;
+    for (std::int64_t c = 0; c < rank; ++c) {
+      row[c] *= static_cast<float>(weights != nullptr ? weights[c / share] * scaling : scaling);
+    }
+  }
+  return nn::few_rows_product(x, weight.value(), bias, v, B);
+}
+
+}  // namespace moelora

@@ -1,0 +1,21 @@
+#pragma once
+// The adapted linear without gradients for a few rows, as decoding has them.
+
+#include <cstdint>
+
+#include "moelora/nn/frozen_weight.h"
+#include "moelora/nn/row_context.h"
+
+namespace moelora {
+
+/// Whether few_rows_adapted takes these: what nn::few_rows_serves says, fp32 A and B, and no gradient wanted for them.
+bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                             const at::Tensor& A, const at::Tensor& B);
+
+/// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [S, N] fp32, undefined for one expert.
+/// Two passes: A x, then the weight with B beside it. No dropout.
+at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                            const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
+                            const nn::RowContext& context, double scaling);
+
+}  // namespace moelora

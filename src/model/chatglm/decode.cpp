@@ -1,0 +1,29 @@
+#include "model/chatglm/decode.h"
+
+#include <ATen/ops/add.h>
+#include <ATen/ops/gelu.h>
+
+namespace moelora::model {
+
+at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& positions, const nn::RowContext& context,
+                       KvCache& cache) {
+  const auto heads = model.num_heads();
+  const auto head_dim = model.config().head_dim();
+  const auto rows = x.size(0);
+  const nn::RotaryTables rotary = nn::rotary_tables(positions, head_dim, x.scalar_type());
+  for (std::int64_t layer = 0; layer < model.num_layers(); ++layer) {
+    auto& block = *model.transformer->layers[layer]->as<ChatGlmBlock>();
+    const at::Tensor a = block.input_layernorm->forward(x);
+    const at::Tensor mixed = block.attention->query_key_value->forward(a, context).view({rows, heads, 3 * head_dim});
+    const at::Tensor attended =
+        cache.append_row(layer, mixed.narrow(2, 0, head_dim), mixed.narrow(2, head_dim, head_dim),
+                         mixed.narrow(2, 2 * head_dim, head_dim), rotary);
+    at::Tensor sum = block.attention->dense->forward(attended.view({rows, heads * head_dim}), context);
+    const at::Tensor m = block.post_attention_layernorm->forward(sum.add_(a, ChatGlmConfig::kResidualAlpha));
+    at::Tensor inner = block.mlp->dense_h_to_4h->forward(m, context);
+    x = block.mlp->dense_4h_to_h->forward(at::gelu_(inner, "tanh"), context).add_(m, ChatGlmConfig::kResidualAlpha);
+  }
+  return model.transformer->final_layernorm->forward(x);
+}
+
+}  // namespace moelora::model

@@ -1,0 +1,14 @@
+#pragma once
+// One step of decoding on a CPU: a few rows, no gradients, keys and values in a cache.
+
+#include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/kv_cache.h"
+
+namespace moelora::model {
+
+/// ChatGlm::hidden from the embedded ids x [rows, hidden] on, for one new row of each of the cache's sequences;
+/// cache.takes_rows() must hold. The cache has not advanced yet.
+at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& positions, const nn::RowContext& context,
+                       KvCache& cache);
+
+}  // namespace moelora::model

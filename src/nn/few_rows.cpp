@@ -1,0 +1,63 @@
+#include "moelora/nn/few_rows.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+#include "nn/kernels/row_kernels.h"
+#include "nn/kernels/stored.h"
+
+namespace moelora::nn {
+namespace {
+
+// Numbers of the weight that are worth a thread of their own.
+constexpr std::int64_t kThreadNumbers = 16384;
+
+// Numbers of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
+constexpr std::int64_t kMostNumbers = 48 * 1024;
+
+at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
+
+}  // namespace
+
+bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+  const bool gradient = x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad());
+  return x.device().is_cpu() && weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 &&
+         x.size(0) <= kernels::row_kernels().most_rows && x.numel() <= kMostNumbers &&
+         kernels::is_stored(x.scalar_type()) && kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 &&
+         weight.size(1) == x.size(1) && weight.is_contiguous() && !(gradient && c10::GradMode::is_enabled());
+}
+
+at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& v,
+                            const at::Tensor& b, std::optional<at::ScalarType> dtype) {
+  TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(1) == weight.size(1) && weight.is_contiguous());
+  TORCH_INTERNAL_ASSERT(v.defined() == b.defined() &&
+                        (!v.defined() || (v.is_contiguous() && b.is_contiguous() && v.scalar_type() == at::kFloat &&
+                                          b.scalar_type() == at::kFloat && v.size(0) == x.size(0) &&
+                                          b.size(0) == weight.size(0) && v.size(1) == b.size(1))));
+  const at::Tensor input = as_fp32(x);
+  const at::Tensor added = bias.defined() ? as_fp32(bias) : at::Tensor();
+  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, at::TensorOptions(at::kFloat));
+  kernels::FewRows call{};
+  call.x = input.const_data_ptr<float>();
+  call.weight = weight.const_data_ptr();
+  call.stored = kernels::stored(weight.scalar_type());
+  if (v.defined()) {
+    call.v = v.const_data_ptr<float>();
+    call.b = b.const_data_ptr<float>();
+    call.rank = v.size(1);
+  }
+  call.bias = added.defined() ? added.const_data_ptr<float>() : nullptr;
+  call.y = y.mutable_data_ptr<float>();
+  call.rows = x.size(0);
+  call.d_in = x.size(1);
+  call.d_out = weight.size(0);
+  const auto grain = std::max<std::int64_t>(1, kThreadNumbers / std::max<std::int64_t>(call.d_in, 1));
+  at::parallel_for(0, call.d_out, grain,
+                   [&](std::int64_t begin, std::int64_t end) { kernels::row_kernels().product(call, begin, end); });
+  return y.to(dtype.value_or(x.scalar_type()));
+}
+
+}  // namespace moelora::nn
