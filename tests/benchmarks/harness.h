@@ -61,8 +61,8 @@ void report_skipped(int row, const std::string& measure, const std::string& why)
 
 /// Highest resident memory of this process so far, in bytes (VmHWM).
 double peak_memory_bytes();
-/// Highest resident memory of `program arguments…`, in bytes; Error if it fails. Its standard output is left out.
-double peak_memory_of(const std::vector<std::string>& command);
+/// The same of a command that prints {"peak_memory_bytes": …} at its end, as --once does. Error if it fails.
+double peak_memory_of(const std::string& command);
 
 /// Processor, cores, memory and LibTorch version, one line each.
 nlohmann::ordered_json hardware();

@@ -80,6 +80,8 @@ int main(int argc, char** argv) {
     }
     if (!once.empty()) {
       moelora::bench::once(once, times);
+      std::cout << nlohmann::ordered_json{{"peak_memory_bytes", moelora::bench::peak_memory_bytes()}}.dump()
+                << std::endl;
       return 0;
     }
     if (names.empty()) {

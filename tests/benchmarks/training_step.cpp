@@ -62,7 +62,8 @@ void training_step(const Options& options) {
 
 void training_memory(const Options& options) {
   const auto peak = [&](const std::string& name) {
-    return peak_memory_of({options.program.string(), "--threads", std::to_string(options.threads), "--once", name});
+    return peak_memory_of("'" + options.program.string() + "' --threads " + std::to_string(options.threads) +
+                          " --once " + name);
   };
   const double ours = peak("moelora_step");
   const double eager = peak("eager_frozen_step");
