@@ -39,7 +39,8 @@ int run(int argc, char** argv) {
                                         about.at("libtorch").get<std::string>() + ")");
   app.require_subcommand(1);
   app.footer(
-      "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed, 2 bad input.");
+      "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed (or another "
+      "process was lost), 2 bad input.");
   for (const auto add :
        {add_train, add_eval, add_generate, add_merge, add_export, add_import, add_inspect, add_verify}) {
     add(app, status);
