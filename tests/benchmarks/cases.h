@@ -10,6 +10,7 @@ void training_memory(const Options& options);    ///< row 4
 void number_of_experts(const Options& options);  ///< row 7
 void length_mix(const Options& options);         ///< rows 5, 6
 void scaling(const Options& options);            ///< row 12
+void alone(const Options& options);              ///< row 14
 
 /// Work whose memory is measured in a process of its own: `moelora_bench --once NAME`.
 void once(const std::string& name);

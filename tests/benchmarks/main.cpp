@@ -26,6 +26,7 @@ const Case kCases[] = {
     {"mix", "rows 5-6: samples per second on real lengths, packed against padded", moelora::bench::length_mix},
     {"experts", "row 7: step time by number of experts", moelora::bench::number_of_experts},
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
+    {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
 };
 
 std::string list_of_cases() {

@@ -12,6 +12,14 @@ moelora_build release moelora_bench moelora_cli
 results=build/benchmarks.jsonl
 bench=build/bin/moelora_bench
 cases=("$@")
-[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts scaling)
-"$bench" "${cases[@]}" >"$results"
+[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts scaling alone ranks)
+bench_cases=()
+ranks=
+for name in "${cases[@]}"; do
+  if [ "$name" = ranks ]; then ranks=1; else bench_cases+=("$name"); fi
+done
+: >"$results"
+[ ${#bench_cases[@]} -eq 0 ] || "$bench" "${bench_cases[@]}" >"$results"
+# Several processes of the program itself.
+[ -z "$ranks" ] || bash tests/benchmarks/ranks.sh build/bin/moelora >>"$results"
 "$bench" --table "$results"

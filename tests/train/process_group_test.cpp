@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <csignal>
 #include <cstdlib>
 #include <thread>
 
@@ -60,24 +61,28 @@ int free_port() {
 }
 
 // Starts `size` ranks; returns their exit codes. Their output stands between the test's own.
-std::vector<int> run_ranks(int size, const std::string& work, const std::filesystem::path& folder = {}) {
-  const std::string port = std::to_string(free_port());
+std::vector<int> run_ranks(int size, const std::string& work, const std::filesystem::path& folder = {},
+                           int launcher_port = 0) {
+  const std::string port = std::to_string(launcher_port > 0 ? launcher_port : free_port());
   const std::string program = std::filesystem::read_symlink("/proc/self/exe");
   std::vector<pid_t> children;
   for (int rank = 0; rank < size; ++rank) {
-    const std::vector<std::string> arguments{"/usr/bin/env",
-                                             "RANK=" + std::to_string(rank),
-                                             "WORLD_SIZE=" + std::to_string(size),
-                                             "MASTER_ADDR=127.0.0.1",
-                                             "MASTER_PORT=" + port,
-                                             "MOELORA_RANK_TIMEOUT=3",
-                                             "OMP_NUM_THREADS=1",
-                                             std::string(kWorkVariable) + "=" + work,
-                                             std::string(kFolderVariable) + "=" + folder.string(),
-                                             program,
-                                             "--gtest_also_run_disabled_tests",
-                                             "--gtest_filter=Ranks.DISABLED_Work",
-                                             "--gtest_brief=1"};
+    const std::vector<std::string> arguments{
+        "/usr/bin/env",
+        "RANK=" + std::to_string(rank),
+        "WORLD_SIZE=" + std::to_string(size),
+        "MASTER_ADDR=127.0.0.1",
+        "MASTER_PORT=" + port,
+        "MOELORA_RANK_TIMEOUT=3",
+        "OMP_NUM_THREADS=1",
+        std::string("TORCHELASTIC_USE_AGENT_STORE=") + (launcher_port > 0 ? "True" : "False"),
+        "TORCHELASTIC_RESTART_COUNT=2",
+        std::string(kWorkVariable) + "=" + work,
+        std::string(kFolderVariable) + "=" + folder.string(),
+        program,
+        "--gtest_also_run_disabled_tests",
+        "--gtest_filter=Ranks.DISABLED_Work",
+        "--gtest_brief=1"};
     std::vector<char*> pointers;
     for (const std::string& argument : arguments) pointers.push_back(const_cast<char*>(argument.c_str()));
     pointers.push_back(nullptr);
@@ -230,6 +235,25 @@ TEST(Ranks, DISABLED_Work) {
 TEST(Ranks, ExchangeSumsAndTexts) {
   SKIP_WITHOUT_GLOO();
   EXPECT_EQ(run_ranks(3, "exchange"), (std::vector<int>{0, 0, 0}));
+}
+
+// torchrun's own process holds the store, and all ranks are its clients.
+TEST(Ranks, MeetAtTheLaunchersStore) {
+  SKIP_WITHOUT_GLOO();
+  const int port = free_port();
+  // Another job's rank 0, which waits for the rest of its job, serves as the launcher.
+  const pid_t launcher = fork();
+  if (launcher == 0) {
+    const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+    const std::string port_variable = "MASTER_PORT=" + std::to_string(port);
+    execl("/usr/bin/env", "/usr/bin/env", "RANK=0", "WORLD_SIZE=2", "MASTER_ADDR=127.0.0.1", port_variable.c_str(),
+          "MOELORA_TEST_WORK=launcher", "MOELORA_TEST_FOLDER=", program.c_str(), "--gtest_also_run_disabled_tests",
+          "--gtest_filter=Ranks.DISABLED_Work", "--gtest_brief=1", nullptr);
+    _exit(127);
+  }
+  EXPECT_EQ(run_ranks(3, "exchange", {}, port), (std::vector<int>{0, 0, 0}));
+  kill(launcher, SIGKILL);
+  waitpid(launcher, nullptr, 0);
 }
 
 TEST(Ranks, TrainAsOneProcessDoesAlsoWithNothingToDo) {
