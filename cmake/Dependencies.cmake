@@ -1,4 +1,4 @@
-# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev
+# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev; libgloo-dev (Gloo.cmake)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(spdlog REQUIRED)

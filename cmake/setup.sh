@@ -30,8 +30,7 @@ moelora_missing_packages() {
   done
 }
 
-moelora_setup() {
-  command -v python3 >/dev/null || { echo "python3 is missing: install it first." >&2; exit 2; }
+moelora_required_packages() {
   local missing
   missing=$(moelora_missing_packages | tr '\n' ' ')
   missing=${missing% }
@@ -49,6 +48,25 @@ moelora_setup() {
     echo "  sudo apt-get update && sudo apt-get install -y --no-install-recommends $missing" >&2
     exit 2
   fi
+}
+
+# For training in several processes; all else is built without it.
+moelora_optional_packages() {
+  if ! command -v dpkg-query >/dev/null || dpkg-query -W -f '${Status}' libgloo-dev 2>/dev/null | grep -q 'install ok'; then
+    return 0
+  fi
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    moelora_say "Installing libgloo-dev"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q && apt-get install -y -q --no-install-recommends libgloo-dev && return 0
+  fi
+  echo "libgloo-dev is missing: the build will have no training in several processes." >&2
+}
+
+moelora_setup() {
+  command -v python3 >/dev/null || { echo "python3 is missing: install it first." >&2; exit 2; }
+  moelora_required_packages
+  moelora_optional_packages
 }
 
 # As many compilers as there are cores, but each may want 2 GB of memory.

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/predict.h"
+#include "cli/ranks.h"
 #include "cli/verbs.h"
 #include "moelora/eval/report.h"
 #include "moelora/eval/scorer.h"
@@ -42,13 +43,16 @@ void print_scores(const eval::EvaluationReport& report) {
   std::cout << std::flush;
 }
 
-void run_eval(const EvalOptions& options) {
+void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   const eval::Scorer scorer = eval::scorer_from_name(options.scorer);
   const bool generates = !options.session.model.empty();
   MOELORA_CHECK(generates != !options.predictions.empty(), "give either --model FOLDER or --predictions FILE");
   MOELORA_CHECK(generates || options.session.adapter.empty(), "--adapter goes with --model, not with --predictions");
   MOELORA_CHECK(!generates || !options.output.empty(), "--model needs --output, the folder for answers and scores");
-  if (!options.output.empty()) {
+  if (!generates && !writes(ranks)) {
+    return;  // scoring alone is no work to divide
+  }
+  if (!options.output.empty() && writes(ranks)) {
     require_empty(options.output);
   }
   const std::vector<data::Record> references = read_and_report(options.data);
@@ -64,8 +68,12 @@ void run_eval(const EvalOptions& options) {
   }
   std::vector<data::Record> predictions;
   if (generates) {
+    options.session.device = device_of_rank(options.session.device, ranks);
     const Session session = open_session(options.session);
-    eval::Evaluation evaluation = predict(session, references, options.evaluate);
+    eval::Evaluation evaluation = predict(session, references, options.evaluate, ranks);
+    if (!writes(ranks)) {
+      return;
+    }
     predictions = std::move(evaluation.predictions);
     report.facts.emplace_back("model", options.session.model.string());
     report.facts.emplace_back("adapter", options.session.adapter.empty() ? "none" : options.session.adapter.string());
@@ -105,14 +113,17 @@ void add_eval(CLI::App& app, int& status) {
   verb->add_option("--majority", options->majority,
                    "training records: one more column, each task's most frequent training answer");
   verb->footer(
+      "Several processes (torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) share the records.\n"
       "Examples:\n"
       "  moelora eval --model examples/tiny_base/model --adapter out/run/adapter --data examples/sample_data/dev.json "
       "\\\n"
       "      --output out/scores --majority examples/sample_data/train.json\n"
       "  moelora eval --predictions answers.json --data dev.json --scorer moelora --json scores.json");
   verb->callback([options, &status] {
-    run_eval(*options);
-    status = 0;
+    status = run_with_ranks("eval", [&](train::ProcessGroup* ranks) {
+      run_eval(*options, ranks);
+      return 0;
+    });
   });
 }
 

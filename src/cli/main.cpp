@@ -10,6 +10,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
 #include "moelora/io/provenance.h"
+#include "moelora/train/process_group.h"
 
 namespace moelora::cli {
 namespace {
@@ -36,10 +37,12 @@ int run(int argc, char** argv) {
   CLI::App app("MOELoRA fine-tuning of ChatGLM-6B-shaped models: one adapter for many tasks.", "moelora");
   const nlohmann::ordered_json about = io::provenance();
   app.set_version_flag("--version", "moelora " + about.at("version").get<std::string>() + " (LibTorch " +
-                                        about.at("libtorch").get<std::string>() + ")");
+                                        about.at("libtorch").get<std::string>() + ", process groups: " +
+                                        (train::ProcessGroup::available() ? "gloo" : "none") + ")");
   app.require_subcommand(1);
   app.footer(
-      "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed, 2 bad input.");
+      "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed (or another "
+      "process was lost), 2 bad input.");
   for (const auto add :
        {add_train, add_eval, add_generate, add_merge, add_export, add_import, add_inspect, add_verify}) {
     add(app, status);

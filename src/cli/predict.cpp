@@ -41,6 +41,29 @@ class AnswerProgress {
   Clock::time_point shown_ = start_;
 };
 
+// Adds the answers of the other ranks to this one's.
+void share_answers(eval::Evaluation& evaluation, train::ProcessGroup& ranks) {
+  nlohmann::ordered_json own{{"tokens", evaluation.tokens}, {"unfinished", evaluation.unfinished}};
+  own["answers"] = nlohmann::ordered_json::array();
+  for (const std::int64_t record : evaluation.answered) {
+    own["answers"].push_back({record, evaluation.predictions[static_cast<std::size_t>(record)].target});
+  }
+  evaluation.tokens = 0;
+  evaluation.unfinished = 0;
+  evaluation.answered.clear();
+  for (const std::string& text : ranks.gather(own.dump())) {
+    const auto part = nlohmann::ordered_json::parse(text);
+    evaluation.tokens += part.at("tokens").get<std::int64_t>();
+    evaluation.unfinished += part.at("unfinished").get<std::int64_t>();
+    for (const auto& answer : part.at("answers")) {
+      evaluation.answered.push_back(answer.at(0).get<std::int64_t>());
+      evaluation.predictions[static_cast<std::size_t>(evaluation.answered.back())].target =
+          answer.at(1).get<std::string>();
+    }
+  }
+  std::sort(evaluation.answered.begin(), evaluation.answered.end());
+}
+
 }  // namespace
 
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
@@ -62,7 +85,7 @@ void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
 }
 
 eval::Evaluation predict(const Session& session, const std::vector<data::Record>& records,
-                         const eval::EvaluateOptions& options) {
+                         const eval::EvaluateOptions& options, train::ProcessGroup* ranks) {
   const std::vector<std::int64_t> tasks = session.tasks_of(records);
   const eval::BatchContext context = [&](const std::vector<std::int64_t>& batch) {
     std::vector<std::int64_t> batch_tasks;
@@ -72,7 +95,17 @@ eval::Evaluation predict(const Session& session, const std::vector<data::Record>
     return session.context_maker(std::move(batch_tasks));
   };
   model::ChatGlm model = session.model;
-  return eval::evaluate(*model, *session.tokenizer, records, options, context, AnswerProgress());
+  if (ranks == nullptr) {
+    return eval::evaluate(*model, *session.tokenizer, records, options, context, AnswerProgress());
+  }
+  eval::EvaluateOptions part = options;
+  part.part = ranks->rank();
+  part.parts = ranks->size();
+  eval::Evaluation evaluation =
+      eval::evaluate(*model, *session.tokenizer, records, part, context,
+                     ranks->is_first() ? eval::ProgressCallback(AnswerProgress()) : eval::ProgressCallback());
+  share_answers(evaluation, *ranks);
+  return evaluation;
 }
 
 void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records) {

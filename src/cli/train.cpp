@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/predict.h"
+#include "cli/ranks.h"
 #include "cli/training_report.h"
 #include "cli/verbs.h"
 #include "moelora/data/split.h"
@@ -134,13 +135,14 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   return provenance;
 }
 
-int run_train(const TrainVerbOptions& options) {
+int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   ordered_json json = io::read_json_file(options.config);
   for (const std::string& assignment : options.overrides) {
     train::apply_override(json, assignment);
   }
-  const train::TrainConfig config = train::TrainConfig::from_json(json);
-  if (!options.resume) {
+  train::TrainConfig config = train::TrainConfig::from_json(json);
+  config.model.device = device_of_rank(config.model.device, ranks);
+  if (!options.resume && writes(ranks)) {
     require_empty(options.output);
   }
   const TrainData data = read_data(config.data, config.training.seed);
@@ -152,8 +154,10 @@ int run_train(const TrainVerbOptions& options) {
   const auto examples = encode(data.train, tasks, *session.tokenizer, config.data.encode, "training");
   const auto validation = encode(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
 
-  std::filesystem::create_directories(options.output);
-  io::write_json_file(options.output / "config.json", config.to_json());
+  if (writes(ranks)) {
+    std::filesystem::create_directories(options.output);
+    io::write_json_file(options.output / "config.json", config.to_json());
+  }
   const train::TrainInputs inputs{.model = *session.model,
                                   .adapter = session.adapter ? session.adapter.get() : nullptr,
                                   .train = examples,
@@ -163,7 +167,8 @@ int run_train(const TrainVerbOptions& options) {
                                   .resume = options.resume,
                                   .base_fingerprint = session.base_fingerprint,
                                   .tokenizer_fingerprint = session.tokenizer->fingerprint(),
-                                  .provenance = provenance_of(options, config, data)};
+                                  .provenance = provenance_of(options, config, data),
+                                  .ranks = ranks};
   train::Callbacks callbacks;
   callbacks.save_model = [&](const std::filesystem::path& folder) {
     save_model(session.model, folder, config.model.tokenizer_path());
@@ -172,9 +177,14 @@ int run_train(const TrainVerbOptions& options) {
   std::signal(SIGINT, request_stop);
   std::signal(SIGTERM, request_stop);
   const train::TrainResult result = train::train(inputs, config.training, callbacks);
-  write_training_report(options.output, config, result);
+  if (writes(ranks)) {
+    write_training_report(options.output, config, result);
+  }
   if (result.stopped) {
     return kInterrupted;
+  }
+  if (!writes(ranks)) {
+    return 0;
   }
   std::cout << "Wrote " << result.result.string() << " (step " << result.best_step << " of " << result.step;
   if (result.best_validation_loss) {
@@ -198,14 +208,16 @@ void add_train(CLI::App& app, int& status) {
   verb->add_flag("--resume", options->resume, "go on from the newest checkpoint in --output");
   verb->footer(
       "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
-      "bit for "
-      "bit.\n"
+      "bit for bit.\n"
+      "Several processes (torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) share each step's samples.\n"
       "Examples:\n"
       "  moelora train --config configs/quickstart.json --output out/run\n"
       "  moelora train --config configs/quickstart.json --set training.steps=50 --set adapter.num_experts=4 --output "
       "out/x\n"
       "  moelora train --config configs/quickstart.json --output out/run --resume");
-  verb->callback([options, &status] { status = run_train(*options); });
+  verb->callback([options, &status] {
+    status = run_with_ranks("train", [&](train::ProcessGroup* ranks) { return run_train(*options, ranks); });
+  });
 }
 
 }  // namespace moelora::cli

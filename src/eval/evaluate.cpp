@@ -6,6 +6,7 @@
 #include <chrono>
 #include <numeric>
 
+#include "moelora/data/balance.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {
@@ -49,6 +50,30 @@ std::vector<RecordBatch> batches_by_length(const std::vector<model::TokenIds>& p
   return batches;
 }
 
+// The first record's place in the order of all batches, by batch.
+std::vector<std::int64_t> places_of(const std::vector<RecordBatch>& batches) {
+  std::vector<std::int64_t> places;
+  std::int64_t next = 0;
+  for (const RecordBatch& batch : batches) {
+    places.push_back(next);
+    next += static_cast<std::int64_t>(batch.size());
+  }
+  return places;
+}
+
+// Which batches belong to this part: each costs its prompts, and its longest answers at the worst.
+std::vector<std::int64_t> batches_of_part(const std::vector<RecordBatch>& batches,
+                                          const std::vector<model::TokenIds>& prompts, const EvaluateOptions& options) {
+  std::vector<std::int64_t> costs;
+  for (const RecordBatch& batch : batches) {
+    costs.push_back(options.max_target_length * static_cast<std::int64_t>(batch.size()));
+    for (const std::int64_t record : batch) {
+      costs.back() += static_cast<std::int64_t>(prompts[record].size());
+    }
+  }
+  return data::balance(costs, options.parts).at(static_cast<std::size_t>(options.part));
+}
+
 }  // namespace
 
 Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, const std::vector<data::Record>& records,
@@ -57,6 +82,8 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
   MOELORA_CHECK(options.batch_size >= 1 && options.max_target_length >= 1,
                 "expected a batch size and a target length of at least 1, found ", options.batch_size, " and ",
                 options.max_target_length, ": correct the configuration");
+  MOELORA_CHECK(options.part >= 0 && options.part < options.parts, "expected a part below ", options.parts, ", found ",
+                options.part);
   const auto start = std::chrono::steady_clock::now();
   const c10::AutoGradMode no_gradients(false);
   const EvaluationMode evaluation_mode(model);
@@ -68,8 +95,14 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
   Evaluation result;
   result.predictions = records;
   EvaluateProgress progress;
-  progress.total = static_cast<std::int64_t>(records.size());
-  for (const RecordBatch& batch : batches_by_length(prompts, options)) {
+  const std::vector<RecordBatch> batches = batches_by_length(prompts, options);
+  const std::vector<std::int64_t> places = places_of(batches);
+  const std::vector<std::int64_t> part = batches_of_part(batches, prompts, options);
+  for (const std::int64_t index : part) {
+    progress.total += static_cast<std::int64_t>(batches[index].size());
+  }
+  for (const std::int64_t index : part) {
+    const RecordBatch& batch = batches[index];
     std::vector<model::TokenIds> batch_prompts;
     std::vector<std::int64_t> context_lengths;
     for (const std::int64_t record : batch) {
@@ -81,10 +114,11 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
     generation.max_new_tokens = options.max_target_length;
     generation.eos_id = tokenizer.eos_id();
     // Streams are numbered within a call: without this, batches would share their random numbers.
-    generation.seed += static_cast<std::uint64_t>(progress.done) * 0x9E3779B97F4A7C15ULL;
+    generation.seed += static_cast<std::uint64_t>(places[index]) * 0x9E3779B97F4A7C15ULL;
     const auto answers = model::generate(model, batch_prompts, context_lengths, generation,
                                          context ? context(batch) : model::ContextMaker{});
     for (std::size_t i = 0; i < batch.size(); ++i) {
+      result.answered.push_back(batch[i]);
       result.predictions[batch[i]].target = tokenizer.clean_response(tokenizer.decode(answers[i].ids));
       result.tokens += static_cast<std::int64_t>(answers[i].ids.size()) + (answers[i].finished ? 1 : 0);
       result.unfinished += answers[i].finished ? 0 : 1;
@@ -93,6 +127,7 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
     progress.tokens = result.tokens;
     if (on_progress) on_progress(progress);
   }
+  std::sort(result.answered.begin(), result.answered.end());
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return result;
 }

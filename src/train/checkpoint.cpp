@@ -31,6 +31,7 @@ void read_identity(io::JsonReader reader, RunIdentity& identity) {
   reader.read("data_hash", identity.data_hash);
   reader.read("base_fingerprint", identity.base_fingerprint);
   reader.read("threads", identity.threads);
+  reader.read("ranks", identity.ranks);
 }
 
 nlohmann::ordered_json identity_to_json(const RunIdentity& identity) {
@@ -43,6 +44,7 @@ nlohmann::ordered_json identity_to_json(const RunIdentity& identity) {
   json["data_hash"] = identity.data_hash;
   json["base_fingerprint"] = identity.base_fingerprint;
   json["threads"] = identity.threads;
+  json["ranks"] = identity.ranks;
   return json;
 }
 
@@ -139,10 +141,14 @@ void check_same_run(const RunIdentity& then, const RunIdentity& now) {
   }
   MOELORA_CHECK(problems.empty(), "the run in this output folder cannot be resumed with these settings:", text,
                 "\nrestore them, or choose another output folder");
-  if (then.threads != now.threads) {
-    log::warning(detail::concat("the run began with ", then.threads, " threads and goes on with ", now.threads,
-                                ": results may differ in the last bits from an undisturbed run's"));
-  }
+  const auto warn = [](const char* what, std::int64_t before, std::int64_t after) {
+    if (before != after) {
+      log::warning(detail::concat("the run began with ", before, " ", what, " and goes on with ", after,
+                                  ": results may differ in the last bits from an undisturbed run's"));
+    }
+  };
+  warn("threads", then.threads, now.threads);
+  warn("processes", then.ranks, now.ranks);
 }
 
 CheckpointFolder::CheckpointFolder(std::filesystem::path folder) : folder_(std::move(folder)) {}

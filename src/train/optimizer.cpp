@@ -31,14 +31,19 @@ AdamW::AdamW(io::NamedTensors parameters, const AdamWOptions& options)
   gradients_.resize(parameters_.size());
 }
 
-double AdamW::collect_gradients(double loss_scale, double max_norm) {
+double AdamW::collect_gradients(double loss_scale, double max_norm, const Exchange& exchange) {
   at::NoGradGuard no_grad;
-  std::vector<at::Tensor> present;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const at::Tensor& gradient = parameters_[i].second.grad();
     gradients_[i] = gradient.defined() ? gradient.to(at::kFloat).contiguous() : at::Tensor();
+  }
+  if (exchange) {
+    exchange(gradients_);
+  }
+  std::vector<at::Tensor> present;
+  for (const at::Tensor& gradient : gradients_) {
     if (gradient.defined()) {
-      present.push_back(gradients_[i]);
+      present.push_back(gradient);
     }
   }
   collected_ = true;

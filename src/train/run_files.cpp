@@ -66,15 +66,16 @@ void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder) {
   optimizer.load_state(io::load_safetensors(folder / kOptimizerFile));
 }
 
-std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks) {
-  if (inputs.adapter != nullptr) {
-    save_adapter_of(inputs, inputs.output / "adapter");
-    return inputs.output / "adapter";
+std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks, bool writes) {
+  const std::filesystem::path path = inputs.output / (inputs.adapter != nullptr ? "adapter" : "model");
+  if (writes && inputs.adapter != nullptr) {
+    save_adapter_of(inputs, path);
+  } else if (writes) {
+    io::AtomicFolder folder(path);
+    callbacks.save_model(folder.path());
+    folder.commit();
   }
-  io::AtomicFolder folder(inputs.output / "model");
-  callbacks.save_model(folder.path());
-  folder.commit();
-  return inputs.output / "model";
+  return path;
 }
 
 std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation) {

@@ -19,8 +19,9 @@ void save_checkpoint_tensors(const TrainInputs& inputs, const AdamW& optimizer, 
 void load_trained_parameters(const TrainInputs& inputs, const std::filesystem::path& folder);
 void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder);
 
-/// Writes OUTPUT/adapter or OUTPUT/model from the parameters as they are; returns its path.
-std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks);
+/// Writes OUTPUT/adapter or OUTPUT/model from the parameters as they are (unless another rank `writes`); returns its
+/// path.
+std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks, bool writes);
 
 /// SHA-256 over the ids, context lengths and tasks of all examples.
 std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation);

@@ -70,14 +70,20 @@ std::int64_t SampleLosses::label_count() const {
 }
 
 SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
-                                  std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale) {
-  std::int64_t labels = 0;
-  for (const data::Example* example : samples.examples) {
-    labels += example->label_count();
-  }
+                                  std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale,
+                                  std::int64_t step_labels) {
+  const std::int64_t labels = step_labels > 0 ? step_labels : label_count(samples.examples);
   const double weight = loss_scale / static_cast<double>(labels);
   return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens,
                            [&](const at::Tensor& losses) { losses.backward(at::full_like(losses.detach(), weight)); });
+}
+
+std::int64_t label_count(const std::vector<const data::Example*>& examples) {
+  std::int64_t labels = 0;
+  for (const data::Example* example : examples) {
+    labels += example->label_count();
+  }
+  return labels;
 }
 
 SampleLosses evaluate_losses(model::CausalLM& model, const AdapterImpl* adapter,

@@ -10,6 +10,7 @@
 
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
+#include "moelora/io/fingerprint.h"
 #include "moelora/log/log.h"
 #include "moelora/train/checkpoint.h"
 #include "moelora/train/log.h"
@@ -18,6 +19,7 @@
 #include "moelora/train/progress.h"
 #include "moelora/train/step.h"
 #include "train/run_files.h"
+#include "train/shared_step.h"
 
 namespace moelora::train {
 namespace {
@@ -60,14 +62,6 @@ nlohmann::ordered_json expert_weights_by_task(const AdapterImpl* adapter) {
   return json;
 }
 
-std::string ids_of(const std::vector<const data::Example*>& examples) {
-  std::string text;
-  for (const data::Example* example : examples) {
-    text += (text.empty() ? "" : ", ") + example->id;
-  }
-  return text;
-}
-
 void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks) {
   options.validate();
   MOELORA_CHECK(!inputs.train.empty(), "expected at least one training sample, found none");
@@ -94,35 +88,47 @@ class Run {
         sampler_(tasks_of_samples(inputs.train), options.batch_size, options.batching, options.seed),
         optimizer_(trained_parameters(inputs), {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
         scaler_(inputs.model.dtype() == at::kHalf),
-        checkpoints_(inputs.output / "checkpoints"),
-        log_(begin_or_resume()) {}
+        shared_step_(inputs, options, optimizer_, scaler_),
+        checkpoints_(inputs.output / "checkpoints") {
+    begin_or_resume();
+    if (ranks_ != nullptr) {
+      nlohmann::ordered_json own = state_.to_json();
+      own["run"].erase("threads");
+      own["parameters"] = inputs.adapter != nullptr ? io::fingerprint(optimizer_.parameters()) : "";
+      check_same_on_ranks(*ranks_, own);
+    }
+  }
 
   TrainResult to_the_end();
 
  private:
   static std::vector<std::int64_t> tasks_of_samples(const std::vector<data::Example>& examples);
   RunIdentity identity() const;
-  RunLog begin_or_resume();
+  void begin_or_resume();
+  bool writes() const { return ranks_ == nullptr || ranks_->is_first(); }
   StepReport one_step();
-  SampleLosses gradients_of_step(const StepSamples& samples, double& norm);
   void note_losses(const SampleLosses& losses, const StepSamples& samples);
   void write_step_line(const StepReport& report, double seconds);
   bool validate();
   void write_checkpoint();
   void finish(TrainResult& result);
+  bool wants_stop() const { return callbacks_.stop != nullptr && callbacks_.stop->load(); }
   bool due(std::int64_t every) const { return state_.step % every == 0 || state_.step == options_.steps; }
 
   const TrainInputs& inputs_;
   const TrainingOptions& options_;
   const Callbacks& callbacks_;
+  ProcessGroup* ranks_ = inputs_.ranks;
   data::Sampler sampler_;
   AdamW optimizer_;
   LossScaler scaler_;
+  SharedStep shared_step_;
   CheckpointFolder checkpoints_;
   RunState state_;
   SteadyClock::time_point begin_ = SteadyClock::now();
   double earlier_seconds_ = 0.0;
-  RunLog log_;  // the last member: opening it reads the newest checkpoint into the others
+  std::optional<RunLog> log_;  // of the rank that writes
+  bool stop_agreed_ = false;   // by all ranks, in the last step
 };
 
 std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>& examples) {
@@ -145,16 +151,17 @@ RunIdentity Run::identity() const {
   identity.data_hash = examples_hash(inputs_.train, inputs_.validation);
   identity.base_fingerprint = inputs_.base_fingerprint;
   identity.threads = at::get_num_threads();
+  identity.ranks = ranks_ != nullptr ? ranks_->size() : 1;
   return identity;
 }
 
-RunLog Run::begin_or_resume() {
+void Run::begin_or_resume() {
   const std::filesystem::path log_path = inputs_.output / "log.jsonl";
   const RunIdentity now = identity();
   std::optional<RunState> saved;
   if (inputs_.resume) {
     saved = checkpoints_.newest();
-  } else {
+  } else if (writes()) {
     MOELORA_CHECK(checkpoints_.steps().empty() && !std::filesystem::exists(log_path), inputs_.output.string(),
                   " holds a run already; resume it or choose another output folder");
   }
@@ -173,29 +180,8 @@ RunLog Run::begin_or_resume() {
   }
   state_.identity = now;
   state_.sampler_seed = options_.seed;
-  return RunLog(log_path, state_.log_bytes);
-}
-
-SampleLosses Run::gradients_of_step(const StepSamples& samples, double& norm) {
-  while (true) {
-    optimizer_.clear_gradients();
-    SampleLosses losses = accumulate_gradients(inputs_.model, inputs_.adapter, samples, options_.seed,
-                                               options_.micro_batch_tokens, scaler_.scale());
-    std::vector<const data::Example*> bad;
-    for (std::size_t i = 0; i < losses.sums.size(); ++i) {
-      if (!std::isfinite(losses.sums[i])) {
-        bad.push_back(samples.examples[i]);
-      }
-    }
-    MOELORA_CHECK(bad.empty(), "the loss of step ", state_.step + 1, " is not finite, in samples ", ids_of(bad),
-                  "; look at these records, or lower the learning rate and resume from an earlier checkpoint");
-    norm = optimizer_.collect_gradients(scaler_.scale(), options_.max_grad_norm);
-    if (std::isfinite(norm)) {
-      scaler_.good_step();
-      return losses;
-    }
-    MOELORA_CHECK(scaler_.back_off(), "the gradient of step ", state_.step + 1, " is not finite, in samples ",
-                  ids_of(samples.examples), "; lower the learning rate and resume from an earlier checkpoint");
+  if (writes()) {
+    log_.emplace(log_path, state_.log_bytes);
   }
 }
 
@@ -206,8 +192,11 @@ StepReport Run::one_step() {
   for (const std::int64_t sample : draw.samples) {
     samples.examples.push_back(&inputs_.train[static_cast<std::size_t>(sample)]);
   }
+  const SharedStep::Outcome outcome = shared_step_.gradients(samples, state_.step + 1, wants_stop());
+  const SampleLosses& losses = outcome.losses;
+  stop_agreed_ = outcome.stop;
   StepReport report;
-  const SampleLosses losses = gradients_of_step(samples, report.gradient_norm);
+  report.gradient_norm = outcome.gradient_norm;
   report.learning_rate =
       options_.learning_rate * schedule_factor(options_.schedule, state_.step, options_.steps, options_.warmup_steps);
   optimizer_.step(report.learning_rate);
@@ -244,13 +233,16 @@ void Run::write_step_line(const StepReport& report, double seconds) {
       line["expert_weights"] = std::move(weights);
     }
   }
-  log_.write(line);
+  if (log_) {
+    const ProcessGroup::FileSection files(ranks_);
+    log_->write(line);
+  }
 }
 
 /// Returns whether this is the best loss so far.
 bool Run::validate() {
-  const ValidationLoss found =
-      validation_loss(inputs_.model, inputs_.adapter, inputs_.validation, inputs_.tasks, options_.micro_batch_tokens);
+  const ValidationLoss found = validation_loss(inputs_.model, inputs_.adapter, inputs_.validation, inputs_.tasks,
+                                               options_.micro_batch_tokens, ranks_);
   const bool best = !state_.best_loss || found.loss < *state_.best_loss;
   if (best) {
     state_.best_loss = found.loss;
@@ -266,14 +258,20 @@ bool Run::validate() {
       line["evaluation"] = std::move(evaluation);
     }
   }
-  log_.write(line);
+  if (log_) {
+    log_->write(line);
+  }
   log::info(detail::concat("step ", state_.step, ": validation loss ", found.loss, best ? " (best so far)" : ""));
   return best;
 }
 
 void Run::write_checkpoint() {
-  log_.sync();
-  state_.log_bytes = log_.length();
+  if (!writes()) {
+    return;
+  }
+  const ProcessGroup::FileSection files(ranks_);
+  log_->sync();
+  state_.log_bytes = log_->length();
   state_.loss_scale = scaler_.scale();
   state_.good_steps = scaler_.good_steps();
   state_.seconds = earlier_seconds_ + seconds_since(begin_);
@@ -287,12 +285,13 @@ void Run::finish(TrainResult& result) {
   if (result.best_step != state_.step) {
     load_trained_parameters(inputs_, checkpoints_.path_of(result.best_step));
   }
-  result.result = save_result(inputs_, callbacks_);
+  const ProcessGroup::FileSection files(ranks_);
+  result.result = save_result(inputs_, callbacks_, writes());
 }
 
 TrainResult Run::to_the_end() {
   TrainResult result;
-  Progress progress(state_.step + 1, options_.steps, options_.log_every, callbacks_.quiet);
+  Progress progress(state_.step + 1, options_.steps, options_.log_every, callbacks_.quiet || !writes());
   const std::int64_t validate_every = options_.validate_every > 0 ? options_.validate_every : options_.checkpoint_every;
   while (state_.step < options_.steps && !result.stopped) {
     const SteadyClock::time_point step_begin = SteadyClock::now();
@@ -308,7 +307,8 @@ TrainResult Run::to_the_end() {
       progress.clear();
       checkpoint |= validate();  // the best parameters are always kept
     }
-    result.stopped = callbacks_.stop != nullptr && callbacks_.stop->load() && state_.step < options_.steps;
+    // Ranks stop only where all have agreed; one process may also stop for what came after the step.
+    result.stopped = (ranks_ != nullptr ? stop_agreed_ : wants_stop()) && state_.step < options_.steps;
     if (checkpoint || result.stopped) {
       write_checkpoint();
     }
@@ -319,6 +319,9 @@ TrainResult Run::to_the_end() {
                              checkpoints_.path_of(state_.step).string(), "; resume the run to go on"));
   } else {
     finish(result);
+  }
+  if (ranks_ != nullptr) {
+    ranks_->barrier();  // the files are there on whichever rank this returns
   }
   result.step = state_.step;
   result.best_validation_loss = state_.best_loss;
@@ -342,12 +345,22 @@ TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, con
 
 ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
                                const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
-                               std::int64_t micro_batch_tokens) {
+                               std::int64_t micro_batch_tokens, ProcessGroup* ranks) {
   std::vector<const data::Example*> all;
   for (const data::Example& example : examples) {
     all.push_back(&example);
   }
-  const SampleLosses losses = evaluate_losses(model, adapter, all, micro_batch_tokens);
+  SampleLosses losses;
+  if (ranks == nullptr) {
+    losses = evaluate_losses(model, adapter, all, micro_batch_tokens);
+  } else {
+    const std::vector<std::int64_t> mine = samples_of_rank(all, *ranks);
+    std::vector<const data::Example*> part;
+    for (const std::int64_t sample : mine) {
+      part.push_back(all[static_cast<std::size_t>(sample)]);
+    }
+    losses = gather_losses(*ranks, all, mine, evaluate_losses(model, adapter, part, micro_batch_tokens));
+  }
   LossByTask by_task;
   for (std::size_t i = 0; i < all.size(); ++i) {
     auto& [sum, labels] = by_task[tasks.at(static_cast<std::size_t>(all[i]->task))];

@@ -11,6 +11,7 @@ void number_of_experts(const Options& options);  ///< row 7
 void length_mix(const Options& options);         ///< rows 5, 6
 void decoding(const Options& options);           ///< rows 8, 9
 void scaling(const Options& options);            ///< row 12
+void alone(const Options& options);              ///< row 14
 
 /// Work whose memory is measured in a process of its own, `moelora_bench --once NAME`; several times, because a first
 /// step makes the optimizer's state and the allocator's pools.

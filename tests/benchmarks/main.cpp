@@ -27,6 +27,7 @@ const Case kCases[] = {
     {"experts", "row 7: step time by number of experts", moelora::bench::number_of_experts},
     {"decode", "rows 8-9: greedy decoding against memory's speed, eight tasks against one", moelora::bench::decoding},
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
+    {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
 };
 
 std::string list_of_cases() {

@@ -135,6 +135,37 @@ TEST(Evaluate, TokenBudgetBoundsABatch) {
   EXPECT_EQ(model.largest_batch, 2);
 }
 
+// Sampling too: an answer depends on its batch, so the parts must have the batches of the whole.
+TEST(Evaluate, PartsTogetherGiveTheAnswersOfTheWhole) {
+  AlphabetModel model;
+  EvaluateOptions options;
+  options.batch_size = 2;
+  options.max_target_length = 6;
+  options.generation.sample = true;
+  options.generation.top_p = 1.0;
+  const Evaluation whole = evaluate(model, ByteTokenizer(), alphabet_records(), options);
+  EXPECT_EQ(whole.answered, (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
+  for (const std::int64_t parts : {2, 3, 5}) {  // of five parts two have no batch
+    std::vector<std::string> answers(5);
+    std::int64_t tokens = 0;
+    options.parts = parts;
+    for (options.part = 0; options.part < parts; ++options.part) {
+      const Evaluation part = evaluate(model, ByteTokenizer(), alphabet_records(), options);
+      tokens += part.tokens;
+      for (const std::int64_t record : part.answered) {
+        EXPECT_EQ(answers[record], "");
+        answers[record] = part.predictions[record].target;
+      }
+    }
+    EXPECT_EQ(tokens, whole.tokens);
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      EXPECT_EQ(answers[i], whole.predictions[i].target) << i << " of " << parts;
+    }
+  }
+  options.part = options.parts;
+  EXPECT_THROW(evaluate(model, ByteTokenizer(), alphabet_records(), options), Error);
+}
+
 TEST(Evaluate, RejectsEmptyDataAndBatches) {
   AlphabetModel model;
   EXPECT_THROW(evaluate(model, ByteTokenizer(), {}), Error);

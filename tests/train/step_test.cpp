@@ -6,6 +6,7 @@
 #include <map>
 
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/data/balance.h"
 #include "train/fixture.h"
 
 namespace moelora::train {
@@ -88,6 +89,41 @@ TEST(Accumulation, WeighsLabelsAsOneBigBatchDoes) {
     gradient = gradient / 1024.0;
   }
   expect_close(unscaled, whole_gradients, 1e-6);
+}
+
+// What the ranks' exchange adds up: parts of a step, each weighed by the labels of the whole step.
+TEST(Accumulation, OverAnyNumberOfRanksAddsUpToTheWholeStep) {
+  model::ChatGlm model = fixture::tiny_model();
+  Adapter adapter = fixture::tiny_adapter(model, 0.3);
+  fixture::fill_b(adapter);
+  auto examples = fixture::toy_examples(9);
+  for (int extra = 0; extra < 12; ++extra) {
+    examples[4].ids.insert(examples[4].ids.end() - 1, 70 + extra);
+  }
+  StepSamples samples;
+  std::vector<std::int64_t> lengths;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    samples.examples.push_back(&examples[i]);
+    samples.draws.push_back(static_cast<std::int64_t>(40 + i));
+    lengths.push_back(examples[i].length());
+  }
+  const SampleLosses whole = accumulate_gradients(*model, adapter.get(), samples, 1, 1 << 20);
+  const Gradients whole_gradients = take_gradients(adapter);
+  for (const std::int64_t ranks : {2, 3, 4, 12}) {
+    for (const std::vector<std::int64_t>& mine : data::balance(lengths, ranks)) {
+      StepSamples part;
+      for (const std::int64_t sample : mine) {
+        part.examples.push_back(samples.examples[sample]);
+        part.draws.push_back(samples.draws[sample]);
+      }
+      const SampleLosses losses =
+          accumulate_gradients(*model, adapter.get(), part, 1, 40, 1.0, label_count(samples.examples));
+      for (std::size_t i = 0; i < mine.size(); ++i) {
+        EXPECT_NEAR(losses.sums[i], whole.sums[mine[i]], 1e-5 * whole.sums[mine[i]]) << ranks;
+      }
+    }
+    expect_close(take_gradients(adapter), whole_gradients, 1e-5);
+  }
 }
 
 TEST(Evaluation, LeavesGradientsAndDropoutOut) {

@@ -21,6 +21,10 @@ struct EvaluateOptions {
   /// Greedy by default. max_new_tokens comes from max_target_length, eos_id from the tokenizer. When sampling, an
   /// answer depends on the seed and on the batches, hence on batch_size and token_budget.
   model::GenerationOptions generation;
+  /// Answer only the batches of one of several processes: the batches stay those of one process, and are divided by
+  /// their lengths.
+  std::int64_t part = 0;
+  std::int64_t parts = 1;
 };
 
 /// Makes the contexts of a batch from the indices of its records, in the batch's order: the adapter bound to the tasks
@@ -28,14 +32,15 @@ struct EvaluateOptions {
 using BatchContext = std::function<model::ContextMaker(const std::vector<std::int64_t>& record_indices)>;
 
 struct EvaluateProgress {
-  std::int64_t done = 0;  ///< records answered
-  std::int64_t total = 0;
+  std::int64_t done = 0;    ///< records answered
+  std::int64_t total = 0;   ///< of this part
   std::int64_t tokens = 0;  ///< tokens generated
 };
 using ProgressCallback = std::function<void(const EvaluateProgress&)>;  ///< Called after each batch.
 
 struct Evaluation {
   std::vector<data::Record> predictions;  ///< The records in their order, `target` replaced by the model's answer.
+  std::vector<std::int64_t> answered;     ///< Indices of the records of this part, ascending; the others keep theirs.
   std::int64_t tokens = 0;                ///< generated
   std::int64_t unfinished = 0;            ///< answers cut at max_target_length
   double seconds = 0;

@@ -22,6 +22,7 @@ struct RunIdentity {
   std::string data_hash;         ///< of the encoded examples
   std::string base_fingerprint;  ///< empty: not known
   std::int64_t threads = 0;      ///< sums may round otherwise with another number
+  std::int64_t ranks = 1;        ///< likewise
 };
 
 struct RunState {
@@ -42,8 +43,8 @@ struct RunState {
   nlohmann::ordered_json to_json() const;
 };
 
-/// Error naming every difference that would change the course of the run. Other numbers of steps, threads, and the
-/// settings of logging and checkpoints may differ; the first two are logged as warnings.
+/// Error naming every difference that would change the course of the run. Other numbers of steps, threads and
+/// ranks, and the settings of logging and checkpoints may differ; the first three are logged as warnings.
 void check_same_run(const RunIdentity& then, const RunIdentity& now);
 
 class CheckpointFolder {

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -27,7 +28,10 @@ class AdamW {
 
   /// Takes the parameters' gradients, divides them by `loss_scale`, and scales them down to a global norm of `max_norm`
   /// (0: no limit). Returns the norm before clipping; if it is not finite, the gradients are not to be used.
-  double collect_gradients(double loss_scale, double max_norm);
+  /// `exchange` may replace the gradients as they were taken ([parameters] fp32, undefined where none; their own
+  /// shapes) by those of all ranks.
+  using Exchange = std::function<void(std::vector<at::Tensor>& gradients)>;
+  double collect_gradients(double loss_scale, double max_norm, const Exchange& exchange = {});
   /// One step with the collected gradients (collected as they are if that was not done). Parameters without gradient
   /// stay as they are, their step count too.
   void step(double learning_rate);

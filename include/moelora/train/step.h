@@ -29,8 +29,13 @@ struct SampleLosses {
 
 /// Adds the gradients of (loss_scale · mean loss over all labels of the step) to the trainable parameters: the same
 /// number whatever the micro-batches, because each label has the same weight. `adapter` may be null: plain context.
+/// `step_labels`: labels of the whole step when `samples` are only a part of it (0: they are all).
 SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
-                                  std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale = 1.0);
+                                  std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale = 1.0,
+                                  std::int64_t step_labels = 0);
+
+/// The number of labels of `examples`.
+std::int64_t label_count(const std::vector<const data::Example*>& examples);
 
 /// The losses alone: no gradients, no dropout.
 SampleLosses evaluate_losses(model::CausalLM& model, const AdapterImpl* adapter,

@@ -7,7 +7,11 @@
 //
 // A step: samples from the sampler, packed into micro-batches, forward and backward, clipping, AdamW. A run that is
 // stopped or killed at any moment and resumed ends with the same losses and the same bytes (same machine, build,
-// threads).
+// threads, ranks).
+//
+// Several ranks (train/process_group.h) divide each step's samples among them by tokens and add up their gradients: the
+// losses are those of one process but for rounding (1e-5 relative). Rank 0 writes all files; the others read them when
+// a run is resumed, so all need to see the same output folder.
 
 #include <atomic>
 #include <cstdint>
@@ -22,6 +26,7 @@
 #include "moelora/data/example.h"
 #include "moelora/model/causal_lm.h"
 #include "moelora/train/config.h"
+#include "moelora/train/process_group.h"
 
 namespace moelora::train {
 
@@ -38,6 +43,7 @@ struct TrainInputs {
   std::string base_fingerprint;
   std::string tokenizer_fingerprint;
   nlohmann::ordered_json provenance;  ///< Stored in the adapter's folder as given.
+  ProcessGroup* ranks = nullptr;      ///< Null: one process.
 };
 
 struct StepReport {
@@ -51,12 +57,12 @@ struct StepReport {
 struct Callbacks {
   /// Full mode: writes a loadable model into an existing folder. Required there.
   std::function<void(const std::filesystem::path& folder)> save_model;
-  /// After each validation; what it returns becomes "evaluation" in the log (null: nothing).
+  /// After each validation, on every rank; what it returns on rank 0 becomes "evaluation" in the log (null: nothing).
   std::function<nlohmann::ordered_json(std::int64_t step)> evaluate;
   std::function<void(const StepReport&)> on_step;
-  /// Set (by a signal handler) to end after the current step with a checkpoint.
+  /// Set (by a signal handler; on any rank) to end after the current step with a checkpoint.
   const std::atomic<bool>* stop = nullptr;
-  bool quiet = false;  ///< No progress on stderr.
+  bool quiet = false;  ///< No progress on stderr; only rank 0 has any.
 };
 
 struct TrainResult {
@@ -72,16 +78,17 @@ struct TrainResult {
 
 /// Trains to the last step. Afterwards the model or adapter holds the parameters of the result.
 /// Error: options out of range, no or too long samples, an output folder that holds another run, a run that cannot be
-/// resumed with these settings, a loss or gradient that is not finite (names the step and the samples), a full disk.
+/// resumed with these settings, a loss or gradient that is not finite (names the step and the samples), a full disk,
+/// ranks with different settings. RankLost: another rank is lost or has ended.
 TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks = {});
 
-/// Mean loss over all labels, and by task name.
+/// Mean loss over all labels, and by task name. Of several ranks each computes a part, and all get the whole.
 struct ValidationLoss {
   double loss = 0.0;
   std::vector<std::pair<std::string, double>> by_task;
 };
 ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
                                const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
-                               std::int64_t micro_batch_tokens);
+                               std::int64_t micro_batch_tokens, ProcessGroup* ranks = nullptr);
 
 }  // namespace moelora::train

@@ -1,0 +1,35 @@
+#pragma once
+// LibTorch's TCP store and Gloo backend. Their headers take half a minute to compile: gloo.cpp alone includes them.
+
+#include <ATen/core/Tensor.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "moelora/train/process_group.h"
+#include "train/rank_watch.h"
+
+namespace moelora::train {
+
+class Gloo {
+ public:
+  static bool available();  ///< Whether gloo's headers were there when this was built.
+
+  /// Meets the others at the store. RankLost naming those that don't come in time.
+  static std::unique_ptr<Gloo> join(const RankPlace& place, std::chrono::milliseconds time);
+  virtual ~Gloo() = default;
+
+  /// A connection of its own; holds each rank's first beat and an empty verdict.
+  virtual std::shared_ptr<RankStore> rank_store() = 0;
+  /// Connects the ranks with each other.
+  virtual void connect(std::chrono::milliseconds time) = 0;
+  /// Begins to replace `values` (CPU, contiguous) by their sum.
+  virtual void begin_sum(const at::Tensor& values) = 0;
+  /// Whether that has ended well within `time`. If it failed, says why.
+  virtual bool wait(std::chrono::milliseconds time, std::string& failure) = 0;
+  /// The backend may still work on something that never ends: it is left to itself.
+  virtual void forsake() = 0;
+};
+
+}  // namespace moelora::train

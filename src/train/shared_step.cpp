@@ -1,0 +1,95 @@
+#include "train/shared_step.h"
+
+#include <cmath>
+#include <utility>
+
+#include "moelora/io/error.h"
+
+namespace moelora::train {
+namespace {
+
+std::string ids_of(const std::vector<const data::Example*>& examples) {
+  std::string text;
+  for (const data::Example* example : examples) {
+    text += (text.empty() ? "" : ", ") + example->id;
+  }
+  return text;
+}
+
+void check_finite(const SampleLosses& losses, const StepSamples& samples, std::int64_t step) {
+  std::vector<const data::Example*> bad;
+  for (std::size_t i = 0; i < losses.sums.size(); ++i) {
+    if (!std::isfinite(losses.sums[i])) {
+      bad.push_back(samples.examples[i]);
+    }
+  }
+  MOELORA_CHECK(bad.empty(), "the loss of step ", step, " is not finite, in samples ", ids_of(bad),
+                "; look at these records, or lower the learning rate and resume from an earlier checkpoint");
+}
+
+}  // namespace
+
+SharedStep::SharedStep(const TrainInputs& inputs, const TrainingOptions& options, AdamW& optimizer, LossScaler& scaler)
+    : inputs_(inputs), options_(options), optimizer_(optimizer), scaler_(scaler) {
+  if (inputs.ranks != nullptr) {
+    exchange_.emplace(*inputs.ranks, optimizer.parameters());
+  }
+}
+
+SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64_t step, bool stop) {
+  if (inputs_.ranks != nullptr) {
+    inputs_.ranks->set_step(step);
+    mine_ = samples_of_rank(samples.examples, *inputs_.ranks);
+  }
+  const StepSamples part = own_part(samples);
+  const std::int64_t labels = label_count(samples.examples);
+  while (true) {
+    optimizer_.clear_gradients();
+    Outcome outcome;
+    outcome.stop = stop;
+    outcome.losses = accumulate_gradients(inputs_.model, inputs_.adapter, part, options_.seed,
+                                          options_.micro_batch_tokens, scaler_.scale(), labels);
+    AdamW::Exchange over_ranks;
+    if (exchange_) {
+      over_ranks = [&](std::vector<at::Tensor>& gradients) { exchange(samples, gradients, outcome); };
+    }
+    outcome.gradient_norm = optimizer_.collect_gradients(scaler_.scale(), options_.max_grad_norm, over_ranks);
+    check_finite(outcome.losses, samples, step);  // by now all ranks see it, and all end alike
+    if (std::isfinite(outcome.gradient_norm)) {
+      scaler_.good_step();
+      return outcome;
+    }
+    MOELORA_CHECK(scaler_.back_off(), "the gradient of step ", step, " is not finite, in samples ",
+                  ids_of(samples.examples), "; lower the learning rate and resume from an earlier checkpoint");
+  }
+}
+
+/// This rank's samples of a step: all of them if it is alone.
+StepSamples SharedStep::own_part(const StepSamples& samples) const {
+  if (!exchange_) {
+    return samples;
+  }
+  StepSamples part;
+  for (const std::int64_t sample : mine_) {
+    part.examples.push_back(samples.examples[static_cast<std::size_t>(sample)]);
+    part.draws.push_back(samples.draws[static_cast<std::size_t>(sample)]);
+  }
+  return part;
+}
+
+/// Replaces this rank's losses and gradients by those of all.
+void SharedStep::exchange(const StepSamples& samples, std::vector<at::Tensor>& gradients, Outcome& outcome) {
+  StepExchange::Share share;
+  share.gradients = gradients;
+  share.losses.resize(samples.examples.size(), 0.0);
+  for (std::size_t i = 0; i < mine_.size(); ++i) {
+    share.losses[static_cast<std::size_t>(mine_[i])] = outcome.losses.sums[i];
+  }
+  share.stop = outcome.stop;
+  StepExchange::Share total = exchange_->sum(share);
+  gradients = std::move(total.gradients);
+  outcome.losses = losses_of(samples.examples, std::move(total.losses));
+  outcome.stop = total.stop;
+}
+
+}  // namespace moelora::train
