@@ -28,12 +28,17 @@ struct Fold {
 };
 
 #if defined(MOELORA_FOLD_X86)
+#pragma GCC diagnostic push
+// GCC 12 takes the "undefined" operands of its own AVX-512 header for mistakes.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 namespace fold_avx512 {
 using Lanes = fold::Avx512Lanes;
 #define MOELORA_FOLD_TARGET MOELORA_TARGET_AVX512
 #include "adapter/fold_rows.h"
 #undef MOELORA_FOLD_TARGET
 }  // namespace fold_avx512
+#pragma GCC diagnostic pop
 
 namespace fold_avx2 {
 using Lanes = fold::Avx2Lanes;

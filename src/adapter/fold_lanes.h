@@ -211,7 +211,7 @@ struct PortableLanes {
   }
   template <typename Scalar>
   static Vector unpack(const Bits<Scalar>& bits) {
-    Vector values;
+    Vector values = zero();
     for (int i = 0; i < kWidth; ++i) {
       values[i] = static_cast<float>(bits.values[i]);
     }

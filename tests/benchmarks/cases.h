@@ -9,6 +9,7 @@ void training_step(const Options& options);      ///< rows 1, 2, 3
 void training_memory(const Options& options);    ///< row 4
 void number_of_experts(const Options& options);  ///< row 7
 void length_mix(const Options& options);         ///< rows 5, 6
+void merging(const Options& options);            ///< row 10
 void scaling(const Options& options);            ///< row 12
 
 /// Work whose memory is measured in a process of its own: `moelora_bench --once NAME`.

@@ -25,6 +25,7 @@ const Case kCases[] = {
     {"memory", "row 4: peak memory of a training step", moelora::bench::training_memory},
     {"mix", "rows 5-6: samples per second on real lengths, packed against padded", moelora::bench::length_mix},
     {"experts", "row 7: step time by number of experts", moelora::bench::number_of_experts},
+    {"merging", "row 10: merging a task into all weights, against copying them", moelora::bench::merging},
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
 };
 

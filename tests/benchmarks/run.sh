@@ -12,6 +12,6 @@ moelora_build release moelora_bench moelora_cli
 results=build/benchmarks.jsonl
 bench=build/bin/moelora_bench
 cases=("$@")
-[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts scaling)
+[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts merging scaling)
 "$bench" "${cases[@]}" >"$results"
 "$bench" --table "$results"
