@@ -48,7 +48,7 @@ struct Avx512Lanes {
   MOELORA_LANE Vector multiply_add(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   MOELORA_LANE Vector larger(Vector a, Vector b) { return _mm512_max_ps(a, b); }
   MOELORA_LANE Vector distance(Vector a, Vector b) { return _mm512_abs_ps(_mm512_sub_ps(a, b)); }
-  MOELORA_LANE void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
+  MOELORA_LANE void prefetch(std::uintptr_t at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1); }
   MOELORA_LANE void finish_streams() { _mm_sfence(); }
 
   MOELORA_LANE Vector read(const float* from) { return _mm512_loadu_ps(from); }
@@ -123,7 +123,7 @@ struct Avx2Lanes {
   MOELORA_LANE Vector distance(Vector a, Vector b) {
     return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_sub_ps(a, b));
   }
-  MOELORA_LANE void prefetch(const void* at) { _mm_prefetch(static_cast<const char*>(at), _MM_HINT_T1); }
+  MOELORA_LANE void prefetch(std::uintptr_t at) { _mm_prefetch(reinterpret_cast<const char*>(at), _MM_HINT_T1); }
   MOELORA_LANE void finish_streams() { _mm_sfence(); }
 
   MOELORA_LANE Vector read(const float* from) { return _mm256_loadu_ps(from); }
@@ -200,7 +200,7 @@ struct PortableLanes {
     const Vector difference = a - b;
     return difference < zero() ? -difference : difference;
   }
-  static void prefetch(const void*) {}
+  static void prefetch(std::uintptr_t) {}
   static void finish_streams() {}
 
   template <typename Scalar>

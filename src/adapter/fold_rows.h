@@ -21,11 +21,13 @@ MOELORA_FOLD_TARGET void fold_tile(Scalar* out, const Scalar* source, std::int64
   for (int i = 0; i < rows; ++i) {
     sum[i][0] = Lanes::zero();
     sum[i][1] = Lanes::zero();
-    // The rows below are next; their lines lie on other pages, where the hardware does not look ahead. (An address
-    // beyond the last row does no harm.)
-    Lanes::prefetch(source + (i + rows) * stride);
+    // The rows below are next; their lines lie on other pages, where the hardware does not look ahead. (An address, not
+    // a pointer: beyond the last row there may be nothing, which a prefetch does not mind.)
+    const auto below =
+        reinterpret_cast<std::uintptr_t>(source) + static_cast<std::uintptr_t>((i + rows) * stride) * sizeof(Scalar);
+    Lanes::prefetch(below);
     if (sizeof(Scalar) == sizeof(float)) {
-      Lanes::prefetch(source + (i + rows) * stride + Lanes::kWidth);
+      Lanes::prefetch(below + Lanes::kWidth * sizeof(Scalar));
     }
   }
   for (std::int64_t k = 0; k < r; ++k) {
