@@ -165,10 +165,14 @@ MOELORA_FOLD_TARGET void measure_rows(const float* out, const float* source, std
     const std::int64_t count = std::min(kColumns, columns - column);
 #pragma GCC unroll 4
     for (int i = 0; i < rows; ++i) {
-      alignas(64) float before[kColumns] = {};
-      alignas(64) float after[kColumns] = {};
-      std::memcpy(before, source + i * columns + column, static_cast<std::size_t>(count) * sizeof(float));
-      std::memcpy(after, out + i * columns + column, static_cast<std::size_t>(count) * sizeof(float));
+      const float* before = source + i * columns + column;
+      const float* after = out + i * columns + column;
+      float padded[2][kColumns];
+      if (count < kColumns) {
+        std::fill_n(&padded[0][0], 2 * kColumns, 0.0f);
+        before = std::copy_n(before, count, padded[0]) - count;
+        after = std::copy_n(after, count, padded[1]) - count;
+      }
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
         Narrow was, is;
