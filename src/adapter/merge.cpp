@@ -1,14 +1,13 @@
 #include "moelora/adapter/merge.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <charconv>
 #include <cmath>
-#include <mutex>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "adapter/fold_kernel.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
@@ -80,25 +79,15 @@ void restore_linears(const AdapterImpl& adapter, const MergeState& state, std::s
   }
 }
 
-struct Extremes {
-  double rounding = 0.0;
-  double update = 0.0;
-
-  void include(const Extremes& other) {
-    // Comparisons that are also true for NaN, so that one is never lost.
-    rounding = other.rounding <= rounding ? rounding : other.rounding;
-    update = other.update <= update ? update : other.update;
-  }
-};
-
 double largest_magnitude(const at::Tensor& values) {
   const auto [low, high] = at::aminmax(values);
   return std::max(-low.item<double>(), high.item<double>());
 }
 
-/// out = round(source + B A) for some rows; source may be out itself.
-Extremes fold_rows(at::Tensor out, const at::Tensor& source, const at::Tensor& B, const at::Tensor& A, bool measure) {
-  Extremes extremes;
+/// out = round(source + B A) for some rows, on any device; source may be out itself.
+FoldExtremes fold_tensors(at::Tensor out, const at::Tensor& source, const at::Tensor& B, const at::Tensor& A,
+                          bool measure) {
+  FoldExtremes extremes;
   if (out.scalar_type() == at::kHalf || out.scalar_type() == at::kBFloat16) {
     const at::Tensor update = at::mm(B, A);
     const at::Tensor sum = source.to(at::kFloat).add_(update);
@@ -127,34 +116,22 @@ Extremes fold_rows(at::Tensor out, const at::Tensor& source, const at::Tensor& B
   return extremes;
 }
 
-/// weight = round(source + B A), in blocks of rows: the wide temporaries stay small, in cache on a CPU.
-Extremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure) {
-  const bool on_cpu = weight.is_cpu();
-  const std::int64_t elements = on_cpu ? 1 << 17 : 1 << 24;
-  const std::int64_t rows = weight.size(0);
-  const std::int64_t step = std::max<std::int64_t>(1, elements / std::max<std::int64_t>(1, weight.size(1)));
-  const std::int64_t blocks = (rows + step - 1) / step;
+/// weight = round(source + B A).
+FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure) {
   const at::Tensor out = weight.detach();
   const at::Tensor A = update.A.to(weight.device());
   const at::Tensor B = update.B.to(weight.device());
-  Extremes extremes;
-  std::mutex mutex;
-  const auto fold_blocks = [&](std::int64_t begin, std::int64_t end) {
-    at::NoGradGuard no_grad;  // the mode is each thread's own
-    Extremes mine;
-    for (std::int64_t block = begin; block < end; ++block) {
-      const std::int64_t first = block * step;
-      const std::int64_t count = std::min(step, rows - first);
-      mine.include(fold_rows(out.narrow(0, first, count), source.narrow(0, first, count), B.narrow(0, first, count), A,
-                             measure));
-    }
-    const std::lock_guard lock(mutex);
-    extremes.include(mine);
-  };
-  if (on_cpu) {
-    at::parallel_for(0, blocks, 1, fold_blocks);
-  } else {
-    fold_blocks(0, blocks);
+  if (folds_in_one_pass(out, source)) {
+    return fold_in_one_pass(out, source, B, A, measure);
+  }
+  // In blocks of rows, so that the wide temporaries stay small.
+  const std::int64_t rows = out.size(0);
+  const std::int64_t step = std::max<std::int64_t>(1, (1 << 24) / std::max<std::int64_t>(1, out.size(1)));
+  FoldExtremes extremes;
+  for (std::int64_t first = 0; first < rows; first += step) {
+    const std::int64_t count = std::min(step, rows - first);
+    extremes.include(fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
+                                  B.narrow(0, first, count), A, measure));
   }
   return extremes;
 }
@@ -180,7 +157,7 @@ std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture
         mixed.B = mixed.B + update.B * weight;
       }
     }
-    MOELORA_CHECK(at::isfinite(mixed.A).all().item<bool>() && at::isfinite(mixed.B).all().item<bool>(),
+    MOELORA_CHECK(std::isfinite(largest_magnitude(mixed.A)) && std::isfinite(largest_magnitude(mixed.B)),
                   "the update of ", linear.name, " holds infinite or undefined numbers, so it can't be merged; ",
                   "the adapter is damaged or its training diverged");
     updates.push_back(std::move(mixed));
@@ -228,7 +205,7 @@ void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
     }
     touched = std::max(touched, i + 1);
     linear.base->merged_adapter = adapter.adapter_name();
-    const Extremes extremes = fold_weight(linear.base->weight, source, updates[i], measure);
+    const FoldExtremes extremes = fold_weight(linear.base->weight, source, updates[i], measure);
     if (!measure) {
       continue;
     }

@@ -14,6 +14,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
+#include "moelora/io/tensor_folder.h"
 #include "moelora/verify/merge_check.h"
 
 namespace moelora::cli {
@@ -162,12 +163,17 @@ bool run_merge(const MergeVerbOptions& options) {
   Session session = open_session(options.session);
   session.tasks_of(records);  // an unknown task shows before the work begins
   bool passed = true;
-  for (const Merge& merge : planned_merges(options, session.adapter->tasks())) {
+  const auto merges = planned_merges(options, session.adapter->tasks());
+  const io::TensorFolder stored(options.session.model);
+  for (const Merge& merge : merges) {
     if (is_merged(session.adapter)) {
       unmerge(session.adapter);
     }
     MergeOptions merge_options;
     merge_options.probe = probe_of(session, merge);
+    // No second copy of the weights in memory: the folder has them, and after a single merge nobody asks for them.
+    merge_options.keep_base = merges.size() == 1 ? MergeOptions::KeepBase::none : MergeOptions::KeepBase::reread;
+    merge_options.reread = [&stored](const std::string& name) { return stored.tensor(name); };
     Certificate certificate;
     nlohmann::ordered_json json;
     if (options.check.empty()) {

@@ -4,16 +4,26 @@
 #include <ATen/Parallel.h>
 #include <c10/core/DeviceType.h>
 
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 #include "moelora/io/tensor_folder.h"
+#include "moelora/log/log.h"
 
 namespace moelora::cli {
 
 void add_compute_options(CLI::App& verb, SessionOptions& options) {
   verb.add_option("--device", options.device, "cpu, cuda, cuda:N or auto")->capture_default_str();
-  verb.add_option("--dtype", options.dtype, "float32, float16, bfloat16, or auto: float32 on a CPU, as stored on a GPU")
+  verb.add_option("--dtype", options.dtype,
+                  "float32, float16, bfloat16, or auto: float32 on a CPU (if it fits), as stored on a GPU")
       ->capture_default_str();
   verb.add_option("--threads", options.threads, "threads of the computation; 0: all cores")->capture_default_str();
 }
@@ -48,9 +58,40 @@ at::ScalarType parse_dtype(const std::string& text) {
 
 at::ScalarType stored_dtype(const std::filesystem::path& model_folder) {
   const io::TensorFolder tensors(model_folder);
-  // Small, and part of every ChatGLM checkpoint; another model's folder is refused when it is loaded.
-  const std::string probe = "transformer.final_layernorm.weight";
-  return tensors.tensor(tensors.contains(probe) ? probe : tensors.names().front()).scalar_type();
+  // Part of every ChatGLM checkpoint; another model's folder is refused when it is loaded.
+  const std::string probe = "transformer.word_embeddings.weight";
+  return tensors.info(tensors.contains(probe) ? probe : tensors.names().front()).dtype;
+}
+
+// Memory that programs can still have without swapping, in bytes; nothing where the system does not say.
+std::optional<double> available_memory() {
+  std::ifstream stream("/proc/meminfo");
+  for (std::string name; stream >> name; stream.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
+    double kibibytes = 0.0;
+    if (name == "MemAvailable:" && stream >> kibibytes) {
+      return kibibytes * 1024.0;
+    }
+  }
+  return std::nullopt;
+}
+
+// "auto": the stored type on a GPU, fp32 on a CPU, unless only the stored type fits into its memory.
+at::ScalarType automatic_dtype(const std::filesystem::path& model_folder, at::ScalarType stored, at::Device device) {
+  if (!device.is_cpu()) {
+    return stored;
+  }
+  const auto available = available_memory();
+  const auto config = model::ChatGlmConfig::from_json(io::read_json_file(model_folder / "config.json"));
+  const double as_fp32 = 4.0 * static_cast<double>(config.parameter_count(/*tied_head=*/true));
+  if (stored == at::kFloat || !available || as_fp32 < *available) {
+    return at::kFloat;
+  }
+  char sizes[96];
+  std::snprintf(sizes, sizeof sizes, "%.1f GB as float32, %.1f GB of memory are available", as_fp32 / 1e9,
+                *available / 1e9);
+  log::warning(detail::concat("the model takes ", sizes, ": computing in ", io::dtype_name(stored),
+                              ", as it is stored; a dtype given explicitly is taken as it is"));
+  return stored;
 }
 
 Session open_session(const SessionOptions& options) {
@@ -65,16 +106,16 @@ Session open_session(const SessionOptions& options) {
   const at::ScalarType stored = stored_dtype(options.model);
   model::LoadOptions load;
   load.device = parse_device(options.device);
-  const at::ScalarType wanted = options.dtype == kStoredDtype    ? stored
-                                : options.dtype != "auto"        ? parse_dtype(options.dtype)
-                                : load.device.type() == at::kCPU ? at::kFloat
-                                                                 : stored;
+  const at::ScalarType wanted = options.dtype == kStoredDtype ? stored
+                                : options.dtype != "auto"     ? parse_dtype(options.dtype)
+                                                              : automatic_dtype(options.model, stored, load.device);
+  const bool hashed = !options.adapter.empty() || options.fingerprint;
   // A fingerprint is over the stored values: rounding comes after it.
-  load.dtype = wanted == at::kFloat ? wanted : stored;
+  load.dtype = wanted == at::kFloat || !hashed ? wanted : stored;
   Session session;
   session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(options.model);
   session.model = model::load_chatglm(options.model, load);
-  if (!options.adapter.empty() || options.fingerprint) {
+  if (hashed) {
     session.base_fingerprint = model::base_fingerprint(*session.model);
   }
   if (*load.dtype != wanted) {

@@ -21,7 +21,7 @@ struct SessionOptions {
   std::filesystem::path model;
   std::filesystem::path adapter;  ///< Empty: the base alone.
   std::string device = "auto";    ///< auto: a GPU if LibTorch sees one.
-  std::string dtype = "auto";     ///< auto: fp32 on a CPU, the stored type on a GPU.
+  std::string dtype = "auto";     ///< auto: fp32 on a CPU if that fits, the stored type on a GPU.
   int threads = 0;                ///< 0: as LibTorch chooses.
   bool fingerprint = false;       ///< Hash the base also without an adapter.
 };

@@ -5,7 +5,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 #include <numeric>
+#include <tuple>
 
 #include "moelora/io/error.h"
 #include "moelora/io/sha256.h"
@@ -42,6 +44,15 @@ std::string fingerprint(const NamedTensors& tensors) {
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](std::size_t a, std::size_t b) { return tensors[a].second.numel() > tensors[b].second.numel(); });
+  // A tensor under two names (a tied head) is read once.
+  std::vector<std::size_t> first_of(tensors.size());
+  std::map<std::tuple<const void*, at::ScalarType, std::int64_t>, std::size_t> seen;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const at::Tensor& tensor = tensors[i].second;
+    const bool plain = tensor.is_contiguous() && tensor.numel() > 0;
+    first_of[i] =
+        !plain ? i : seen.try_emplace({tensor.const_data_ptr(), tensor.scalar_type(), tensor.numel()}, i).first->second;
+  }
   std::vector<std::string> digests(tensors.size());
   std::atomic<std::size_t> next{0};
   at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
@@ -49,9 +60,14 @@ std::string fingerprint(const NamedTensors& tensors) {
     constexpr std::int64_t kPiece = std::int64_t{1} << 14;
     at::Tensor buffer = at::empty({kPiece}, at::TensorOptions(at::kFloat));
     for (std::size_t i = next++; i < order.size(); i = next++) {
-      digests[order[i]] = digest_as_fp32(tensors[order[i]].second, buffer);
+      if (first_of[order[i]] == order[i]) {
+        digests[order[i]] = digest_as_fp32(tensors[order[i]].second, buffer);
+      }
     }
   });
+  for (const std::size_t i : order) {
+    digests[i] = digests[first_of[i]];
+  }
   std::sort(order.begin(), order.end(),
             [&](std::size_t a, std::size_t b) { return tensors[a].first < tensors[b].first; });
   Sha256 whole;

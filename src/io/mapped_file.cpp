@@ -37,6 +37,16 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   return file;
 }
 
+void MappedFile::release(const void* bytes, std::size_t size) {
+  // Whole pages, also those that the range only touches: a neighbour that still needs one gets it from the cache.
+  static const auto page = static_cast<std::uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<std::uintptr_t>(bytes) / page * page;
+  const auto end = reinterpret_cast<std::uintptr_t>(bytes) + size;
+  if (size > 0) {
+    ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+  }
+}
+
 MappedFile::~MappedFile() { ::munmap(const_cast<std::uint8_t*>(data_), size_); }
 
 }  // namespace moelora::io

@@ -20,6 +20,10 @@ class MappedFile {
   std::size_t size() const { return size_; }
   const std::filesystem::path& path() const { return path_; }
 
+  /// These bytes of a mapped file have been read and need not stay in the process's memory (the kernel may keep them
+  /// cached). Reading them again is fine.
+  static void release(const void* bytes, std::size_t size);
+
  private:
   MappedFile(std::filesystem::path path, const std::uint8_t* data, std::size_t size)
       : path_(std::move(path)), data_(data), size_(size) {}

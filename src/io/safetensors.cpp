@@ -155,9 +155,14 @@ const std::map<std::string, TensorInfo>& SafetensorsFile::entries() const { retu
 const std::map<std::string, std::string>& SafetensorsFile::metadata() const { return impl_->metadata; }
 bool SafetensorsFile::contains(const std::string& name) const { return impl_->entries.contains(name); }
 
-at::Tensor SafetensorsFile::tensor(const std::string& name) const {
+at::Tensor SafetensorsFile::tensor(const std::string& name, std::optional<at::ScalarType> as) const {
   const TensorInfo& info = impl_->entry(name);
-  return copy_from_bytes(impl_->data + info.begin, info.shape, info.dtype);
+  return copy_from_file(impl_->data + info.begin, info.shape, info.dtype, as.value_or(info.dtype));
+}
+
+std::string_view SafetensorsFile::bytes(const std::string& name) const {
+  const TensorInfo& info = impl_->entry(name);
+  return {reinterpret_cast<const char*>(impl_->data) + info.begin, info.end - info.begin};
 }
 
 at::Tensor SafetensorsFile::view(const std::string& name) const {

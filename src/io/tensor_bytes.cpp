@@ -1,9 +1,14 @@
 #include "io/tensor_bytes.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <sys/mman.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
+
+#include "io/mapped_file.h"
 
 namespace moelora::io {
 
@@ -45,6 +50,64 @@ at::Tensor copy_from_bytes(const std::uint8_t* bytes, const std::vector<std::int
     std::memcpy(target, bytes, size);
   }
   return tensor;
+}
+
+namespace {
+
+constexpr std::size_t kHugePage = std::size_t{2} << 20;
+// Bytes of a file that are copied, then given back.
+constexpr std::int64_t kFileBlock = std::int64_t{4} << 20;
+
+// Weights are read again and again: with huge pages without a page walk for every 4 KiB. To be called before the memory
+// is first touched; a hint, so failing is no error.
+void advise_huge_pages(const at::Tensor& tensor) {
+#if defined(MADV_HUGEPAGE)
+  if (tensor.nbytes() >= 2 * kHugePage) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.mutable_data_ptr());
+    const std::uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+    const std::uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
+    ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  }
+#endif
+}
+
+}  // namespace
+
+at::Tensor copy_from_file(const std::uint8_t* bytes, const std::vector<std::int64_t>& shape, at::ScalarType dtype,
+                          at::ScalarType as) {
+  at::Tensor tensor = at::empty(shape, at::TensorOptions(as));
+  advise_huge_pages(tensor);
+  const auto item_size = static_cast<std::int64_t>(c10::elementSize(dtype));
+  const std::int64_t step = kFileBlock / item_size;
+  const std::int64_t blocks = (tensor.numel() + step - 1) / step;
+  const at::Tensor flat = tensor.view({-1});
+  at::parallel_for(0, blocks, 1, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      const std::int64_t first = block * step;
+      const std::int64_t count = std::min(step, tensor.numel() - first);
+      const std::uint8_t* from = bytes + first * item_size;
+      if (dtype == as && dtype != at::kBool) {
+        std::memcpy(static_cast<std::uint8_t*>(flat.mutable_data_ptr()) + first * item_size, from,
+                    static_cast<std::size_t>(count * item_size));
+      } else {
+        flat.narrow(0, first, count).copy_(copy_from_bytes(from, {count}, dtype));
+      }
+      MappedFile::release(from, static_cast<std::size_t>(count * item_size));
+    }
+  });
+  return tensor;
+}
+
+bool same_bytes_in_files(std::string_view a, std::string_view b) {
+  bool same = a.size() == b.size();
+  for (std::size_t first = 0; same && first < a.size(); first += kFileBlock) {
+    const std::string_view of_a = a.substr(first, kFileBlock);
+    const std::string_view of_b = b.substr(first, kFileBlock);
+    same = of_a == of_b;
+    MappedFile::release(of_a.data(), of_a.size());
+    MappedFile::release(of_b.data(), of_b.size());
+  }
+  return same;
 }
 
 }  // namespace moelora::io

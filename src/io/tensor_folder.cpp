@@ -1,10 +1,13 @@
 #include "moelora/io/tensor_folder.h"
 
 #include <algorithm>
+#include <cstring>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <unordered_map>
 #include <variant>
 
+#include "io/tensor_bytes.h"
 #include "io/torch_checkpoint_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -23,14 +26,15 @@ Shard open_shard(const fs::path& path) {
   return Shard(std::in_place_type<TorchCheckpointFile>, path);
 }
 
-std::vector<std::string> names_in_shard(const Shard& shard) {
+/// Name → dtype and shape, sorted by name.
+std::map<std::string, TensorInfo> infos_in_shard(const Shard& shard) {
   return std::visit(
       [](const auto& file) {
-        std::vector<std::string> names;
+        std::map<std::string, TensorInfo> infos;
         for (const auto& [name, entry] : file.entries()) {
-          names.push_back(name);
+          infos[name] = {entry.dtype, entry.shape};
         }
-        return names;
+        return infos;
       },
       shard);
 }
@@ -61,29 +65,40 @@ struct TensorFolder::Impl {
   fs::path folder;
   std::vector<std::string> names;
   std::vector<Shard> shards;  // mapped, so an open one costs no memory
-  std::unordered_map<std::string, std::size_t> shard_of;
+  struct Place {
+    std::size_t shard;
+    TensorInfo info;
+  };
+  std::unordered_map<std::string, Place> places;
+
+  const Place& place(const std::string& name) const {
+    const auto found = places.find(name);
+    MOELORA_CHECK(found != places.end(), folder.string(), " holds no tensor \"", name, "\"");
+    return found->second;
+  }
 
   void add_shard(const fs::path& path, const std::vector<std::string>* promised, const std::string& index) {
     MOELORA_CHECK(fs::exists(path), index, " names the file ", path.filename().string(), ", which is missing in ",
                   folder.string(), "; download the whole folder");
     const Shard& shard = shards.emplace_back(open_shard(path));
-    std::vector<std::string> present = names_in_shard(shard);
+    std::map<std::string, TensorInfo> present = infos_in_shard(shard);
     if (promised != nullptr) {
       std::vector<std::string> wanted = *promised;
       std::sort(wanted.begin(), wanted.end());
       for (const std::string& name : wanted) {
-        MOELORA_CHECK(std::binary_search(present.begin(), present.end(), name), path.string(), " lacks the tensor \"",
-                      name, "\" that ", index, " promises; the folder mixes two models or the index is outdated");
+        MOELORA_CHECK(present.contains(name), path.string(), " lacks the tensor \"", name, "\" that ", index,
+                      " promises; the folder mixes two models or the index is outdated");
       }
       if (present.size() > wanted.size()) {
         log::warning(detail::concat(path.string(), " holds ", present.size() - wanted.size(),
                                     " tensors that its index does not name; they are ignored"));
       }
-      present = std::move(wanted);
+      std::erase_if(present,
+                    [&](const auto& entry) { return !std::binary_search(wanted.begin(), wanted.end(), entry.first); });
     }
-    for (std::string& name : present) {
-      shard_of.emplace(name, shards.size() - 1);
-      names.push_back(std::move(name));
+    for (auto& [name, info] : present) {
+      names.push_back(name);
+      places.emplace(name, Place{shards.size() - 1, std::move(info)});
     }
   }
 };
@@ -115,13 +130,31 @@ TensorFolder::TensorFolder(const fs::path& folder) : impl_(std::make_unique<Impl
 TensorFolder::~TensorFolder() = default;
 
 const std::vector<std::string>& TensorFolder::names() const { return impl_->names; }
-bool TensorFolder::contains(const std::string& name) const { return impl_->shard_of.contains(name); }
+bool TensorFolder::contains(const std::string& name) const { return impl_->places.contains(name); }
 const fs::path& TensorFolder::folder() const { return impl_->folder; }
 
-at::Tensor TensorFolder::tensor(const std::string& name) const {
-  const auto found = impl_->shard_of.find(name);
-  MOELORA_CHECK(found != impl_->shard_of.end(), impl_->folder.string(), " holds no tensor \"", name, "\"");
-  return std::visit([&](const auto& file) { return file.tensor(name); }, impl_->shards[found->second]);
+const TensorInfo& TensorFolder::info(const std::string& name) const { return impl_->place(name).info; }
+
+at::Tensor TensorFolder::tensor(const std::string& name, std::optional<at::ScalarType> as) const {
+  return std::visit([&](const auto& file) { return file.tensor(name, as); }, impl_->shards[impl_->place(name).shard]);
+}
+
+bool TensorFolder::same_bytes(const std::string& a, const std::string& b) const {
+  if (info(a).dtype != info(b).dtype || info(a).shape != info(b).shape) {
+    return false;
+  }
+  const auto bytes_of = [&](const std::string& name) -> std::optional<std::string_view> {
+    return std::visit([&](const auto& file) -> std::optional<std::string_view> { return file.bytes(name); },
+                      impl_->shards[impl_->place(name).shard]);
+  };
+  const auto of_a = bytes_of(a);
+  const auto of_b = bytes_of(b);
+  if (of_a && of_b) {
+    return same_bytes_in_files(*of_a, *of_b);
+  }
+  const at::Tensor copy_of_a = tensor(a);
+  const at::Tensor copy_of_b = tensor(b);
+  return std::memcmp(copy_of_a.const_data_ptr(), copy_of_b.const_data_ptr(), copy_of_a.nbytes()) == 0;
 }
 
 }  // namespace moelora::io

@@ -171,17 +171,30 @@ TorchCheckpointFile::TorchCheckpointFile(const std::filesystem::path& path) : fi
   }
 }
 
-at::Tensor TorchCheckpointFile::tensor(const std::string& name) const {
+std::optional<std::string_view> TorchCheckpointFile::bytes(const std::string& name) const {
   const Entry& entry = entries_.at(name);
-  const auto item_size = static_cast<std::int64_t>(c10::elementSize(entry.dtype));
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(entry.storage.data());
-  if (entry.storage.empty() || is_contiguous_entry(entry)) {
-    return copy_from_bytes(entry.storage.empty() ? bytes : bytes + entry.offset * item_size, entry.shape, entry.dtype);
+  if (entry.storage.empty()) {
+    return entry.storage;
+  }
+  if (!is_contiguous_entry(entry)) {
+    return std::nullopt;
+  }
+  const std::size_t item_size = c10::elementSize(entry.dtype);
+  return entry.storage.substr(static_cast<std::size_t>(entry.offset) * item_size,
+                              *checked_byte_count(entry.shape, item_size));
+}
+
+at::Tensor TorchCheckpointFile::tensor(const std::string& name, std::optional<at::ScalarType> as) const {
+  const Entry& entry = entries_.at(name);
+  const at::ScalarType wanted = as.value_or(entry.dtype);
+  if (const auto in_order = bytes(name)) {
+    return copy_from_file(reinterpret_cast<const std::uint8_t*>(in_order->data()), entry.shape, entry.dtype, wanted);
   }
   // Other strides need aligned elements, which a mapped file does not promise: the storage is copied first.
+  const auto count = static_cast<std::int64_t>(entry.storage.size() / c10::elementSize(entry.dtype));
   const at::Tensor storage =
-      copy_from_bytes(bytes, {static_cast<std::int64_t>(entry.storage.size()) / item_size}, entry.dtype);
-  return storage.as_strided(entry.shape, entry.strides, entry.offset).clone(at::MemoryFormat::Contiguous);
+      copy_from_file(reinterpret_cast<const std::uint8_t*>(entry.storage.data()), {count}, entry.dtype, entry.dtype);
+  return storage.as_strided(entry.shape, entry.strides, entry.offset).to(wanted).clone(at::MemoryFormat::Contiguous);
 }
 
 std::map<std::string, at::Tensor> load_torch_checkpoint(const std::filesystem::path& path) {

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,7 +31,9 @@ class TorchCheckpointFile {
   explicit TorchCheckpointFile(const std::filesystem::path& path);
 
   const std::map<std::string, Entry>& entries() const { return entries_; }
-  at::Tensor tensor(const std::string& name) const;  ///< An owned, contiguous copy. The name must be known.
+  /// An owned, contiguous copy, converted to `as` if given. The name must be known.
+  at::Tensor tensor(const std::string& name, std::optional<at::ScalarType> as = {}) const;
+  std::optional<std::string_view> bytes(const std::string& name) const;  ///< As mapped, if they lie in order there.
 
  private:
   std::shared_ptr<const MappedFile> file_;

@@ -10,6 +10,7 @@ void training_memory(const Options& options);    ///< row 4
 void number_of_experts(const Options& options);  ///< row 7
 void length_mix(const Options& options);         ///< rows 5, 6
 void decoding(const Options& options);           ///< rows 8, 9
+void merging(const Options& options);            ///< row 10
 void scaling(const Options& options);            ///< row 12
 void alone(const Options& options);              ///< row 14
 

@@ -26,6 +26,7 @@ const Case kCases[] = {
     {"mix", "rows 5-6: samples per second on real lengths, packed against padded", moelora::bench::length_mix},
     {"experts", "row 7: step time by number of experts", moelora::bench::number_of_experts},
     {"decode", "rows 8-9: greedy decoding against memory's speed, eight tasks against one", moelora::bench::decoding},
+    {"merging", "row 10: merging a task into all weights, against copying them", moelora::bench::merging},
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
     {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
 };
@@ -59,6 +60,7 @@ int main(int argc, char** argv) {
   std::vector<std::string> names;
   std::string once, table;
   int times = 2;
+  bool hardware = false;
   app.add_option("cases", names, "cases to run, in this order");
   app.add_option("--rounds", options.rounds, "pairs of measurements; doubled where the interval exceeds 5 %")
       ->check(CLI::PositiveNumber)
@@ -69,6 +71,7 @@ int main(int argc, char** argv) {
   app.add_option("--shared", options.shared, "folder with data/ and fixtures/ that do not ship")->capture_default_str();
   app.add_option("--once", once, "run one piece of work without timing, for its memory or a profiler");
   app.add_option("--times", times, "how often --once runs it")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_flag("--hardware", hardware, "print a line that says what machine this is");
   app.add_option("--table", table, "print the result lines of a file as a table");
   app.footer(list_of_cases() +
              "\nExample:\n  moelora_bench step memory > results.jsonl && moelora_bench --table results.jsonl\n"
@@ -78,6 +81,10 @@ int main(int argc, char** argv) {
     at::set_num_threads(options.threads);
     if (!table.empty()) {
       return moelora::bench::print_table(table);
+    }
+    if (hardware) {
+      std::cout << moelora::bench::hardware().dump() << std::endl;
+      return 0;
     }
     if (!once.empty()) {
       moelora::bench::once(once, times);
@@ -89,7 +96,6 @@ int main(int argc, char** argv) {
       std::cout << app.help();
       return 2;
     }
-    std::cout << moelora::bench::hardware().dump() << std::endl;
     for (const std::string& name : names) {
       std::cerr << "== " << name << std::endl;
       run_case(name, options);

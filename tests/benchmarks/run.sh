@@ -14,7 +14,7 @@ results=build/benchmarks.jsonl
 bench=build/bin/moelora_bench
 cases=("$@")
 [ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts decode merging scaling alone ranks)
-"$bench" >"$results"
+"$bench" --hardware >"$results"
 for name in "${cases[@]}"; do
   case $name in
     # These run several processes, or the program itself.

@@ -127,6 +127,24 @@ TEST(Program, PredictsTheSizeOfAnAdapterOnChatGlm6b) {
   }
 }
 
+// A shape whose fp32 form no machine holds; its weights need not be there for the choice.
+TEST(Program, ComputesAsStoredWhereFp32DoesNotFit) {
+  const TemporaryFolder folder;
+  for (const char* name : {"ice_text.model", "pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin",
+                           "pytorch_model.bin.index.json"}) {
+    fs::copy_file(fixtures() / "chatglm-tiny" / name, folder.path() / name);
+  }
+  ordered_json config = ordered_json::parse(std::ifstream(fixtures() / "chatglm-tiny" / "config.json"));
+  config["vocab_size"] = 1'000'000'000'000;
+  std::ofstream(folder.path() / "config.json") << config;
+  const Outcome outcome = moelora_run({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu"});
+  EXPECT_EQ(outcome.code, 2);  // the weights are those of the small shape
+  EXPECT_NE(outcome.text.find("computing in float16, as it is stored"), std::string::npos) << outcome.text;
+  const Outcome given =
+      moelora_run({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu", "--dtype", "float32"});
+  EXPECT_EQ(given.text.find("computing in float16"), std::string::npos) << given.text;
+}
+
 TEST(Program, TrainsEvaluatesMergesAndExports) {
   const TemporaryFolder folder;
   const fs::path data = write_records(folder.path() / "data.json");

@@ -79,6 +79,13 @@ TEST(Fingerprint, HashesTensorsLargerThanOnePiece) {
   EXPECT_EQ(fingerprint({{"w", large}}), sha256_of("1:w [200001] " + digest + "\n"));
 }
 
+TEST(Fingerprint, ATensorUnderTwoNamesCountsAsTwo) {
+  const at::Tensor tensor = at::arange(0, 24, at::kFloat);
+  const at::Tensor start = tensor.narrow(0, 0, 6);  // begins at the same address
+  EXPECT_EQ(fingerprint({{"a", tensor}, {"b", tensor.view({4, 6})}, {"c", start}}),
+            fingerprint({{"a", tensor}, {"b", tensor.clone().view({4, 6})}, {"c", start.clone()}}));
+}
+
 TEST(Fingerprint, TakesScalarsAndEmptyTensors) {
   const NamedTensors odd{{"scalar", at::zeros({}, at::kFloat)}, {"empty", at::empty({0, 4}, at::kFloat)}};
   EXPECT_EQ(fingerprint(odd).size(), 64u);

@@ -2,10 +2,13 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "io/raises.h"
@@ -116,6 +119,64 @@ TEST(TensorFolder, RefusesAnIndexWithoutAMap) {
     const testing::TemporaryFolder folder;
     std::ofstream(folder.path() / "model.safetensors.index.json") << text;
     EXPECT_TRUE(raises([&] { TensorFolder{folder.path()}; }, "model.safetensors.index.json")) << text;
+  }
+}
+
+/// fp16 values of more than one block of a file, at both ends of the type.
+at::Tensor large_halves() { return at::arange(0, 5'000'011, at::kInt).remainder(60013).sub_(30000).to(at::kHalf); }
+
+/// Resident memory that belongs to mapped files, in bytes.
+std::int64_t resident_file_bytes() {
+  std::ifstream stream("/proc/self/status");
+  for (std::string word; stream >> word;) {
+    if (std::int64_t kibibytes = 0; word == "RssFile:" && stream >> kibibytes) {
+      return kibibytes * 1024;
+    }
+  }
+  return 0;
+}
+
+TEST(TensorFolder, ConvertsWhileItReadsAndGivesThePagesBack) {
+  const testing::TemporaryFolder folder;
+  const at::Tensor halves = large_halves();
+  save_tensor_folder(folder.path(), {{"byte", at::ones({3}, at::kByte)}, {"w", halves.view({1, -1})}});
+  const TensorFolder read(folder.path());
+  EXPECT_EQ(read.info("w").dtype, at::kHalf);
+  EXPECT_EQ(read.info("w").shape, (std::vector<std::int64_t>{1, halves.numel()}));
+  EXPECT_TRUE(raises([&] { read.info("v"); }, "holds no tensor \"v\""));
+  const std::int64_t before = resident_file_bytes();
+  EXPECT_TRUE(at::equal(read.tensor("w").view({-1}), halves));
+  EXPECT_LT(resident_file_bytes() - before, std::int64_t{4} << 20);  // of 10 MB
+  for (const auto dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    const at::Tensor converted = read.tensor("w", dtype);
+    EXPECT_EQ(converted.scalar_type(), dtype);
+    EXPECT_TRUE(at::equal(converted.view({-1}), halves.to(dtype)));
+  }
+  const TensorFolder bins(testing::fixtures() / "chatglm-tiny");
+  const std::string& name = bins.names().front();
+  EXPECT_TRUE(at::equal(bins.tensor(name, at::kHalf), bins.tensor(name).to(at::kHalf)));
+}
+
+TEST(TensorFolder, ComparesTensorsByTheirBytes) {
+  const testing::TemporaryFolder folder;
+  const at::Tensor halves = large_halves();
+  at::Tensor last_differs = halves.clone();
+  last_differs[-1] = 1.0;
+  const at::Tensor not_a_number = at::full({3}, std::numeric_limits<float>::quiet_NaN());
+  save_tensor_folder(folder.path(),
+                     {{"a", halves},
+                      {"b", halves.clone()},
+                      {"c", last_differs},
+                      {"d", halves.view({1, -1})},
+                      {"e", halves.to(at::kBFloat16)},
+                      {"f", not_a_number},
+                      {"g", not_a_number.clone()}},
+                     1 << 23);
+  const TensorFolder read(folder.path());
+  EXPECT_TRUE(read.same_bytes("a", "b"));
+  EXPECT_TRUE(read.same_bytes("f", "g"));
+  for (const char* other : {"c", "d", "e", "f"}) {
+    EXPECT_FALSE(read.same_bytes("a", other)) << other;
   }
 }
 

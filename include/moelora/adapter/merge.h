@@ -1,6 +1,6 @@
 #pragma once
 // Folding one task's update into the frozen weights: W = round(W0 + s · B diag(g) A), accumulated in fp32, rounded once
-// to the weight's dtype.
+// to the weight's dtype. On a CPU a weight is read and written once, which takes about as long as copying it.
 //
 // A linear carries at most one merged adapter: nn::LinearImpl::merged_adapter names it, and merging another adapter
 // into the same weights is an Error (their restores would undo each other in the wrong order).
@@ -28,8 +28,9 @@ struct MergeOptions {
   };
   KeepBase keep_base = KeepBase::device;
   std::function<at::Tensor(const std::string& name)> reread;  ///< Weight by checkpoint name, bytes as loaded.
-  /// Measure rounding and update (one more product in fp64 where the weights are fp32). Without it the certificate has
-  /// -1 there and a weight that leaves the range of its dtype is not noticed.
+  /// Measure rounding and update (where the weights are fp32: one more product, in fp64, which takes longer than the
+  /// merge itself). It changes no bit of the result. Without it the certificate has -1 there and a weight that leaves
+  /// the range of its dtype is not noticed.
   bool measure = true;
   /// Runs the model on a probe batch and returns its logits (fp32); called unmerged and merged. Empty: no probe.
   std::function<at::Tensor()> probe;

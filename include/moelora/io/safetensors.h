@@ -9,7 +9,9 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -34,8 +36,10 @@ class SafetensorsFile {
   const std::map<std::string, TensorInfo>& entries() const;
   const std::map<std::string, std::string>& metadata() const;
   bool contains(const std::string& name) const;
-  /// A copy in owned, 64-byte aligned memory (BLAS results can depend on alignment).
-  at::Tensor tensor(const std::string& name) const;
+  /// A copy in owned, 64-byte aligned memory (BLAS results can depend on alignment), converted to `as` if given. The
+  /// file's pages don't stay in memory.
+  at::Tensor tensor(const std::string& name, std::optional<at::ScalarType> as = {}) const;
+  std::string_view bytes(const std::string& name) const;  ///< As mapped.
   /// A view of the mapped bytes; it keeps the mapping alive and must not be written to. Copied when misaligned.
   at::Tensor view(const std::string& name) const;
 

@@ -1,13 +1,14 @@
 #pragma once
 // The weights of a model folder, whatever their form: model.safetensors, sharded safetensors with index, one
-// pytorch_model.bin, or sharded .bin with index. Loaded one tensor at a time (a .bin shard is held while its tensors
-// are asked for in file order).
+// pytorch_model.bin, or sharded .bin with index. Files are mapped, so an open folder costs no memory; tensors are read
+// one at a time.
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,11 @@ class TensorFolder {
 
   const std::vector<std::string>& names() const;  ///< In shard order, so that a sequential reader holds one shard.
   bool contains(const std::string& name) const;
-  at::Tensor tensor(const std::string& name) const;  ///< An owned aligned copy.
+  const TensorInfo& info(const std::string& name) const;  ///< dtype and shape; nothing is read.
+  /// An owned aligned copy, converted to `as` if given. Memory grows by the result alone: the pages of the file are
+  /// given back on the way. Large tensors lie in huge pages where the system grants them.
+  at::Tensor tensor(const std::string& name, std::optional<at::ScalarType> as = {}) const;
+  bool same_bytes(const std::string& a, const std::string& b) const;  ///< dtype, shape and bytes agree.
   const std::filesystem::path& folder() const;
 
  private:

@@ -2,10 +2,8 @@
 
 #include <ATen/ATen.h>
 
-#include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <set>
 
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
@@ -18,16 +16,41 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr char kEmbedding[] = "transformer.word_embeddings.weight";
+constexpr char kHead[] = "lm_head.weight";
 const char* const kTokenizerFiles[] = {"ice_text.model", "tokenizer_config.json"};
 
 bool is_float(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16; }
 
 std::string shape_text(at::IntArrayRef shape) { return detail::concat(shape); }
 
-// Bytes of both tensors agree, whatever their dtype's idea of equality (NaN) is.
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
-         std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
+/// What the tensors of a folder must be, against what they are: one line for each that is missing, surplus, misshapen
+/// or of a type that can't be computed with.
+std::vector<std::string> problems_of(const io::TensorFolder& weights, const ChatGlmConfig& config) {
+  std::vector<std::string> problems;
+  std::map<std::string, std::vector<std::int64_t>> expected;
+  for (auto& [name, shape] : expected_tensors(config)) {
+    if (!weights.contains(name) && name != kHead) {
+      problems.push_back("missing: " + name + " " + shape_text(shape));
+    }
+    expected.emplace(name, shape);
+  }
+  for (const std::string& name : weights.names()) {
+    const auto wanted = expected.find(name);
+    const io::TensorInfo& found = weights.info(name);
+    if (wanted == expected.end()) {
+      if (!name.ends_with("rotary_emb.inv_freq")) {  // the reference ignores these on load
+        problems.push_back("surplus: " + name);
+      }
+    } else if (found.shape != wanted->second) {
+      problems.push_back("shape of " + name + ": expected " + shape_text(wanted->second) + ", found " +
+                         shape_text(found.shape));
+    } else if (!is_float(found.dtype)) {
+      problems.push_back("type of " + name + ": expected float32, float16 or bfloat16, found " +
+                         io::dtype_name(found.dtype));
+    }
+  }
+  return problems;
 }
 
 }  // namespace
@@ -46,38 +69,7 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
   }
   const io::TensorFolder weights(folder);
 
-  std::vector<std::string> problems;
-  std::map<std::string, std::vector<std::int64_t>> expected;
-  for (auto& [name, shape] : expected_tensors(config)) {
-    if (!weights.contains(name) && name != "lm_head.weight") {
-      problems.push_back("missing: " + name + " " + shape_text(shape));
-    }
-    expected.emplace(name, shape);
-  }
-  std::map<std::string, at::Tensor> loaded;
-  std::set<std::string> dtypes;
-  for (const std::string& name : weights.names()) {
-    const auto wanted = expected.find(name);
-    if (wanted == expected.end()) {
-      if (!name.ends_with("rotary_emb.inv_freq")) {  // the reference ignores these on load
-        problems.push_back("surplus: " + name);
-      }
-      continue;
-    }
-    at::Tensor tensor = weights.tensor(name);
-    if (tensor.sizes() != at::IntArrayRef(wanted->second)) {
-      problems.push_back("shape of " + name + ": expected " + shape_text(wanted->second) + ", found " +
-                         shape_text(tensor.sizes()));
-      continue;
-    }
-    if (!is_float(tensor.scalar_type())) {
-      problems.push_back("type of " + name + ": expected float32, float16 or bfloat16, found " +
-                         io::dtype_name(tensor.scalar_type()));
-      continue;
-    }
-    dtypes.insert(io::dtype_name(tensor.scalar_type()));
-    loaded.emplace(name, std::move(tensor));
-  }
+  const std::vector<std::string> problems = problems_of(weights, config);
   if (!problems.empty()) {
     std::string text = folder.string() + " does not hold the weights that its config.json describes:";
     for (const std::string& problem : problems) {
@@ -85,18 +77,22 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
     }
     throw Error(text);
   }
-  const at::ScalarType stored = loaded.at("transformer.word_embeddings.weight").scalar_type();
+  const at::ScalarType stored = weights.info(kEmbedding).dtype;
   const at::ScalarType dtype = options.dtype.value_or(options.device.is_cpu() ? at::kFloat : stored);
-  const bool tied = !loaded.contains("lm_head.weight") ||
-                    same_bytes(loaded.at("lm_head.weight"), loaded.at("transformer.word_embeddings.weight"));
-  if (tied) {
-    loaded["lm_head.weight"] = loaded.at("transformer.word_embeddings.weight");
-  }
-  config.torch_dtype = dtypes.size() == 1 ? *dtypes.begin() : io::dtype_name(stored);
+  config.torch_dtype = io::dtype_name(stored);
+  // The published checkpoint holds the same tensor twice.
+  const bool tied = !weights.contains(kHead) || weights.same_bytes(kHead, kEmbedding);
+  at::Tensor embedding;
   ChatGlm model(config, [&](const std::string& name, at::IntArrayRef) {
-    // Handed over tensor by tensor, so that the stored and the wanted form never both exist as a whole.
-    auto node = loaded.extract(name);
-    return node.mapped().to(options.device, dtype);
+    if (tied && name == kHead) {
+      return embedding;
+    }
+    // One at a time, in the wanted form at once: beside the model itself there is never more than a block of a file.
+    const at::Tensor tensor = weights.tensor(name, dtype).to(options.device);
+    if (name == kEmbedding) {
+      embedding = tensor;
+    }
+    return tensor;
   });
   if (tied) {
     model->tie_head();
