@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/adapter_alone.h"
+#include "cli/plan.h"
 #include "cli/session.h"
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
@@ -198,6 +199,37 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
   print_prediction(shape, config.adapter, tasks, whose);
 }
 
+// Memory and time of a run that need not be possible here: from shapes, with samples of the greatest length.
+void plan_configuration(const fs::path& path) {
+  const auto config = train::TrainConfig::from_json(io::read_json_file(path));
+  model::ChatGlmConfig shape;
+  if (!config.model.init.is_null()) {
+    shape = model::ChatGlmConfig::from_json(config.model.init);
+  } else if (const fs::path file = fs::path(config.model.path) / "config.json"; fs::exists(file)) {
+    shape = model::ChatGlmConfig::from_json(io::read_json_file(file));
+  }
+  const at::ScalarType dtype = config.model.dtype == "auto" ? at::kFloat : parse_dtype(config.model.dtype);
+  const at::Tensor zero = at::zeros({1}, dtype);
+  Session session;
+  session.model = model::ChatGlm(shape, [&](const std::string&, at::IntArrayRef sizes) { return zero.expand(sizes); });
+  if (config.mode == train::Mode::adapter) {
+    session.adapter = inject(*session.model, config.adapter, TaskNames({"task"}));
+  }
+  const auto source = std::min(config.data.encode.max_source_length, shape.max_sequence_length / 2);
+  const auto target = std::min(config.data.encode.max_target_length, shape.max_sequence_length / 2);
+  data::Example longest;
+  longest.ids.resize(static_cast<std::size_t>(source + target));
+  longest.context = source;
+  const std::vector<data::Example> examples(static_cast<std::size_t>(config.training.batch_size), longest);
+  line("plan for", path.string());
+  line("samples", "all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
+                      " tokens (moelora train --dry-run takes the data's)");
+  const double bytes =
+      static_cast<double>(shape.parameter_count(/*tied_head=*/true)) * static_cast<double>(c10::elementSize(dtype));
+  line("weights", io::dtype_name(dtype) + ", " + std::to_string(bytes / 1e9) + " GB");
+  print_plan(session, config, examples, bytes);
+}
+
 void inspect_configuration(const fs::path& path) {
   const ordered_json json = io::read_json_file(path);
   MOELORA_CHECK(json.is_object(), path.string(), ": expected a JSON object");
@@ -233,6 +265,8 @@ void run_inspect(const fs::path& path) {
 void add_inspect(CLI::App& app, int& status) {
   auto* verb = app.add_subcommand("inspect", "show what a model folder, an adapter folder or a configuration is");
   auto path = std::make_shared<fs::path>();
+  auto plan = std::make_shared<bool>(false);
+  verb->add_flag("--plan", *plan, "a configuration of moelora train: peak memory and time of a step on this machine");
   verb->add_option("path", *path, "model folder, adapter folder, or a configuration (config.json, configs/*.json)")
       ->required();
   verb->footer(
@@ -240,8 +274,12 @@ void add_inspect(CLI::App& app, int& status) {
       "  moelora inspect examples/tiny_base/model\n"
       "  moelora inspect out/run/adapter\n"
       "  moelora inspect configs/chatglm-6b-v100.json");
-  verb->callback([path, &status] {
-    run_inspect(*path);
+  verb->callback([path, plan, &status] {
+    if (*plan) {
+      plan_configuration(*path);
+    } else {
+      run_inspect(*path);
+    }
     status = 0;
   });
 }

@@ -1,9 +1,12 @@
 // moelora train: an adapter on a frozen base, or all parameters of a model.
 
+#include <ATen/Parallel.h>
+
 #include <csignal>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "cli/plan.h"
 #include "cli/predict.h"
 #include "cli/ranks.h"
 #include "cli/training_report.h"
@@ -27,6 +30,7 @@ struct TrainVerbOptions {
   std::vector<std::string> overrides;
   std::filesystem::path output;
   bool resume = false;
+  bool dry_run = false;
 };
 
 std::atomic<bool> stop_requested = false;
@@ -152,6 +156,13 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     session.adapter = inject(*session.model, config.adapter, tasks);
   }
   const auto examples = encode(data.train, tasks, *session.tokenizer, config.data.encode, "training");
+  if (options.dry_run) {
+    if (config.training.threads > 0) {
+      at::set_num_threads(static_cast<int>(config.training.threads));
+    }
+    print_plan(session, config, examples);
+    return 0;
+  }
   const auto validation = encode(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
 
   if (writes(ranks)) {
@@ -203,9 +214,9 @@ void add_train(CLI::App& app, int& status) {
   verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
       ->take_all();
   verb->add_option("--output", options->output,
-                   "new folder: adapter/ or model/, checkpoints/, log.jsonl, report.html, config.json")
-      ->required();
+                   "new folder: adapter/ or model/, checkpoints/, log.jsonl, report.html, config.json");
   verb->add_flag("--resume", options->resume, "go on from the newest checkpoint in --output");
+  verb->add_flag("--dry-run", options->dry_run, "load everything, print the memory and time that a step will take");
   verb->footer(
       "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
       "bit for bit.\n"

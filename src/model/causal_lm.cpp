@@ -68,6 +68,8 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
 
 }  // namespace
 
+std::optional<StepCost> CausalLM::step_cost(const Workload&, std::int64_t) const { return std::nullopt; }
+
 at::Tensor token_losses(CausalLM& model, const at::Tensor& hidden_rows, const at::Tensor& labels) {
   const at::Tensor weight = model.head_weight();
   if (!weight.defined()) {

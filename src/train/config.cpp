@@ -45,6 +45,7 @@ Problems problems_of_training(const TrainingOptions& options) {
   at_least("steps", options.steps, 1);
   at_least("batch_size", options.batch_size, 1);
   at_least("micro_batch_tokens", options.micro_batch_tokens, 1);
+  at_least("memory_budget_gb", options.memory_budget_gb, 0.0);
   at_least("learning_rate", options.learning_rate, 0.0);
   at_least("weight_decay", options.weight_decay, 0.0);
   fraction("beta1", options.beta1);
@@ -70,6 +71,7 @@ void read_training(io::JsonReader& reader, TrainingOptions& options) {
   reader.read("steps", options.steps);
   reader.read("batch_size", options.batch_size);
   reader.read("micro_batch_tokens", options.micro_batch_tokens);
+  reader.read("memory_budget_gb", options.memory_budget_gb);
   reader.read("learning_rate", options.learning_rate);
   reader.read("weight_decay", options.weight_decay);
   reader.read("beta1", options.beta1);
@@ -192,6 +194,7 @@ nlohmann::ordered_json TrainingOptions::to_json() const {
   return {{"steps", steps},
           {"batch_size", batch_size},
           {"micro_batch_tokens", micro_batch_tokens},
+          {"memory_budget_gb", memory_budget_gb},
           {"learning_rate", learning_rate},
           {"weight_decay", weight_decay},
           {"beta1", beta1},

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "moelora/io/error.h"
+#include "moelora/train/plan.h"
 
 namespace moelora::train {
 namespace {
@@ -34,6 +35,11 @@ SharedStep::SharedStep(const TrainInputs& inputs, const TrainingOptions& options
   if (inputs.ranks != nullptr) {
     exchange_.emplace(*inputs.ranks, optimizer.parameters());
   }
+  std::vector<at::Tensor> trained;
+  for (const auto& [name, parameter] : optimizer.parameters()) {
+    trained.push_back(parameter);
+  }
+  activation_bytes_ = activation_bytes(options.memory_budget_gb * 1e9, trained, resident_bytes());
 }
 
 SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64_t step, bool stop) {
@@ -48,7 +54,7 @@ SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64
     Outcome outcome;
     outcome.stop = stop;
     outcome.losses = accumulate_gradients(inputs_.model, inputs_.adapter, part, options_.seed,
-                                          options_.micro_batch_tokens, scaler_.scale(), labels);
+                                          options_.micro_batch_tokens, scaler_.scale(), labels, activation_bytes_);
     AdamW::Exchange over_ranks;
     if (exchange_) {
       over_ranks = [&](std::vector<at::Tensor>& gradients) { exchange(samples, gradients, outcome); };

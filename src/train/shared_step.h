@@ -33,6 +33,7 @@ class SharedStep {
   const TrainingOptions& options_;
   AdamW& optimizer_;
   LossScaler& scaler_;
+  double activation_bytes_ = 0.0;         // that a micro-batch may take
   std::optional<StepExchange> exchange_;  // with several ranks
   std::vector<std::int64_t> mine_;        // of the present step's samples
 };

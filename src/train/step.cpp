@@ -4,10 +4,13 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
 
+#include <cmath>
+#include <limits>
 #include <numeric>
 #include <utility>
 
 #include "moelora/data/batch.h"
+#include "moelora/train/plan.h"
 
 namespace moelora::train {
 namespace {
@@ -16,7 +19,7 @@ namespace {
 template <typename UseLosses>
 SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
                                bool dropout, std::uint64_t dropout_seed, std::int64_t micro_batch_tokens,
-                               const UseLosses& use_losses) {
+                               double activation_bytes, const UseLosses& use_losses) {
   SampleLosses result;
   std::vector<std::int64_t> lengths;
   for (const data::Example* example : samples.examples) {
@@ -44,6 +47,9 @@ SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapte
                                                       : nn::RowContext::plain(batch.segments, device);
     model::ForwardOptions options;
     options.output_rows = batch.label_rows;
+    if (std::isfinite(activation_bytes)) {
+      options.recomputed_blocks = blocks_to_recompute(model, workload_of(examples), activation_bytes);
+    }
     const at::Tensor hidden = model.hidden(batch.ids, batch.positions, context, options);
     const at::Tensor losses = model::token_losses(model, hidden, batch.labels);
     use_losses(losses);
@@ -71,10 +77,10 @@ std::int64_t SampleLosses::label_count() const {
 
 SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
                                   std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale,
-                                  std::int64_t step_labels) {
+                                  std::int64_t step_labels, double activation_bytes) {
   const std::int64_t labels = step_labels > 0 ? step_labels : label_count(samples.examples);
   const double weight = loss_scale / static_cast<double>(labels);
-  return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens,
+  return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens, activation_bytes,
                            [&](const at::Tensor& losses) { losses.backward(at::full_like(losses.detach(), weight)); });
 }
 
@@ -90,7 +96,8 @@ SampleLosses evaluate_losses(model::CausalLM& model, const AdapterImpl* adapter,
                              const std::vector<const data::Example*>& examples, std::int64_t micro_batch_tokens) {
   at::NoGradGuard no_grad;
   const StepSamples samples{examples, std::vector<std::int64_t>(examples.size(), 0)};
-  return run_micro_batches(model, adapter, samples, false, 0, micro_batch_tokens, [](const at::Tensor&) {});
+  return run_micro_batches(model, adapter, samples, false, 0, micro_batch_tokens,
+                           std::numeric_limits<double>::infinity(), [](const at::Tensor&) {});
 }
 
 }  // namespace moelora::train

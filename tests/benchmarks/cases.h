@@ -12,10 +12,13 @@ void length_mix(const Options& options);         ///< rows 5, 6
 void decoding(const Options& options);           ///< rows 8, 9
 void merging(const Options& options);            ///< row 10
 void scaling(const Options& options);            ///< row 12
+void planning(const Options& options);           ///< row 13
 void alone(const Options& options);              ///< row 14
 
 /// Work whose memory is measured in a process of its own, `moelora_bench --once NAME`; several times, because a first
 /// step makes the optimizer's state and the allocator's pools.
-void once(const std::string& name, int times);
+/// Returns what there is to say besides the memory.
+nlohmann::ordered_json once(const std::string& name, int times);
+nlohmann::ordered_json planned_step(const std::string& name, int times);  ///< null: no such name
 
 }  // namespace moelora::bench

@@ -138,7 +138,9 @@ void report_skipped(int row, const std::string& measure, const std::string& why)
 
 double peak_memory_bytes() { return std::stod(field_of("/proc/self/status", "VmHWM")) * 1024.0; }
 
-double peak_memory_of(const std::string& command) {
+double peak_memory_of(const std::string& command) { return run_once(command).at("peak_memory_bytes").get<double>(); }
+
+nlohmann::json run_once(const std::string& command) {
   // Asked of the process itself: the resource usage that a parent sees begins with the parent's own size.
   FILE* pipe = popen(command.c_str(), "r");
   MOELORA_CHECK(pipe != nullptr, "could not start ", command);
@@ -149,7 +151,7 @@ double peak_memory_of(const std::string& command) {
   }
   const int status = pclose(pipe);
   MOELORA_CHECK(status == 0, command, " ended with status ", status);
-  return nlohmann::json::parse(text).at("peak_memory_bytes").get<double>();
+  return nlohmann::json::parse(text);
 }
 
 nlohmann::ordered_json hardware() {

@@ -63,6 +63,8 @@ void report_skipped(int row, const std::string& measure, const std::string& why)
 double peak_memory_bytes();
 /// The same of a command that prints {"peak_memory_bytes": …} at its end, as --once does. Error if it fails.
 double peak_memory_of(const std::string& command);
+/// The JSON object that such a command prints.
+nlohmann::json run_once(const std::string& command);
 
 /// Processor, cores, memory and LibTorch version, one line each.
 nlohmann::ordered_json hardware();

@@ -28,6 +28,7 @@ const Case kCases[] = {
     {"decode", "rows 8-9: greedy decoding against memory's speed, eight tasks against one", moelora::bench::decoding},
     {"merging", "row 10: merging a task into all weights, against copying them", moelora::bench::merging},
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
+    {"plan", "row 13: the planner's memory and time against what happens", moelora::bench::planning},
     {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
 };
 
@@ -87,9 +88,9 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (!once.empty()) {
-      moelora::bench::once(once, times);
-      std::cout << nlohmann::ordered_json{{"peak_memory_bytes", moelora::bench::peak_memory_bytes()}}.dump()
-                << std::endl;
+      nlohmann::ordered_json line = moelora::bench::once(once, times);
+      line["peak_memory_bytes"] = moelora::bench::peak_memory_bytes();
+      std::cout << line.dump() << std::endl;
       return 0;
     }
     if (names.empty()) {

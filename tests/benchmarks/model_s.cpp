@@ -94,17 +94,18 @@ io::NamedTensors parameters_of(const Adapter& adapter) {
 
 }  // namespace
 
-TrainStep::TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens)
+TrainStep::TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens, double activation_bytes)
     : model_(std::move(model)),
       adapter_(std::move(adapter)),
       optimizer_(parameters_of(adapter_), {}),
-      micro_batch_tokens_(micro_batch_tokens) {}
+      micro_batch_tokens_(micro_batch_tokens),
+      activation_bytes_(activation_bytes) {}
 
 double TrainStep::run(const train::StepSamples& samples) {
   adapter_->enable();
   optimizer_.clear_gradients();
   const train::SampleLosses losses =
-      train::accumulate_gradients(*model_, adapter_.get(), samples, 0, micro_batch_tokens_);
+      train::accumulate_gradients(*model_, adapter_.get(), samples, 0, micro_batch_tokens_, 1.0, 0, activation_bytes_);
   optimizer_.collect_gradients(1.0, 1.0);
   optimizer_.step(1e-5);
   adapter_->disable();

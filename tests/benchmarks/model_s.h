@@ -2,6 +2,7 @@
 // Model S, the model that all training and decoding figures are about, its adapter and its batch.
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "moelora/adapter/adapter.h"
@@ -35,7 +36,9 @@ train::StepSamples step_samples(const std::vector<data::Example>& examples);
 /// One optimizer step as the trainer takes it: packed micro-batches, backward, clipping, AdamW.
 class TrainStep {
  public:
-  TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens);
+  /// `activation_bytes`: as train::accumulate_gradients.
+  TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens,
+            double activation_bytes = std::numeric_limits<double>::infinity());
   double run(const train::StepSamples& samples);  ///< Returns the mean loss.
 
  private:
@@ -43,6 +46,7 @@ class TrainStep {
   Adapter adapter_;
   train::AdamW optimizer_;
   std::int64_t micro_batch_tokens_;
+  double activation_bytes_;
 };
 
 /// Forward and backward of the frozen model to the embedding's output, on the same packed path, without adapter.

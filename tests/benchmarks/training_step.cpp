@@ -93,7 +93,10 @@ void number_of_experts(const Options& options) {
   }
 }
 
-void once(const std::string& name, int times) {
+nlohmann::ordered_json once(const std::string& name, int times) {
+  if (nlohmann::ordered_json planned = planned_step(name, times); !planned.is_null()) {
+    return planned;
+  }
   model::ChatGlm model = model_s();
   const std::vector<data::Example> examples = batch_s();
   const train::StepSamples samples = step_samples(examples);
@@ -115,9 +118,10 @@ void once(const std::string& name, int times) {
     const PaddedBatch padded = pad(samples.examples);
     repeat([&] { step.run(padded); });
   } else {
-    MOELORA_CHECK(name == "model", "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step or ",
-                  "model, found '", name, "'");
+    MOELORA_CHECK(name == "model", "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step, model ",
+                  "or a situation of the case plan, found '", name, "'");
   }
+  return nlohmann::ordered_json::object();
 }
 
 }  // namespace moelora::bench

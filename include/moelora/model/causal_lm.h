@@ -4,6 +4,7 @@
 #include <torch/nn/module.h>
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "moelora/nn/attention.h"
@@ -22,6 +23,23 @@ struct ForwardOptions {
   std::vector<nn::KeyValuePrefix> prefix;
   /// The rows' embeddings, [rows, hidden_size], where they are not to be looked up: gradients can flow into them.
   at::Tensor input_embeddings;
+  /// So many blocks, the first ones, store only their input and are run again in backward: less memory, more time, the
+  /// same numbers. Blocks that are not differentiated by hand ignore it.
+  std::int64_t recomputed_blocks = 0;
+};
+
+/// The size of a micro-batch, as far as costs depend on it.
+struct Workload {
+  std::int64_t rows = 0;
+  std::int64_t labels = 0;
+  std::int64_t pairs = 0;  ///< (query, key) pairs that attention looks at, in one block
+};
+
+/// What forward and backward of a micro-batch take with a frozen base; an adapter's own products are not counted.
+struct StepCost {
+  double stored_bytes = 0.0;   ///< kept from forward to backward, all blocks
+  double working_bytes = 0.0;  ///< most temporaries at one time
+  double operations = 0.0;     ///< floating-point operations, a multiply-add counting two
 };
 
 class CausalLM : public torch::nn::Module {
@@ -45,6 +63,9 @@ class CausalLM : public torch::nn::Module {
   virtual std::int64_t num_layers() const = 0;
   virtual std::int64_t num_heads() const = 0;
   virtual std::int64_t max_sequence_length() const = 0;
+
+  /// Costs of training a micro-batch with `recomputed_blocks` as in ForwardOptions; nothing: not known.
+  virtual std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const;
 
   at::Device device() const { return parameters().front().device(); }
   at::ScalarType dtype() const { return parameters().front().scalar_type(); }

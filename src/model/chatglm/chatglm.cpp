@@ -164,6 +164,7 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
   LayerInput input{rotary, context, 0, options.cache, {}, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
     input.layer = layer;
+    input.recompute = layer < options.recomputed_blocks;
     input.prefix = options.prefix.empty() ? nn::KeyValuePrefix{} : options.prefix[layer];
     if (layer + 1 == config_.num_layers && options.output_rows.defined()) {
       input.output_rows = options.output_rows;

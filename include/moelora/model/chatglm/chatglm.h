@@ -108,6 +108,7 @@ class ChatGlmImpl : public CausalLM {
   std::int64_t num_layers() const override { return config_.num_layers; }
   std::int64_t num_heads() const override { return config_.num_attention_heads; }
   std::int64_t max_sequence_length() const override { return config_.max_sequence_length; }
+  std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const override;
 
   const ChatGlmConfig& config() const { return config_; }
   void tie_head();  ///< lm_head.weight becomes the word embedding's tensor (the published checkpoint).

@@ -1,0 +1,151 @@
+#include "moelora/train/plan.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+
+#include "moelora/data/batch.h"
+#include "moelora/io/error.h"
+
+namespace moelora::train {
+namespace {
+
+// Buffers of the BLAS and of our own loops, for each thread.
+constexpr double kBytesPerThread = 24e6;
+// Elementwise work between the products, as a share of their time (moelora_bench plan compares with what is measured).
+constexpr double kBesidesProducts = 0.10;
+
+model::StepCost cost_of(const model::CausalLM& model, const model::Workload& load, std::int64_t recomputed) {
+  const auto cost = model.step_cost(load, recomputed);
+  MOELORA_CHECK(cost.has_value(), "this model offers no costs (CausalLM::step_cost), so its steps can't be planned");
+  return *cost;
+}
+
+// Three products of r (d_in + d_out) for each row and adapted linear: forward, gradients of A and B, gradient of x.
+double adapter_operations(const AdapterImpl* adapter, const model::Workload& load) {
+  double operations = 0.0;
+  if (adapter != nullptr) {
+    for (const auto& linear : adapter->linears()) {
+      operations += 6.0 * static_cast<double>(linear.delta->A.numel() + linear.delta->B.numel());
+    }
+  }
+  return operations * static_cast<double>(load.rows);
+}
+
+double fixed_bytes(const std::vector<at::Tensor>& trained, double resident) {
+  return resident + optimizer_bytes(trained) + kBytesPerThread * static_cast<double>(at::get_num_threads());
+}
+
+}  // namespace
+
+double resident_bytes() {
+  std::ifstream status("/proc/self/status");
+  for (std::string line; std::getline(status, line);) {
+    if (line.starts_with("VmRSS:")) {
+      return std::stod(line.substr(6)) * 1024.0;
+    }
+  }
+  return 0.0;
+}
+
+Machine measure_machine(std::int64_t width, at::ScalarType dtype) {
+  at::NoGradGuard no_grad;
+  Machine machine;
+  machine.resident_bytes = resident_bytes();
+  const std::int64_t rows = 512;
+  const at::Tensor x = at::ones({rows, width}, dtype);
+  const at::Tensor w = at::ones({width, 4 * width}, dtype);
+  using Clock = std::chrono::steady_clock;
+  const auto seconds_since = [](Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+  };
+  const double operations = 2.0 * static_cast<double>(rows * width * 4 * width);
+  double best = 0.0;
+  const auto begin = Clock::now();
+  do {
+    const auto start = Clock::now();
+    at::mm(x, w);
+    best = std::max(best, operations / seconds_since(start));
+  } while (seconds_since(begin) < 0.5);
+  machine.operations_per_second = best;
+  return machine;
+}
+
+model::Workload workload_of(const std::vector<const data::Example*>& examples) {
+  model::Workload load;
+  for (const data::Example* example : examples) {
+    const std::int64_t context = example->context;
+    const std::int64_t target = example->length() - context;
+    load.rows += example->length();
+    load.labels += example->label_count();
+    load.pairs += context * context + target * context + target * (target + 1) / 2;
+  }
+  return load;
+}
+
+double optimizer_bytes(const std::vector<at::Tensor>& trained) {
+  double bytes = 0.0;
+  for (const at::Tensor& parameter : trained) {
+    const bool master = parameter.scalar_type() != at::kFloat;
+    bytes += static_cast<double>(parameter.numel()) *
+             (static_cast<double>(parameter.element_size()) + 8.0 + (master ? 8.0 : 0.0));
+  }
+  return bytes;
+}
+
+double activation_bytes(double budget_bytes, const std::vector<at::Tensor>& trained, double resident) {
+  return budget_bytes > 0.0 ? budget_bytes - fixed_bytes(trained, resident) : std::numeric_limits<double>::infinity();
+}
+
+std::int64_t blocks_to_recompute(const model::CausalLM& model, const model::Workload& load, double bytes) {
+  const std::int64_t most = model.num_layers() - 1;
+  if (!model.step_cost(load, 0)) {
+    return 0;
+  }
+  for (std::int64_t blocks = 0; blocks < most; ++blocks) {
+    const model::StepCost cost = cost_of(model, load, blocks);
+    if (cost.stored_bytes + cost.working_bytes <= bytes) {
+      return blocks;
+    }
+  }
+  return most;
+}
+
+StepPlan plan_step(const model::CausalLM& model, const AdapterImpl* adapter, const std::vector<at::Tensor>& trained,
+                   const std::vector<const data::Example*>& samples, std::int64_t micro_batch_tokens,
+                   double budget_bytes, const Machine& machine) {
+  std::vector<std::int64_t> lengths;
+  for (const data::Example* example : samples) {
+    lengths.push_back(example->length());
+  }
+  const double fixed = fixed_bytes(trained, machine.resident_bytes);
+  const double limit = activation_bytes(budget_bytes, trained, machine.resident_bytes);
+  StepPlan plan;
+  for (const auto& indices : data::plan_micro_batches(lengths, micro_batch_tokens)) {
+    std::vector<const data::Example*> chosen;
+    for (const std::int64_t index : indices) {
+      chosen.push_back(samples[static_cast<std::size_t>(index)]);
+    }
+    const model::Workload load = workload_of(chosen);
+    const std::int64_t blocks = blocks_to_recompute(model, load, limit);
+    const model::StepCost cost = cost_of(model, load, blocks);
+    const double peak = fixed + cost.stored_bytes + cost.working_bytes;
+    plan.seconds += (cost.operations + adapter_operations(adapter, load)) / machine.operations_per_second *
+                    (1.0 + kBesidesProducts);
+    ++plan.micro_batches;
+    if (peak > plan.peak_bytes) {
+      plan.peak_bytes = peak;
+      plan.largest = load;
+      plan.recomputed_blocks = blocks;
+    }
+  }
+  return plan;
+}
+
+}  // namespace moelora::train
