@@ -3,7 +3,7 @@
 # same answers; a killed rank is named by all others, which end with exit code 1 within 60 s; a run of 2 ranks is
 # resumed by 1. Exit codes: 0 all holds, 1 something does not, 77 this build has no process groups.
 #
-#   tests/e2e/ranks.sh PROGRAM [RANKS="2 4"] [STEPS=20] [SIGNALS="KILL"] [BATCH=8]
+#   tests/e2e/ranks.sh PROGRAM [RANKS="2 4"] [STEPS=20] [SIGNALS="KILL"] [BATCH=8]; STEPS > 10
 #   tests/e2e/ranks.sh build/bin/moelora "2 3 4" 60 "KILL STOP" 32      the long form
 #
 # With MOELORA_RANKS_RESULTS=FILE each comparison is also appended to FILE as a JSON line (tests/benchmarks/run.sh).
@@ -13,6 +13,7 @@ ranks=${2:-2 4}
 steps=${3:-20}
 signals=${4:-KILL}
 batch=${5:-8}
+[ "$steps" -gt 10 ] || { echo "ranks: expected more than 10 steps, found $steps" >&2; exit 1; }
 results=${MOELORA_RANKS_RESULTS:-/dev/null}
 [ "$results" = /dev/null ] || results=$(realpath "$results")
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
@@ -128,7 +129,7 @@ for signal in $signals; do
 done
 
 # Two ranks begin, one goes on.
-first=$((steps / 2))
+first=10  # where a checkpoint and a validation are due anyway
 run 2 resumed train --config config.json --set training.steps="$first" --set training.schedule=constant \
   --output resumed
 "$program" train --config config.json --set training.schedule=constant --output one-constant >one-constant.out 2>&1
