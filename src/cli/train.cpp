@@ -146,7 +146,9 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   }
   train::TrainConfig config = train::TrainConfig::from_json(json);
   config.model.device = device_of_rank(config.model.device, ranks);
-  if (!options.resume && writes(ranks)) {
+  MOELORA_CHECK(options.dry_run || !options.output.empty(),
+                "--output is required: the folder of the run (or --dry-run, to see what it would take)");
+  if (!options.resume && !options.dry_run && writes(ranks)) {
     require_empty(options.output);
   }
   const TrainData data = read_data(config.data, config.training.seed);

@@ -18,8 +18,9 @@ namespace {
 
 // Buffers of the BLAS and of our own loops, for each thread.
 constexpr double kBytesPerThread = 24e6;
-// Elementwise work between the products, as a share of their time (moelora_bench plan compares with what is measured).
-constexpr double kBesidesProducts = 0.10;
+// What a step takes besides products at their best speed: elementwise work, narrow products, waiting. A share of their
+// time, from `moelora_bench plan` on the model and machine of its table.
+constexpr double kBesidesProducts = 0.25;
 
 model::StepCost cost_of(const model::CausalLM& model, const model::Workload& load, std::int64_t recomputed) {
   const auto cost = model.step_cost(load, recomputed);

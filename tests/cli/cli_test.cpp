@@ -82,6 +82,21 @@ TEST(Program, AnswersHelpAndVersion) {
   }
 }
 
+TEST(Program, PlansARunWithoutTouchingAnything) {
+  const TemporaryFolder folder;
+  const fs::path config = write_config(folder.path() / "config.json", write_records(folder.path() / "data.json"));
+  const Outcome dry = moelora_run({"train", "--config", config, "--dry-run", "--output", folder.path() / "run"});
+  EXPECT_EQ(dry.code, 0) << dry.text;
+  for (const char* word : {"peak memory", "time of a step", "time of all steps"}) {
+    EXPECT_NE(dry.text.find(word), std::string::npos) << dry.text;
+  }
+  EXPECT_FALSE(fs::exists(folder.path() / "run"));
+  const Outcome plan = moelora_run({"inspect", "--plan", config});
+  EXPECT_EQ(plan.code, 0) << plan.text;
+  EXPECT_NE(plan.text.find("peak memory"), std::string::npos) << plan.text;
+  EXPECT_EQ(moelora_run({"train", "--config", config}).code, 2) << "a run without --output";
+}
+
 TEST(Program, EndsWithTwoOnBadInputAndSaysWhyInOneLine) {
   const TemporaryFolder folder;
   const std::string never = folder.path() / "never";
