@@ -150,7 +150,7 @@ TEST(Program, ComputesAsStoredWhereFp32DoesNotFit) {
     fs::copy_file(fixtures() / "chatglm-tiny" / name, folder.path() / name);
   }
   ordered_json config = ordered_json::parse(std::ifstream(fixtures() / "chatglm-tiny" / "config.json"));
-  config["vocab_size"] = 1'000'000'000'000;
+  config["inner_hidden_size"] = 4'000'000'000;
   std::ofstream(folder.path() / "config.json") << config;
   const Outcome outcome = moelora_run({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu"});
   EXPECT_EQ(outcome.code, 2);  // the weights are those of the small shape
