@@ -22,7 +22,7 @@ function(moelora_room name)
     moelora_sentencepiece Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
   # Loops of our own: vectorised, each file by itself (no LibTorch headers or few).
-  list(FILTER sources INCLUDE REGEX "_kernels?\\.cpp$")
+  list(FILTER sources INCLUDE REGEX "(_kernel|_loops)\\.cpp$")
   set_source_files_properties(${sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
     COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
   set(all ${name})

@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "nn/gemm.h"
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 namespace moelora::nn {
 namespace {

@@ -11,7 +11,7 @@
 
 #include "moelora/io/error.h"
 #include "nn/dropout_mask.h"
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 namespace moelora::nn {
 namespace {

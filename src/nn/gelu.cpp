@@ -6,7 +6,7 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 namespace moelora::nn {
 namespace {

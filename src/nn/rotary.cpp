@@ -11,7 +11,7 @@
 
 #include <algorithm>
 
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 namespace moelora::nn {
 

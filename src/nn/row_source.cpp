@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "moelora/nn/gelu.h"
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 namespace moelora::nn {
 

@@ -88,7 +88,9 @@ Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& 
               << " s = " << number(a / b) << "      " << std::flush;
     if (round + 1 == options.rounds) {
       const Interval so_far = median_interval(ratios);
-      wanted = so_far.high - so_far.low > 0.05 * so_far.median ? 2 * options.rounds : wanted;
+      wanted = so_far.high - so_far.low > 0.05 * so_far.median
+                   ? std::max(wanted, std::min(2 * options.rounds, options.most_rounds))
+                   : wanted;
     }
   }
   std::cerr << '\n';

@@ -11,6 +11,7 @@
 namespace moelora::bench {
 
 struct Options {
+  int most_rounds = 30;           ///< That doubling may lead to.
   int rounds = 15;                ///< Pairs; doubled where the interval is wider than 5 % of the median.
   int threads = 2;                ///< Of the computation.
   std::filesystem::path shared;   ///< Folder with data/ and fixtures/ that do not ship; cases that need it skip.

@@ -148,7 +148,7 @@ void length_mix(const Options& options) {
   TrainStep step(model, adapter, kMicroBatchTokens);
 
   // Samples per second, ours over the other's: the yardstick's time over ours.
-  constexpr std::size_t kSlice = 8;
+  constexpr std::size_t kSlice = kPaddedBatch;
   const Paired packed = measure_paired(
       [&](int round) {
         adapter->enable();

@@ -66,6 +66,9 @@ int main(int argc, char** argv) {
   app.add_option("--rounds", options.rounds, "pairs of measurements; doubled where the interval exceeds 5 %")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  app.add_option("--most-rounds", options.most_rounds, "pairs that doubling may lead to")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_option("--threads", options.threads, "threads of the computation")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

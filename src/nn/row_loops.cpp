@@ -1,4 +1,4 @@
-#include "nn/row_kernels.h"
+#include "nn/row_loops.h"
 
 #include <bit>
 #include <cmath>
