@@ -21,15 +21,6 @@ std::int64_t block_rows(std::int64_t d_in, std::int64_t d_out) {
   return std::clamp<std::int64_t>((256 << 10) / std::max(d_in, d_out), 8, 64);
 }
 
-// Scratch of one thread, kept from call to call: fresh megabytes cost a page fault for every four kilobytes of them.
-template <typename number>
-number* scratch(std::vector<number>& memory, std::int64_t count) {
-  if (static_cast<std::int64_t>(memory.size()) < count) {
-    memory.resize(static_cast<std::size_t>(count));
-  }
-  return memory.data();
-}
-
 struct Sizes {
   std::int64_t rows, rank, d_in, d_out, block;
   explicit Sizes(const LowRankCall& call)
@@ -75,28 +66,27 @@ at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const 
   auto* result = y.mutable_data_ptr<float>();
   auto* inner = u.mutable_data_ptr<float>();
   at::parallel_for(0, size.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
-    thread_local std::vector<float> dropped_memory, weighed_memory;
-    float* dropped = call.mask.active() ? scratch(dropped_memory, size.block * size.d_in) : nullptr;
-    float* weighed = scratch(weighed_memory, size.block * size.rank);
+    std::vector<float> dropped(static_cast<std::size_t>(call.mask.active() ? size.block * size.d_in : 0));
+    std::vector<float> weighed(static_cast<std::size_t>(size.block * size.rank));
     for (std::int64_t block = first; block < last; ++block) {
       const auto begin = block * size.block;
       const auto count = std::min(size.block, size.rows - begin);
       const float* rows = input + begin * size.d_in;
       if (call.mask.active()) {
-        drop_rows(call.mask, rows, begin, count, size.d_in, dropped);
-        rows = dropped;
+        drop_rows(call.mask, rows, begin, count, size.d_in, dropped.data());
+        rows = dropped.data();
       }
       float* u_rows = inner + begin * size.rank;
       gemm(Op::none, Op::transpose, count, size.rank, size.d_in, 1.0f, rows, size.d_in, a, size.d_in, 0.0f, u_rows,
            size.rank);
-      weigh_rows(call, u_rows, begin, count, size.rank, weighed);
+      weigh_rows(call, u_rows, begin, count, size.rank, weighed.data());
       float* y_rows = result + begin * size.d_out;
       if (shift != nullptr) {
         for (std::int64_t row = 0; row < count; ++row) {
           std::copy(shift, shift + size.d_out, y_rows + row * size.d_out);
         }
       }
-      gemm(Op::none, Op::transpose, count, size.d_out, size.rank, 1.0f, weighed, size.rank, b, size.rank,
+      gemm(Op::none, Op::transpose, count, size.d_out, size.rank, 1.0f, weighed.data(), size.rank, b, size.rank,
            shift != nullptr ? 1.0f : 0.0f, y_rows, size.d_out);
     }
   });
@@ -119,15 +109,18 @@ class BackwardBlocks {
         u_(u.const_data_ptr<float>()),
         dx_(dx.defined() ? dx.mutable_data_ptr<float>() : nullptr),
         sums_(expert_sums.defined() ? expert_sums.mutable_data_ptr<float>() : nullptr),
-        scratch_(scratch_of_thread()),
-        dv_(scratch(scratch_.narrow, 3 * size.block * size.rank)),
-        du_(dv_ + size.block * size.rank),
-        v_(du_ + size.block * size.rank),
-        rows_(scratch(scratch_.rows, size.block * size.d_in)) {
+        dv_(floats(size.rank)),
+        du_(floats(size.rank)),
+        v_(floats(size.rank)),
+        rows_(floats(size.d_in)) {
     if (dx_ != nullptr) {
-      update_ = scratch(scratch_.update, size.block * size.d_in);
-      slope_ = x.chains() ? scratch(scratch_.slope, size.block * size.d_in) : nullptr;
-      kept_ = call.mask.active() ? scratch(scratch_.kept, size.block * size.d_in) : nullptr;
+      update_ = floats(size.d_in);
+      if (x.chains()) {
+        slope_ = floats(size.d_in);
+      }
+      if (call.mask.active()) {
+        kept_.resize(static_cast<std::size_t>(size.block * size.d_in));
+      }
     }
   }
 
@@ -136,17 +129,17 @@ class BackwardBlocks {
     const float* dy_rows = dy_ + begin * size_.d_out;
     const float* u_rows = u_ + begin * rank;
     gemm(Op::none, Op::none, count, rank, size_.d_out, 1.0f, dy_rows, size_.d_out, call_.B.const_data_ptr<float>(),
-         rank, 0.0f, dv_, rank);
-    weigh_rows(call_, dv_, begin, count, rank, du_);
-    weigh_rows(call_, u_rows, begin, count, rank, v_);
-    gemm(Op::transpose, Op::none, size_.d_out, rank, count, 1.0f, dy_rows, size_.d_out, v_, rank, 1.0f,
+         rank, 0.0f, dv_.data(), rank);
+    weigh_rows(call_, dv_.data(), begin, count, rank, du_.data());
+    weigh_rows(call_, u_rows, begin, count, rank, v_.data());
+    gemm(Op::transpose, Op::none, size_.d_out, rank, count, 1.0f, dy_rows, size_.d_out, v_.data(), rank, 1.0f,
          dB.mutable_data_ptr<float>(), rank);
     for (std::int64_t row = 0; sums_ != nullptr && row < count; ++row) {
-      nn::kernels::grouped_dot_row(dv_ + row * rank, u_rows + row * rank, rank, call_.experts,
+      nn::kernels::grouped_dot_row(dv_.data() + row * rank, u_rows + row * rank, rank, call_.experts,
                                    sums_ + (begin + row) * call_.experts);
     }
     make_rows(begin, count);
-    gemm(Op::transpose, Op::none, rank, size_.d_in, count, 1.0f, du_, rank, rows_, size_.d_in, 1.0f,
+    gemm(Op::transpose, Op::none, rank, size_.d_in, count, 1.0f, du_.data(), rank, rows_.data(), size_.d_in, 1.0f,
          dA.mutable_data_ptr<float>(), size_.d_in);
     if (dx_ != nullptr) {
       finish_dx(begin, count);
@@ -157,43 +150,39 @@ class BackwardBlocks {
   at::Tensor dB;
 
  private:
-  struct Scratch {
-    std::vector<float> narrow, rows, update, slope;
-    std::vector<std::uint8_t> kept;
-  };
-  static Scratch& scratch_of_thread() {
-    thread_local Scratch memory;
-    return memory;
+  std::vector<float> floats(std::int64_t width) const {
+    return std::vector<float>(static_cast<std::size_t>(size_.block * width));
   }
 
   // The dropped input of a block, and what finish_dx wants to know of it.
   void make_rows(std::int64_t begin, std::int64_t count) {
-    if (slope_ == nullptr) {
-      x_.some(begin, count, rows_);
+    if (slope_.empty()) {
+      x_.some(begin, count, rows_.data());
     } else {
-      x_.some_with_slope(begin, count, rows_, slope_);
+      x_.some_with_slope(begin, count, rows_.data(), slope_.data());
     }
-    if (kept_ == nullptr) {
+    if (kept_.empty()) {
       if (call_.mask.active()) {
-        drop_rows(call_.mask, rows_, begin, count, size_.d_in, rows_);
+        drop_rows(call_.mask, rows_.data(), begin, count, size_.d_in, rows_.data());
       }
       return;
     }
     for (std::int64_t row = 0; row < count; ++row) {
-      float* values = rows_ + row * size_.d_in;
+      float* values = rows_.data() + row * size_.d_in;
       nn::kernels::drop_row_and_note(values, values, size_.d_in, call_.mask.keys[begin + row], call_.mask.threshold,
-                                     call_.mask.scale, kept_ + row * size_.d_in);
+                                     call_.mask.scale, kept_.data() + row * size_.d_in);
     }
   }
 
   void finish_dx(std::int64_t begin, std::int64_t count) {
     const auto width = size_.d_in;
-    gemm(Op::none, Op::none, count, width, size_.rank, 1.0f, du_, size_.rank, call_.A.const_data_ptr<float>(), width,
-         0.0f, update_, width);
+    gemm(Op::none, Op::none, count, width, size_.rank, 1.0f, du_.data(), size_.rank, call_.A.const_data_ptr<float>(),
+         width, 0.0f, update_.data(), width);
     for (std::int64_t row = 0; row < count; ++row) {
       const auto at = row * width;
-      nn::kernels::finish_gradient_row(update_ + at, kept_ == nullptr ? nullptr : kept_ + at, call_.mask.scale,
-                                       slope_ == nullptr ? nullptr : slope_ + at, dx_ + begin * width + at, width);
+      nn::kernels::finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
+                                       call_.mask.scale, slope_.empty() ? nullptr : slope_.data() + at,
+                                       dx_ + begin * width + at, width);
     }
   }
 
@@ -204,12 +193,8 @@ class BackwardBlocks {
   const float* u_;
   float* dx_;
   float* sums_;
-  Scratch& scratch_;
-  float *dv_, *du_, *v_;          // [block, rank]: B^T dy, and it and u weighed
-  float* rows_;                   // [block, d_in]: the dropped input
-  float* update_ = nullptr;       // the same: A^T du
-  float* slope_ = nullptr;        // the same: slope of what x chains through
-  std::uint8_t* kept_ = nullptr;  // the same: elements that were not dropped
+  std::vector<float> dv_, du_, v_, rows_, update_, slope_;
+  std::vector<std::uint8_t> kept_;
 };
 
 }  // namespace

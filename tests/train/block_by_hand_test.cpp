@@ -6,18 +6,15 @@
 
 #include "moelora/adapter/adapter.h"
 #include "moelora/model/chatglm/chatglm.h"
+#include "support/tiny_chatglm.h"
 
 namespace moelora {
 namespace {
 
 model::ChatGlmConfig small_config() {
-  model::ChatGlmConfig config;
-  config.vocab_size = 64;
-  config.hidden_size = 32;
+  model::ChatGlmConfig config = testing::tiny_config();
   config.num_layers = 1;
-  config.num_attention_heads = 4;
-  config.inner_hidden_size = 72;
-  config.max_sequence_length = 64;
+  config.inner_hidden_size = 72;  // no multiple of a register's width
   return config;
 }
 
