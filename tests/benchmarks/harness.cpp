@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <fstream>
 #include <iostream>
+#include <numeric>
 #include <thread>
 
 #include "moelora/io/error.h"
@@ -98,6 +99,8 @@ Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& 
   result.ours_seconds = median_interval(ours_times).median;
   result.yardstick_seconds = median_interval(yardstick_times).median;
   result.rounds = wanted;
+  result.ratio_of_totals = std::accumulate(ours_times.begin(), ours_times.end(), 0.0) /
+                           std::accumulate(yardstick_times.begin(), yardstick_times.end(), 0.0);
   return result;
 }
 
@@ -131,6 +134,7 @@ nlohmann::ordered_json details_of(const Paired& paired, const std::string& ours,
           {"yardstick", yardstick},
           {"yardstick_seconds", paired.yardstick_seconds},
           {"rounds", paired.rounds},
+          {"ratio_of_totals", paired.ratio_of_totals},
           {"threads", at::get_num_threads()}};
 }
 

@@ -27,7 +27,8 @@ struct Interval {
 Interval median_interval(std::vector<double> values);
 
 struct Paired {
-  Interval ratio;  ///< ours / yardstick, of each pair
+  Interval ratio;                ///< ours / yardstick, of each pair
+  double ratio_of_totals = 0.0;  ///< time of all of ours / of all of the yardstick's: what a mix of sizes comes to
   double ours_seconds = 0.0;
   double yardstick_seconds = 0.0;  ///< medians
   int rounds = 0;
