@@ -170,20 +170,26 @@ void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
   print_expert_weights(*alone.adapter);
 }
 
-// A configuration of `moelora train`. Its model's shape: that of the folder if it is there, of `init`, else
-// ChatGLM-6B's.
+struct ModelShape {
+  model::ChatGlmConfig config;
+  std::string from;
+};
+
+// The shape of a training configuration's model: that of the folder if it is there, of `init`, else ChatGLM-6B's.
+ModelShape model_shape(const train::ModelSection& section) {
+  if (!section.init.is_null()) {
+    return {model::ChatGlmConfig::from_json(section.init), "model.init"};
+  }
+  if (const fs::path file = fs::path(section.path) / "config.json"; fs::exists(file)) {
+    return {model::ChatGlmConfig::from_json(io::read_json_file(file)), section.path};
+  }
+  return {{}, "ChatGLM-6B (no model in " + section.path + ")"};
+}
+
 void inspect_training_configuration(const fs::path& path, const ordered_json& json) {
   const auto config = train::TrainConfig::from_json(json);
   line("training", path.string());
-  model::ChatGlmConfig shape;
-  std::string shape_from = "ChatGLM-6B (no model in " + config.model.path + ")";
-  if (!config.model.init.is_null()) {
-    shape = model::ChatGlmConfig::from_json(config.model.init);
-    shape_from = "model.init";
-  } else if (const fs::path file = fs::path(config.model.path) / "config.json"; fs::exists(file)) {
-    shape = model::ChatGlmConfig::from_json(io::read_json_file(file));
-    shape_from = config.model.path;
-  }
+  const auto [shape, shape_from] = model_shape(config.model);
   line("model's shape from", shape_from);
   print_model_config(shape);
   if (config.mode == train::Mode::full) {
@@ -202,12 +208,7 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
 // Memory and time of a run that need not be possible here: from shapes, with samples of the greatest length.
 void plan_configuration(const fs::path& path) {
   const auto config = train::TrainConfig::from_json(io::read_json_file(path));
-  model::ChatGlmConfig shape;
-  if (!config.model.init.is_null()) {
-    shape = model::ChatGlmConfig::from_json(config.model.init);
-  } else if (const fs::path file = fs::path(config.model.path) / "config.json"; fs::exists(file)) {
-    shape = model::ChatGlmConfig::from_json(io::read_json_file(file));
-  }
+  const model::ChatGlmConfig shape = model_shape(config.model).config;
   const at::ScalarType dtype = config.model.dtype == "auto" ? at::kFloat : parse_dtype(config.model.dtype);
   const at::Tensor zero = at::zeros({1}, dtype);
   Session session;

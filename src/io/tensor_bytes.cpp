@@ -2,13 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "io/mapped_file.h"
+#include "moelora/io/huge_pages.h"
 
 namespace moelora::io {
 
@@ -54,29 +54,15 @@ at::Tensor copy_from_bytes(const std::uint8_t* bytes, const std::vector<std::int
 
 namespace {
 
-constexpr std::size_t kHugePage = std::size_t{2} << 20;
 // Bytes of a file that are copied, then given back.
 constexpr std::int64_t kFileBlock = std::int64_t{4} << 20;
-
-// Weights are read again and again: with huge pages without a page walk for every 4 KiB. To be called before the memory
-// is first touched; a hint, so failing is no error.
-void advise_huge_pages(const at::Tensor& tensor) {
-#if defined(MADV_HUGEPAGE)
-  if (tensor.nbytes() >= 2 * kHugePage) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(tensor.mutable_data_ptr());
-    const std::uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage;
-    const std::uintptr_t last = (begin + tensor.nbytes()) / kHugePage * kHugePage;
-    ::madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  }
-#endif
-}
 
 }  // namespace
 
 at::Tensor copy_from_file(const std::uint8_t* bytes, const std::vector<std::int64_t>& shape, at::ScalarType dtype,
                           at::ScalarType as) {
   at::Tensor tensor = at::empty(shape, at::TensorOptions(as));
-  advise_huge_pages(tensor);
+  advise_huge_pages(tensor.mutable_data_ptr(), tensor.nbytes());
   const auto item_size = static_cast<std::int64_t>(c10::elementSize(dtype));
   const std::int64_t step = kFileBlock / item_size;
   const std::int64_t blocks = (tensor.numel() + step - 1) / step;

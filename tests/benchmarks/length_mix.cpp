@@ -54,14 +54,6 @@ train::StepSamples with_draws(std::vector<const data::Example*> examples) {
   return samples;
 }
 
-std::int64_t label_count(const std::vector<const data::Example*>& examples) {
-  std::int64_t labels = 0;
-  for (const data::Example* example : examples) {
-    labels += example->label_count();
-  }
-  return labels;
-}
-
 /// Our own path on a batch whose samples are filled up to the longest one.
 void padded_step(model::ChatGlm& model, Adapter& adapter, const std::vector<const data::Example*>& examples,
                  std::int64_t labels_of_step) {
@@ -84,7 +76,6 @@ void padded_step(model::ChatGlm& model, Adapter& adapter, const std::vector<cons
     pointers.push_back(&example);
     draws.push_back(static_cast<std::int64_t>(i));
   }
-  // A sample may be all context and one target, but never shorter than its labels' rows.
   const data::Batch batch = data::pack(pointers, draws, *model, at::kCPU);
   const nn::RowContext context =
       adapter->context(batch.segments, single_tasks(batch.tasks), nn::DropoutKey{0, batch.draws});
@@ -155,7 +146,7 @@ void length_mix(const Options& options) {
       [&](int round) {
         adapter->enable();
         const auto chosen = slice(examples, round, kSlice);
-        const auto labels = label_count(chosen);
+        const auto labels = train::label_count(chosen);
         for (const auto& batch : batches_of(chosen, kPaddedBatch)) {
           padded_step(model, adapter, batch, labels);
         }
