@@ -27,6 +27,7 @@ AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskName
   for (AdaptedLinear& linear : linears_) {
     register_module(module_key(linear.name), linear.delta);
   }
+  fixed_weights_ = fixed_expert_weights(config_, tasks_.size());
   if (config_.routing == Routing::task && config_.num_experts > 1) {
     const std::size_t count = config_.per_linear ? linears_.size() : 1;
     for (std::size_t i = 0; i < count; ++i) {
@@ -44,6 +45,12 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
 
 at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequences) const {
   const auto experts = config_.num_experts;
+  if (config_.routing == Routing::token) {
+    return {};  // a matter of each linear and token
+  }
+  if (fixed_weights_.defined()) {
+    return at::mm(task_shares(tasks, tasks_.size()).to(fixed_weights_.device()), fixed_weights_).unsqueeze(0);
+  }
   if (gates_.empty()) {
     const at::Tensor& like = linears_.front().delta->A;
     return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
@@ -66,11 +73,21 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
   nn::RowContext context = nn::RowContext::plain(segments, linears_.front().delta->A.device());
-  if (config_.num_experts > 1) {
+  if (config_.num_experts > 1 || fixed_weights_.defined()) {
     context.expert_weights = expert_weights(tasks, segments.count());
   }
   context.dropout = std::move(dropout);
   return context;
+}
+
+void AdapterImpl::set_table(std::vector<std::vector<double>> table) {
+  MOELORA_CHECK(config_.routing == Routing::table, "only an adapter with routing \"table\" has a table of weights; '", name_,
+                "' has routing \"", routing_name(config_.routing), "\"");
+  MoeLoraConfig changed = config_;
+  changed.table = std::move(table);
+  changed.validate();
+  fixed_weights_ = fixed_expert_weights(changed, tasks_.size()).to(linears_.front().delta->A.device());
+  config_ = std::move(changed);
 }
 
 void AdapterImpl::enable() {

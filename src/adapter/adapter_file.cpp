@@ -180,6 +180,9 @@ io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
   for (const auto& linear : linears) {
     tensors.emplace_back("linears." + linear.name + ".A", linear.delta->A);
     tensors.emplace_back("linears." + linear.name + ".B", linear.delta->B);
+    if (linear.delta->router.defined()) {
+      tensors.emplace_back("linears." + linear.name + ".router", linear.delta->router);
+    }
   }
   const auto& gates = adapter.gates();
   const bool per_linear = adapter.config().per_linear;

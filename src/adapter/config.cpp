@@ -1,5 +1,6 @@
 #include "moelora/adapter/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -12,7 +13,8 @@ namespace moelora {
 namespace {
 
 const std::vector<std::string>& routing_names() {
-  static const std::vector<std::string> names{"task", "uniform"};  // in the order of enum Routing
+  static const std::vector<std::string> names{"task", "uniform", "token", "single",
+                                              "table"};  // in the order of enum Routing
   return names;
 }
 
@@ -35,11 +37,26 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
   expect(config.top_k >= 0, "top_k: expected 0 (dense) or the number of experts to keep, found ", config.top_k);
   expect(config.top_k <= config.num_experts, "top_k: expected at most num_experts (", config.num_experts, "), found ",
          config.top_k);
-  if (config.routing == Routing::uniform) {
-    expect(config.top_k == 0,
-           "top_k: uniform routing has no gate to choose experts with; set top_k to 0 or routing to ", "\"task\"");
-    expect(!config.per_linear, "per_linear: uniform routing has no gates; set per_linear to false or routing to ",
-           "\"task\"");
+  if (config.routing != Routing::task) {
+    const auto& name = routing_name(config.routing);
+    expect(config.top_k == 0, "top_k: ", name, " routing has no gate to choose experts with; set top_k to 0 or ",
+           "routing to \"task\"");
+    expect(!config.per_linear, "per_linear: ", name, " routing has no task gates; set per_linear to false or ",
+           "routing to \"task\"");
+  }
+  expect(config.routing != Routing::token || config.num_experts > 1, "routing: \"token\" chooses among experts; found ",
+         "num_experts ", config.num_experts, ", expected 2 or more");
+  expect(std::isfinite(config.balance_loss) && config.balance_loss >= 0,
+         "balance_loss: expected 0 (off) or more, found ", config.balance_loss);
+  expect(config.balance_loss == 0 || config.routing == Routing::token, "balance_loss: only token routing has one; set ",
+         "it to 0 or routing to \"token\"");
+  expect((config.routing == Routing::table) == !config.table.empty(),
+         "table: expected with routing \"table\", and only ", "there; found ", config.table.size(), " rows");
+  for (const auto& row : config.table) {
+    expect(static_cast<std::int64_t>(row.size()) == config.num_experts,
+           "table: expected num_experts = ", config.num_experts, " numbers in each row, found ", row.size());
+    expect(std::all_of(row.begin(), row.end(), [](double weight) { return std::isfinite(weight); }),
+           "table: expected finite numbers");
   }
   expect(config.task_embedding_dim >= 1, "task_embedding_dim: expected at least 1, found ", config.task_embedding_dim);
   expect(config.reserved_rows >= 0, "reserved_rows: expected 0 or more, found ", config.reserved_rows);
@@ -53,6 +70,8 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
 }
 
 }  // namespace
+
+const std::string& routing_name(Routing routing) { return routing_names().at(static_cast<std::size_t>(routing)); }
 
 void MoeLoraConfig::validate() const {
   const auto problems = config_problems(*this);
@@ -82,6 +101,8 @@ MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
   }
   reader.read("top_k", config.top_k);
   reader.read("per_linear", config.per_linear);
+  reader.read("table", config.table);
+  reader.read("balance_loss", config.balance_loss);
   reader.read("task_embedding_dim", config.task_embedding_dim);
   reader.read("reserved_rows", config.reserved_rows);
   reader.read("targets", config.targets);
@@ -92,17 +113,24 @@ MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
 }
 
 nlohmann::ordered_json MoeLoraConfig::to_json() const {
-  return {{"rank", rank},
-          {"num_experts", num_experts},
-          {"alpha", alpha},
-          {"dropout", dropout},
-          {"routing", routing_names().at(static_cast<std::size_t>(routing))},
-          {"top_k", top_k},
-          {"per_linear", per_linear},
-          {"task_embedding_dim", task_embedding_dim},
-          {"reserved_rows", reserved_rows},
-          {"targets", targets},
-          {"seed", seed}};
+  nlohmann::ordered_json json{{"rank", rank},
+                              {"num_experts", num_experts},
+                              {"alpha", alpha},
+                              {"dropout", dropout},
+                              {"routing", routing_name(routing)},
+                              {"top_k", top_k},
+                              {"per_linear", per_linear},
+                              {"task_embedding_dim", task_embedding_dim},
+                              {"reserved_rows", reserved_rows},
+                              {"targets", targets},
+                              {"seed", seed}};
+  if (routing == Routing::table) {
+    json["table"] = table;
+  }
+  if (routing == Routing::token) {
+    json["balance_loss"] = balance_loss;
+  }
+  return json;
 }
 
 }  // namespace moelora

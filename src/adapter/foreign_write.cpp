@@ -49,6 +49,8 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
   at::NoGradGuard no_grad;
   const std::int64_t index = adapter.tasks().index(task);
   const auto& config = adapter.config();
+  MOELORA_CHECK(config.routing != Routing::token,
+                "NotMergeable: with token routing the update depends on each token, so no LoRA of PEFT's holds it");
   const auto& linears = adapter.linears();
   const at::Tensor omega = exported(adapter.expert_weights(single_tasks({index})).select(1, 0));  // [gates, N]
   io::NamedTensors tensors;
@@ -77,7 +79,7 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
                 "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,
                 "); export single tasks to PEFT instead");
   MOELORA_CHECK(!adapter.gates().empty(), "MOELoRA-peft always has a gate, this adapter has none (",
-                config.num_experts == 1 ? "one expert" : "uniform routing", "); export it to PEFT instead");
+                config.num_experts == 1 ? "one expert" : routing_name(config.routing) + " routing", "); export it to PEFT instead");
   MOELORA_CHECK(config.reserved_rows <= 1, "MOELoRA-peft reserves one row of the task embedding, this adapter ",
                 config.reserved_rows, "; export single tasks to PEFT instead");
   io::NamedTensors tensors;

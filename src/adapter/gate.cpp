@@ -38,19 +38,45 @@ at::Tensor TaskGateImpl::weights_of_rows(const at::Tensor& rows) const {
 }
 
 at::Tensor TaskGateImpl::forward(const TaskIds& tasks) const {
+  // The mean of the tasks' rows as one product. A single task is a row with one 1: exact.
+  const at::Tensor shares = task_shares(tasks, num_tasks_).to(task_embedding.device());
+  return weights_of_embeddings(at::mm(shares, task_embedding.narrow(0, reserved_rows_, num_tasks_)));
+}
+
+at::Tensor task_shares(const TaskIds& tasks, std::int64_t num_tasks) {
   const auto sequences = static_cast<std::int64_t>(tasks.size());
-  // The mean of the tasks' rows as one product: [S, rows of E] @ E. A single task is a row with one 1: exact.
-  at::Tensor share = at::zeros({sequences, task_embedding.size(0)});
+  at::Tensor share = at::zeros({sequences, num_tasks});
   auto shares = share.accessor<float, 2>();
   for (std::int64_t i = 0; i < sequences; ++i) {
     MOELORA_CHECK(!tasks[i].empty(), "sequence ", i, " has no task");
     for (const std::int64_t task : tasks[i]) {
-      MOELORA_CHECK(task >= 0 && task < num_tasks_, "sequence ", i, " has task ", task, ", expected 0 to ",
-                    num_tasks_ - 1);
-      shares[i][reserved_rows_ + task] += 1.0f / static_cast<float>(tasks[i].size());
+      MOELORA_CHECK(task >= 0 && task < num_tasks, "sequence ", i, " has task ", task, ", expected 0 to ",
+                    num_tasks - 1);
+      shares[i][task] += 1.0f / static_cast<float>(tasks[i].size());
     }
   }
-  return weights_of_embeddings(at::mm(share.to(task_embedding.device()), task_embedding));
+  return share;
+}
+
+at::Tensor fixed_expert_weights(const MoeLoraConfig& config, std::int64_t num_tasks) {
+  if (config.routing == Routing::single) {
+    MOELORA_CHECK(config.num_experts == num_tasks, "routing \"single\" gives each task its own expert: expected ",
+                  "num_experts = ", num_tasks, ", found ", config.num_experts);
+    return at::eye(num_tasks);
+  }
+  if (config.routing != Routing::table) {
+    return {};
+  }
+  MOELORA_CHECK(static_cast<std::int64_t>(config.table.size()) == num_tasks, "the table of expert weights has ",
+                config.table.size(), " rows, expected one for each of ", num_tasks, " tasks");
+  at::Tensor table = at::empty({num_tasks, config.num_experts});
+  auto weights = table.accessor<float, 2>();
+  for (std::int64_t task = 0; task < num_tasks; ++task) {
+    for (std::int64_t expert = 0; expert < config.num_experts; ++expert) {
+      weights[task][expert] = static_cast<float>(config.table[task][expert]);
+    }
+  }
+  return table;
 }
 
 }  // namespace moelora

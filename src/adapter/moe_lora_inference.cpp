@@ -16,14 +16,14 @@ bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight
 
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
-                            const nn::RowContext& context, double scaling) {
+                            const at::Tensor& omega_of_row, double scaling) {
   const at::Tensor v = nn::few_rows_product(x, A, {}, {}, {}, at::kFloat);  // u = A x; weighed in place
   const auto rank = v.size(1);
-  const auto* segment = context.segment_of_row.const_data_ptr<std::int64_t>();
+  const auto* place = omega_of_row.const_data_ptr<std::int64_t>();
   const auto share = omega.defined() ? rank / omega.size(1) : rank;
   float* row = v.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < v.size(0); ++i, row += rank) {
-    const float* weights = omega.defined() ? omega.const_data_ptr<float>() + segment[i] * omega.stride(0) : nullptr;
+    const float* weights = omega.defined() ? omega.const_data_ptr<float>() + place[i] * omega.stride(0) : nullptr;
     for (std::int64_t c = 0; c < rank; ++c) {
       row[c] *= static_cast<float>(weights != nullptr ? weights[c / share] * scaling : scaling);
     }

@@ -4,7 +4,6 @@
 #include <cstdint>
 
 #include "moelora/nn/frozen_weight.h"
-#include "moelora/nn/row_context.h"
 
 namespace moelora {
 
@@ -12,10 +11,11 @@ namespace moelora {
 bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                              const at::Tensor& A, const at::Tensor& B);
 
-/// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [S, N] fp32, undefined for one expert.
-/// Two passes: A x, then the weight with B beside it. No dropout.
+/// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [n, N] fp32, undefined for one expert;
+/// omega_of_row [rows] int64: which of its rows each row takes. Two passes: A x, then the weight with B beside it. No
+/// dropout.
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
-                            const nn::RowContext& context, double scaling);
+                            const at::Tensor& omega_of_row, double scaling);
 
 }  // namespace moelora

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cmath>
 #include <memory>
 #include <optional>
 
@@ -25,30 +26,35 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
     nn::RowContext context;
   };
 
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x, const at::Tensor& A,
-                            const at::Tensor& B, const std::optional<at::Tensor>& expert_weights,
+  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
+                            const std::optional<at::Tensor>& expert_weights, at::TensorList trained,
                             std::shared_ptr<Call> call) {
     at::Tensor tape;
     at::Tensor y = call->delta->begin_forward(x, call->bias, call->context, tape);
     nn::FrozenWeight(call->weight).add_forward(y, x);
-    context->save_for_backward({x, tape, A, B, expert_weights.value_or(at::Tensor())});
+    std::vector<at::Tensor> saved{x, tape, expert_weights.value_or(at::Tensor())};
+    saved.insert(saved.end(), trained.begin(), trained.end());
+    context->save_for_backward(std::move(saved));
     context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(std::move(call)));
     return y;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();  // A, B and the expert weights are saved to be checked
+    const auto saved = context->get_saved_variables();  // the parameters are saved to be checked
     const auto holder = context->saved_data["call"].toCapsule();
     const Call& call = *static_cast<const CallHolder&>(*holder).call;
     const at::Tensor dy = gradients[0].contiguous();
     nn::DeltaGradients found;
-    if (saved[4].defined() && context->needs_input_grad(3)) {
-      found.expert_weights = at::zeros_like(saved[4]);
+    if (saved[2].defined() && context->needs_input_grad(1)) {
+      found.expert_weights = at::zeros_like(saved[2]);
     }
     at::Tensor dx = context->needs_input_grad(0) ? nn::FrozenWeight(call.weight).backward(dy) : at::Tensor();
     call.delta->finish_backward(dy, nn::StoredRows(saved[0]), saved[1], call.context, dx, found);
-    return {dx, found.trained[0], found.trained[1], found.expert_weights, {}};
+    torch::autograd::variable_list result{dx, found.expert_weights};
+    result.insert(result.end(), found.trained.begin(), found.trained.end());
+    result.emplace_back();  // call
+    return result;
   }
 
  private:
@@ -58,24 +64,57 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
   };
 };
 
+// Gradient for ω [rows, N] of Σ_samples weight · N · Σ_i f_i P_i (MoeLoraConfig::balance_loss); f has no gradient.
+at::Tensor balance_gradient(const at::Tensor& omega, const nn::RowContext& context) {
+  const auto segments = context.segments.count();
+  const auto experts = omega.size(1);
+  const at::Tensor chosen = at::one_hot(omega.argmax(1), experts).to(at::kFloat);
+  const at::Tensor counts =
+      at::zeros({segments, experts}, omega.options()).index_add_(0, context.segment_of_row, chosen);
+  const at::Tensor rows = counts.sum(1, /*keepdim=*/true).clamp_min_(1.0);
+  const at::Tensor of_segment =
+      counts / (rows * rows) * context.sample_weights.unsqueeze(1) * static_cast<double>(experts);
+  return of_segment.index_select(0, context.segment_of_row);
+}
+
 }  // namespace
 
 MoeLoraLinearImpl::MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_features, const MoeLoraConfig& config,
                                      std::int64_t gate, std::uint64_t key)
-    : experts_(config.num_experts), scaling_(config.scaling()), dropout_(config.dropout), gate_(gate), key_(key) {
+    : experts_(config.num_experts),
+      scaling_(config.scaling()),
+      dropout_(config.dropout),
+      balance_(config.balance_loss),
+      gate_(gate),
+      key_(key) {
   A = register_parameter("A", at::zeros({config.rank, in_features}));
   B = register_parameter("B", at::zeros({out_features, config.rank}));
+  if (config.routing == Routing::token) {
+    router = register_parameter("router", at::zeros({config.num_experts, in_features}));
+  }
 }
 
 void MoeLoraLinearImpl::reset_parameters(at::Generator generator) {
   at::NoGradGuard guard;
-  A.normal_(0.0, 0.01, std::move(generator));
+  A.normal_(0.0, 0.01, generator);
   B.zero_();
+  if (router.defined()) {
+    const double bound = 1.0 / std::sqrt(static_cast<double>(router.size(1)));
+    router.uniform_(-bound, bound, std::move(generator));
+  }
 }
 
-at::Tensor MoeLoraLinearImpl::omega_of(const nn::RowContext& context) const {
+std::vector<at::Tensor> MoeLoraLinearImpl::trained() const {
+  return routes_tokens() ? std::vector<at::Tensor>{A, B, router} : std::vector<at::Tensor>{A, B};
+}
+
+MoeLoraLinearImpl::Omega MoeLoraLinearImpl::omega_of(const at::Tensor& x, const nn::RowContext& context) const {
+  if (routes_tokens()) {
+    const at::Tensor logits = at::linear(x.to(at::kFloat), router);  // [rows, N]
+    return {at::softmax(logits, 1), at::arange(x.size(0), context.segment_of_row.options())};
+  }
   if (experts_ == 1) {
-    return {};
+    return {{}, context.segment_of_row};
   }
   const at::Tensor& all = context.expert_weights;
   MOELORA_CHECK(all.defined(), "the RowContext has no expert weights, but the active adapter has ", experts_,
@@ -83,27 +122,28 @@ at::Tensor MoeLoraLinearImpl::omega_of(const nn::RowContext& context) const {
   MOELORA_CHECK(all.size(0) > gate_ && all.size(2) == experts_ && all.size(1) == context.segments.count(),
                 "the RowContext's expert weights have shape ", all.sizes(), ", expected [> ", gate_, ", ",
                 context.segments.count(), ", ", experts_, "]; it was made for another adapter or batch");
-  return all.select(0, gate_);
+  return {all.select(0, gate_), context.segment_of_row};
 }
 
-at::Tensor MoeLoraLinearImpl::diagonal(const nn::RowContext& context) const {
-  const at::Tensor omega = omega_of(context);
+at::Tensor MoeLoraLinearImpl::diagonal(const Omega& omega, std::int64_t segments) const {
   const auto rank = A.size(0);
-  if (!omega.defined()) {
-    return at::full({context.segments.count(), rank}, scaling_, A.options().requires_grad(false));
+  if (!omega.weights.defined()) {
+    return at::full({segments, rank}, scaling_, A.options().requires_grad(false));
   }
-  return (omega * scaling_).repeat_interleave(rank / experts_, 1);
+  return (omega.weights * scaling_).repeat_interleave(rank / experts_, 1);
 }
 
 at::Tensor MoeLoraLinearImpl::begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
                                             at::Tensor& tape) const {
   at::NoGradGuard no_grad;
+  const Omega omega = omega_of(x, context);
   if (x.is_cpu() && x.scalar_type() == at::kFloat) {
-    return low_rank_forward(call(context), x.contiguous(), bias, tape);
+    return low_rank_forward(call(omega, context), x.contiguous(), bias, tape);
   }
   const at::Tensor dropped = nn::apply_keyed_dropout(x, dropout_, key_, context);
   tape = at::mm(dropped, A.to(x.scalar_type()).t());
-  const at::Tensor weights = diagonal(context).index_select(0, context.segment_of_row).to(x.scalar_type());
+  const at::Tensor weights =
+      diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(x.scalar_type());
   const at::Tensor v = tape * weights;
   const at::Tensor b = B.to(x.scalar_type()).t();
   return bias.defined() ? at::addmm(bias, v, b) : at::mm(v, b);
@@ -113,43 +153,73 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
                                         const nn::RowContext& context, at::Tensor& dx,
                                         nn::DeltaGradients& gradients) const {
   at::NoGradGuard no_grad;
-  const bool need_omega = experts_ > 1 && gradients.expert_weights.defined();
+  const bool need_omega = experts_ > 1 && (routes_tokens() || gradients.expert_weights.defined());
+  // A router looks at the rows themselves, and its part of dx comes before the chain through them.
+  const at::Tensor rows = routes_tokens() ? x.all() : at::Tensor();
+  const nn::StoredRows stored(rows);
+  const nn::RowSource& source = routes_tokens() ? static_cast<const nn::RowSource&>(stored) : x;
+  const Omega omega = omega_of(rows, context);
   at::Tensor expert_sums;
   if (dy.is_cpu() && dy.scalar_type() == at::kFloat) {
-    LowRankGradients found = low_rank_backward(call(context), dy, x, tape, dx, need_omega);
+    LowRankGradients found = low_rank_backward(call(omega, context), dy, source, tape, dx, need_omega);
     gradients.trained = {std::move(found.A), std::move(found.B)};
     expert_sums = std::move(found.expert_sums);
   } else {
     const auto type = dy.scalar_type();
-    const at::Tensor weights = diagonal(context).index_select(0, context.segment_of_row).to(type);
+    const at::Tensor weights = diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(type);
     const at::Tensor dv = at::mm(dy, B.to(type));
     const at::Tensor du = dv * weights;
     // The mask of the forward is drawn again instead of stored.
-    const at::Tensor dropped = nn::apply_keyed_dropout(x.all(), dropout_, key_, context);
+    const at::Tensor dropped = nn::apply_keyed_dropout(source.all(), dropout_, key_, context);
     gradients.trained = {at::mm(du.t(), dropped).to(at::kFloat), at::mm(dy.t(), tape * weights).to(at::kFloat)};
     if (dx.defined()) {
       dx.add_(nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context));
-      if (x.chains()) {
-        x.chain(dx);
+      if (source.chains()) {
+        source.chain(dx);
       }
     }
     if (need_omega) {
       expert_sums = (dv.to(at::kFloat) * tape.to(at::kFloat)).view({dy.size(0), experts_, -1}).sum(2);
     }
   }
-  if (need_omega) {
+  if (routes_tokens()) {
+    finish_router(rows, omega.weights, expert_sums.mul_(scaling_), context, dx, gradients);
+    if (dx.defined() && x.chains()) {
+      x.chain(dx);
+    }
+  } else if (need_omega) {
     gradients.expert_weights.select(0, gate_).index_add_(0, context.segment_of_row, expert_sums, scaling_);
   }
 }
 
-LowRankCall MoeLoraLinearImpl::call(const nn::RowContext& context) const {
-  return {A, B, diagonal(context), context.segment_of_row, experts_, nn::dropout_mask(dropout_, key_, context)};
+// domega [rows, N]: of the loss; the balancing loss is added here, then both go through softmax and router.
+void MoeLoraLinearImpl::finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega,
+                                      const nn::RowContext& context, at::Tensor& dx,
+                                      nn::DeltaGradients& gradients) const {
+  if (balance_ > 0.0 && context.sample_weights.defined()) {
+    domega.add_(balance_gradient(omega, context) * balance_);
+  }
+  const at::Tensor dlogits = omega * (domega - (omega * domega).sum(1, /*keepdim=*/true));
+  gradients.trained.push_back(at::mm(dlogits.t(), x.to(at::kFloat)));
+  if (dx.defined()) {
+    dx.add_(at::mm(dlogits, router).to(dx.scalar_type()));
+  }
+}
+
+LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& context) const {
+  return {A,
+          B,
+          diagonal(omega, context.segments.count()),
+          omega.of_row,
+          experts_,
+          nn::dropout_mask(dropout_, key_, context)};
 }
 
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
   if (!(dropout_ > 0.0 && context.dropout.active()) && few_rows_adapted_serves(x, weight, bias, A, B)) {
-    return few_rows_adapted(x, weight, bias, A, B, omega_of(context), context, scaling_);
+    const Omega omega = omega_of(x, context);
+    return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_);
   }
   if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
     return forward_reference(x, weight.value(), bias, context);
@@ -158,9 +228,10 @@ at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeigh
   auto self = std::static_pointer_cast<const MoeLoraLinearImpl>(shared_from_this());
   auto call =
       std::make_shared<MoeLoraFunction::Call>(MoeLoraFunction::Call{std::move(self), weight.value(), bias, context});
+  const std::vector<at::Tensor> parameters = trained();
   // Autograd takes no undefined tensors, but absent ones.
-  return MoeLoraFunction::apply(x.contiguous(), A, B, all.defined() ? std::optional(all) : std::nullopt,
-                                std::move(call));
+  return MoeLoraFunction::apply(x.contiguous(), all.defined() ? std::optional(all) : std::nullopt,
+                                at::TensorList(parameters), std::move(call));
 }
 
 at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
@@ -170,13 +241,22 @@ at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::T
     const at::Tensor keep = nn::keyed_dropout_keep_mask(x.size(1), dropout_, key_, context);
     dropped = x * keep.to(x.scalar_type()) / (1.0 - dropout_);
   }
+  const Omega omega = omega_of(x, context);
+  if (routes_tokens() && balance_ > 0.0 && context.sample_weights.defined() && omega.weights.requires_grad()) {
+    // A loss that is not part of the output enters as its gradient.
+    const at::Tensor extra = balance_gradient(omega.weights.detach(), context) * balance_;
+    omega.weights.register_hook([extra](const at::Tensor& gradient) { return gradient + extra; });
+  }
   const at::Tensor u = at::linear(dropped, A.to(x.scalar_type()));
-  const at::Tensor v = u * diagonal(context).index_select(0, context.segment_of_row).to(x.scalar_type());
+  const at::Tensor v = u * diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(x.scalar_type());
   return nn::FrozenWeight(weight).forward(x, bias) + at::linear(v, B.to(x.scalar_type()));
 }
 
 nn::LowRank MoeLoraLinearImpl::low_rank(const at::Tensor& omega) const {
   at::NoGradGuard guard;
+  if (routes_tokens()) {
+    return LinearDelta::low_rank(omega);  // NotMergeable
+  }
   if (experts_ == 1) {
     return {A.detach(), B.detach() * scaling_};
   }

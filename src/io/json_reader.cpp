@@ -61,6 +61,10 @@ std::string ascii_lower(std::string_view text) {
   return lower;
 }
 
+bool is_list_of_numbers(const nlohmann::ordered_json& json) {
+  return json.is_array() && std::all_of(json.begin(), json.end(), [](const auto& entry) { return entry.is_number(); });
+}
+
 /// Levenshtein distance in bytes, a swap of neighbours counting as one change.
 std::size_t edit_distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<std::size_t>> cost(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
@@ -190,6 +194,48 @@ bool JsonReader::read(const std::string& key, std::vector<std::string>& value) {
     return false;
   }
   value = found->get<std::vector<std::string>>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::vector<double>& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  if (!is_list_of_numbers(*found)) {
+    state_->wrong_type(key, "a list of numbers", *found);
+    return false;
+  }
+  value = found->get<std::vector<double>>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::vector<std::int64_t>& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  const bool integers = found->is_array() && std::all_of(found->begin(), found->end(), [](const auto& entry) {
+                          return entry.is_number_integer() || is_whole_float(entry);
+                        });
+  if (!integers) {
+    state_->wrong_type(key, "a list of integers", *found);
+    return false;
+  }
+  value = found->get<std::vector<std::int64_t>>();
+  return true;
+}
+
+bool JsonReader::read(const std::string& key, std::vector<std::vector<double>>& value) {
+  const nlohmann::ordered_json* found = find(key);
+  if (found == nullptr) {
+    return false;
+  }
+  if (!found->is_array() || !std::all_of(found->begin(), found->end(), is_list_of_numbers)) {
+    state_->wrong_type(key, "a list of lists of numbers", *found);
+    return false;
+  }
+  value = found->get<std::vector<std::vector<double>>>();
   return true;
 }
 

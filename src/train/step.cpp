@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/tensor.h>
 
 #include <cmath>
 #include <limits>
@@ -19,7 +20,7 @@ namespace {
 template <typename UseLosses>
 SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
                                bool dropout, std::uint64_t dropout_seed, std::int64_t micro_batch_tokens,
-                               double activation_bytes, const UseLosses& use_losses) {
+                               double activation_bytes, double label_weight, const UseLosses& use_losses) {
   SampleLosses result;
   std::vector<std::int64_t> lengths;
   for (const data::Example* example : samples.examples) {
@@ -43,8 +44,15 @@ SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapte
     }
     const data::Batch batch = data::pack(examples, draws, model, device);
     const nn::DropoutKey key = dropout ? nn::DropoutKey{dropout_seed, batch.draws} : nn::DropoutKey{};
-    const nn::RowContext context = adapter != nullptr ? adapter->context(batch.segments, single_tasks(batch.tasks), key)
-                                                      : nn::RowContext::plain(batch.segments, device);
+    nn::RowContext context = adapter != nullptr ? adapter->context(batch.segments, single_tasks(batch.tasks), key)
+                                                : nn::RowContext::plain(batch.segments, device);
+    if (label_weight > 0.0) {
+      std::vector<float> weights;  // of a sample: that of all its labels
+      for (const data::Example* example : examples) {
+        weights.push_back(static_cast<float>(label_weight * static_cast<double>(example->label_count())));
+      }
+      context.sample_weights = at::tensor(weights).to(device);
+    }
     model::ForwardOptions options;
     options.output_rows = batch.label_rows;
     if (std::isfinite(activation_bytes)) {
@@ -80,7 +88,7 @@ SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* ada
                                   std::int64_t step_labels, double activation_bytes) {
   const std::int64_t labels = step_labels > 0 ? step_labels : label_count(samples.examples);
   const double weight = loss_scale / static_cast<double>(labels);
-  return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens, activation_bytes,
+  return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens, activation_bytes, weight,
                            [&](const at::Tensor& losses) { losses.backward(at::full_like(losses.detach(), weight)); });
 }
 
@@ -97,7 +105,7 @@ SampleLosses evaluate_losses(model::CausalLM& model, const AdapterImpl* adapter,
   at::NoGradGuard no_grad;
   const StepSamples samples{examples, std::vector<std::int64_t>(examples.size(), 0)};
   return run_micro_batches(model, adapter, samples, false, 0, micro_batch_tokens,
-                           std::numeric_limits<double>::infinity(), [](const at::Tensor&) {});
+                           std::numeric_limits<double>::infinity(), 0.0, [](const at::Tensor&) {});
 }
 
 }  // namespace moelora::train

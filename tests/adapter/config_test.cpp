@@ -46,7 +46,7 @@ TEST(MoeLoraConfig, RoutingIsWrittenByName) {
   EXPECT_EQ(uniform.routing, Routing::uniform);
   EXPECT_EQ(uniform.to_json()["routing"], "uniform");
   EXPECT_EQ(MoeLoraConfig().to_json()["routing"], "task");
-  EXPECT_THROW(MoeLoraConfig::from_json(ordered_json{{"routing", "token"}}), Error);
+  EXPECT_THROW(MoeLoraConfig::from_json(ordered_json{{"routing", "tokens"}}), Error);
 }
 
 TEST(MoeLoraConfig, AnUnknownKeySuggestsTheNearest) {

@@ -38,12 +38,15 @@ class AdapterImpl : public torch::nn::Module {
   std::vector<TaskGate>& gates() { return gates_; }
   const std::vector<TaskGate>& gates() const { return gates_; }
 
-  /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear). Uniform routing and N = 1 need no
-  /// task ids. Error for a task out of range.
+  /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear); undefined for token routing.
+  /// Uniform routing and N = 1 need no task ids. Error for a task out of range.
   at::Tensor expert_weights(const TaskIds& tasks) const;
   at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
   /// The context of a forward: gate evaluated once. `dropout` inactive (default) for evaluation.
   nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;
+
+  /// Routing::table only: other fixed weights, [K][N].
+  void set_table(std::vector<std::vector<double>> table);
 
   void enable();   ///< Makes this the active adapter of its linears. Error while merged.
   void disable();  ///< Linears run plain.
@@ -58,6 +61,7 @@ class AdapterImpl : public torch::nn::Module {
   TaskNames tasks_;
   std::vector<AdaptedLinear> linears_;
   std::vector<TaskGate> gates_;
+  at::Tensor fixed_weights_;  // [K, N]: routing single and table; not trained, part of the configuration
   std::shared_ptr<MergeState> merge_;
 };
 TORCH_MODULE(Adapter);

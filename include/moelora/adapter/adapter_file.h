@@ -25,8 +25,8 @@ struct AdapterInfo {
 /// A path is an adapter folder of ours if it holds adapter.json.
 bool is_adapter_folder(const std::filesystem::path& folder);
 
-/// Tensors by their names in the file: "linears.<base linear name>.A", ".B", "gate.task_embedding", "gate.weight"
-/// (per_linear: "gates.<base linear name>.task_embedding", ".weight").
+/// Tensors by their names in the file: "linears.<base linear name>.A", ".B" (token routing: ".router"),
+/// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight").
 io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
 
 /// Writes both files into `folder`, which appears as a whole or not at all; an adapter that was there is replaced at

@@ -12,7 +12,12 @@ namespace moelora {
 enum class Routing {
   task,     ///< softmax of the gate over the task's embedding (MOELoRA)
   uniform,  ///< 1/N for every expert (the paper's "w/o gate")
+  token,    ///< softmax of a router over the linear's own input, for each token and linear (MoLoRA, arXiv 2309.05444)
+  single,   ///< expert t is task t's own, ω is 1 there and 0 elsewhere: one LoRA per task; N = number of tasks
+  table,    ///< fixed numbers, MoeLoraConfig::table: compositions of LoRAs (task arithmetic, LoRAHub)
 };
+
+const std::string& routing_name(Routing routing);  ///< As in JSON: "task", "uniform", …
 
 struct MoeLoraConfig {
   std::int64_t rank = 16;        ///< Total rank r; each expert has r/N.
@@ -22,6 +27,12 @@ struct MoeLoraConfig {
   Routing routing = Routing::task;
   std::int64_t top_k = 0;   ///< 0: dense; k: softmax over the k largest logits.
   bool per_linear = false;  ///< One task embedding and gate for each adapted linear instead of one for the model.
+  /// Routing::table: ω by task, [K][N]; any finite numbers, not trained.
+  std::vector<std::vector<double>> table;
+  /// Routing::token: weight of the balancing loss N · Σ_i f_i P_i (Switch Transformer, arXiv 2101.03961, eq. 4) of each
+  /// sample and linear, beside the cross entropy; f_i: share of the sample's rows whose largest weight is expert i's,
+  /// P_i: mean weight of expert i. 0: off.
+  double balance_loss = 0.0;
   std::int64_t task_embedding_dim = 64;
   /// Rows of the task embedding in front of the tasks' own (1 in adapters read from MOELoRA-peft, whose ids start at
   /// 1).

@@ -30,4 +30,11 @@ class TaskGateImpl : public torch::nn::Module {
 };
 TORCH_MODULE(TaskGate);
 
+/// What each task contributes to each sequence, [S, K] fp32 on the CPU; rows sum to 1. Error: no task, or out of range.
+at::Tensor task_shares(const TaskIds& tasks, std::int64_t num_tasks);
+
+/// ω by task [K, N] of a routing without gate whose weights differ by task (single, table); undefined for the others.
+/// Error if the configuration does not fit the number of tasks.
+at::Tensor fixed_expert_weights(const MoeLoraConfig& config, std::int64_t num_tasks);
+
 }  // namespace moelora

@@ -17,7 +17,8 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   /// `gate`: row of RowContext::expert_weights that this linear uses. `key`: which linear it is, for dropout masks.
   MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_features, const MoeLoraConfig& config, std::int64_t gate,
                     std::uint64_t key);
-  void reset_parameters(at::Generator generator);  ///< A ~ N(0, 0.01²), B = 0.
+  /// A ~ N(0, 0.01²), B = 0, router ~ U(±1/sqrt(d_in)) as LibTorch's Linear.
+  void reset_parameters(at::Generator generator);
 
   /// One custom autograd function: saves x, A x and ω, regenerates dropout's mask, computes no gradient of the base.
   at::Tensor forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
@@ -29,22 +30,32 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   nn::LowRank low_rank(const at::Tensor& omega) const override;
 
   bool by_hand() const override { return true; }
-  std::vector<at::Tensor> trained() const override { return {A, B}; }
+  std::vector<at::Tensor> trained() const override;  ///< A, B, router if there is one
   at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
                            at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r]
   void finish_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
                        const nn::RowContext& context, at::Tensor& dx, nn::DeltaGradients& gradients) const override;
 
-  at::Tensor A;  ///< [r, d_in] fp32
-  at::Tensor B;  ///< [d_out, r] fp32
+  at::Tensor A;       ///< [r, d_in] fp32
+  at::Tensor B;       ///< [d_out, r] fp32
+  at::Tensor router;  ///< [N, d_in] fp32, token routing: ω = softmax(router x); else undefined
 
  private:
-  at::Tensor omega_of(const nn::RowContext& context) const;  // [S, N]; undefined for one expert
-  at::Tensor diagonal(const nn::RowContext& context) const;  // s · g of each segment, [S, r]
-  LowRankCall call(const nn::RowContext& context) const;
+  // ω as it is used: `weights` [n, N], and for each row of the batch which of them is its own, [rows] int64.
+  struct Omega {
+    at::Tensor weights;  // undefined for one expert
+    at::Tensor of_row;
+  };
+  Omega omega_of(const at::Tensor& x, const nn::RowContext& context) const;
+  at::Tensor diagonal(const Omega& omega, std::int64_t segments) const;  // s · g, [n, r]
+  LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
+  void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
+                     at::Tensor& dx, nn::DeltaGradients& gradients) const;
+  bool routes_tokens() const { return router.defined(); }
   std::int64_t experts_;
   double scaling_;
   double dropout_;
+  double balance_;
   std::int64_t gate_;
   std::uint64_t key_;
 };

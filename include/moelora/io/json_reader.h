@@ -31,6 +31,9 @@ class JsonReader {
   bool read(const std::string& key, std::uint64_t& value);
   bool read(const std::string& key, std::string& value);
   bool read(const std::string& key, std::vector<std::string>& value);
+  bool read(const std::string& key, std::vector<double>& value);
+  bool read(const std::string& key, std::vector<std::int64_t>& value);
+  bool read(const std::string& key, std::vector<std::vector<double>>& value);
   bool read_or_null(const std::string& key, std::string& value);  ///< null counts as absent.
   /// Any value, unchecked: for sections that another reader interprets.
   bool read(const std::string& key, nlohmann::ordered_json& value);

@@ -39,6 +39,9 @@ struct RowContext {
   at::Tensor row_in_segment;  ///< [rows] int64: position of each row in its sample, same device.
   at::Tensor expert_weights;  ///< [gates, S, N] fp32; undefined without an adapter, for N = 1 and for token routing.
   DropoutKey dropout;
+  /// [S] fp32: what each sample weighs in the step's objective, for losses that a layer adds to it (a token router's
+  /// balance) as a gradient of its own; undefined: no such losses (evaluation).
+  at::Tensor sample_weights;
 
   std::int64_t rows() const { return segment_of_row.size(0); }
   /// The context of a forward without adapter: boundaries only.
