@@ -116,15 +116,4 @@ void write_records(const std::filesystem::path& path, const std::vector<data::Re
   io::write_file_atomically(path, text);
 }
 
-std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
-  data::RecordFile file = data::read_records(path, options);
-  for (const std::string& problem : file.problems) {
-    log::warning("left out: " + problem);
-  }
-  if (file.duplicates > 0) {
-    log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
-  }
-  return std::move(file.records);
-}
-
 }  // namespace moelora::cli

@@ -7,8 +7,11 @@
 #include "cli/session.h"
 #include "moelora/eval/evaluate.h"
 #include "moelora/train/process_group.h"
+#include "moelora/train/run_data.h"
 
 namespace moelora::cli {
+
+using train::read_and_report;
 
 /// --batch-size, --max-source-length, --max-new-tokens and the sampling options.
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
@@ -20,8 +23,5 @@ eval::Evaluation predict(const Session& session, const std::vector<data::Record>
 
 /// Writes records, one JSON object per line, atomically.
 void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
-
-/// Reads records and logs what was left out.
-std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
 }  // namespace moelora::cli

@@ -11,11 +11,11 @@
 #include "cli/ranks.h"
 #include "cli/training_report.h"
 #include "cli/verbs.h"
-#include "moelora/data/split.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
 #include "moelora/log/log.h"
+#include "moelora/train/run_data.h"
 #include "moelora/train/trainer.h"
 
 namespace moelora::cli {
@@ -40,44 +40,6 @@ extern "C" void request_stop(int) {
   stop_requested = true;
   std::signal(SIGINT, SIG_DFL);
   std::signal(SIGTERM, SIG_DFL);
-}
-
-struct TrainData {
-  std::vector<data::Record> train;
-  std::vector<data::Record> validation;
-};
-
-TrainData read_data(const train::DataSection& section, std::uint64_t seed) {
-  data::ReadOptions read;
-  read.deduplicate = section.deduplicate;
-  read.need_target = true;
-  TrainData result;
-  std::vector<data::Record> records =
-      data::select_part(read_and_report(section.train, read), section.part_index, section.part_of);
-  if (!section.validation.empty()) {
-    result.train = std::move(records);
-    result.validation = read_and_report(section.validation, read);
-    return result;
-  }
-  const std::int64_t size = section.validation_size >= 0
-                                ? section.validation_size
-                                : data::default_validation_size(static_cast<std::int64_t>(records.size()));
-  data::Split split = data::carve_validation(std::move(records), size, seed);
-  return {std::move(split.train), std::move(split.validation)};
-}
-
-std::vector<data::Example> encode(const std::vector<data::Record>& records, const TaskNames& tasks,
-                                  const model::Tokenizer& tokenizer, const data::EncodeOptions& options,
-                                  const std::string& what) {
-  std::vector<data::Example> examples;
-  examples.reserve(records.size());
-  std::int64_t cut = 0;
-  for (const data::Record& record : records) {
-    examples.push_back(data::encode_pair(record, tasks.index(record.task), tokenizer, options));
-    cut += examples.back().cut ? 1 : 0;
-  }
-  log::info(detail::concat(what, ": ", examples.size(), " records, ", cut, " of them cut to the longest length"));
-  return examples;
 }
 
 // The model of the configuration: a folder's, or a new one with random weights.
@@ -127,7 +89,7 @@ void save_model(const model::ChatGlm& model, const std::filesystem::path& folder
   model::save_chatglm(*copy, folder, tokenizer_from);
 }
 
-ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config, const TrainData& data) {
+ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config, const train::RunData& data) {
   ordered_json provenance = io::provenance();
   provenance["configuration"] = options.config.string();
   provenance["overrides"] = options.overrides;
@@ -151,13 +113,13 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   if (!options.resume && !options.dry_run && writes(ranks)) {
     require_empty(options.output);
   }
-  const TrainData data = read_data(config.data, config.training.seed);
+  const train::RunData data = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(data.train));
   Session session = open_model(config);
   if (config.mode == train::Mode::adapter) {
     session.adapter = inject(*session.model, config.adapter, tasks);
   }
-  const auto examples = encode(data.train, tasks, *session.tokenizer, config.data.encode, "training");
+  const auto examples = train::encode_examples(data.train, tasks, *session.tokenizer, config.data.encode, "training");
   if (options.dry_run) {
     if (config.training.threads > 0) {
       at::set_num_threads(static_cast<int>(config.training.threads));
@@ -165,7 +127,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     print_plan(session, config, examples);
     return 0;
   }
-  const auto validation = encode(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
+  const auto validation = train::encode_examples(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
 
   if (writes(ranks)) {
     std::filesystem::create_directories(options.output);

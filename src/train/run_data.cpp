@@ -1,0 +1,56 @@
+#include "moelora/train/run_data.h"
+
+#include "moelora/data/split.h"
+#include "moelora/data/task_prompts.h"
+#include "moelora/io/error.h"
+#include "moelora/log/log.h"
+
+namespace moelora::train {
+
+std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
+  data::RecordFile file = data::read_records(path, options);
+  for (const std::string& problem : file.problems) {
+    log::warning("left out: " + problem);
+  }
+  if (file.duplicates > 0) {
+    log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
+  }
+  return std::move(file.records);
+}
+
+RunData read_run_data(const DataSection& section, std::uint64_t seed) {
+  data::ReadOptions read;
+  read.deduplicate = section.deduplicate;
+  read.need_target = true;
+  std::vector<data::Record> records =
+      data::select_part(read_and_report(section.train, read), section.part_index, section.part_of);
+  RunData result;
+  if (!section.validation.empty()) {
+    result = {std::move(records), read_and_report(section.validation, read)};
+  } else {
+    const std::int64_t size = section.validation_size >= 0
+                                  ? section.validation_size
+                                  : data::default_validation_size(static_cast<std::int64_t>(records.size()));
+    data::Split split = data::carve_validation(std::move(records), size, seed);
+    result = {std::move(split.train), std::move(split.validation)};
+  }
+  // Afterwards, so that prompts change no hash that parts are decided by.
+  const data::TaskPrompts prompts = data::TaskPrompts::from_file(section.task_prompts);
+  return {prompts.apply_all(std::move(result.train)), prompts.apply_all(std::move(result.validation))};
+}
+
+std::vector<data::Example> encode_examples(const std::vector<data::Record>& records, const TaskNames& tasks,
+                                           const model::Tokenizer& tokenizer, const data::EncodeOptions& options,
+                                           const std::string& what) {
+  std::vector<data::Example> examples;
+  examples.reserve(records.size());
+  std::int64_t cut = 0;
+  for (const data::Record& record : records) {
+    examples.push_back(data::encode_pair(record, tasks.index(record.task), tokenizer, options));
+    cut += examples.back().cut ? 1 : 0;
+  }
+  log::info(detail::concat(what, ": ", examples.size(), " records, ", cut, " of them cut to the longest length"));
+  return examples;
+}
+
+}  // namespace moelora::train
