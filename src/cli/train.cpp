@@ -12,6 +12,7 @@
 #include "cli/training_report.h"
 #include "cli/verbs.h"
 #include "moelora/data/split.h"
+#include "moelora/data/task_prompts.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
@@ -51,19 +52,21 @@ TrainData read_data(const train::DataSection& section, std::uint64_t seed) {
   data::ReadOptions read;
   read.deduplicate = section.deduplicate;
   read.need_target = true;
+  const auto prompts = data::TaskPrompts::from_file(section.task_prompts);
   TrainData result;
   std::vector<data::Record> records =
       data::select_part(read_and_report(section.train, read), section.part_index, section.part_of);
   if (!section.validation.empty()) {
-    result.train = std::move(records);
-    result.validation = read_and_report(section.validation, read);
+    result.train = prompts.apply_all(std::move(records));
+    result.validation = prompts.apply_all(read_and_report(section.validation, read));
     return result;
   }
   const std::int64_t size = section.validation_size >= 0
                                 ? section.validation_size
                                 : data::default_validation_size(static_cast<std::int64_t>(records.size()));
   data::Split split = data::carve_validation(std::move(records), size, seed);
-  return {std::move(split.train), std::move(split.validation)};
+  // After the cut: the parts are the same with and without prompts.
+  return {prompts.apply_all(std::move(split.train)), prompts.apply_all(std::move(split.validation))};
 }
 
 std::vector<data::Example> encode(const std::vector<data::Record>& records, const TaskNames& tasks,
