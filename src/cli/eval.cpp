@@ -18,6 +18,7 @@ namespace {
 struct EvalOptions {
   SessionOptions session;
   eval::EvaluateOptions evaluate;
+  PromptOptions prompt;
   std::filesystem::path data;
   std::filesystem::path output;
   std::filesystem::path predictions;
@@ -48,6 +49,8 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   const bool generates = !options.session.model.empty();
   MOELORA_CHECK(generates != !options.predictions.empty(), "give either --model FOLDER or --predictions FILE");
   MOELORA_CHECK(generates || options.session.adapter.empty(), "--adapter goes with --model, not with --predictions");
+  MOELORA_CHECK(generates || (options.prompt.task_prompts.empty() && options.prompt.demonstrations_from.empty()),
+                "--task-prompts and --demonstrations go with --model, not with --predictions");
   MOELORA_CHECK(!generates || !options.output.empty(), "--model needs --output, the folder for answers and scores");
   if (!generates && !writes(ranks)) {
     return;  // scoring alone is no work to divide
@@ -68,8 +71,10 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   }
   std::vector<data::Record> predictions;
   if (generates) {
+    Prompting prompting(options.prompt, options.evaluate);
     options.session.device = device_of_rank(options.session.device, ranks);
     const Session session = open_session(options.session);
+    options.evaluate.ask = [&](const data::Record& record) { return prompting.ask(record, *session.tokenizer); };
     eval::Evaluation evaluation = predict(session, references, options.evaluate, ranks);
     if (!writes(ranks)) {
       return;
@@ -77,6 +82,16 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
     predictions = std::move(evaluation.predictions);
     report.facts.emplace_back("model", options.session.model.string());
     report.facts.emplace_back("adapter", options.session.adapter.empty() ? "none" : options.session.adapter.string());
+    if (!options.prompt.task_prompts.empty()) {
+      report.facts.emplace_back("task prompts", options.prompt.task_prompts.string());
+    }
+    if (!options.prompt.demonstrations_from.empty()) {
+      const bool similar = options.prompt.demonstrations.choice == data::DemonstrationOptions::Choice::similar;
+      report.facts.emplace_back("demonstrations",
+                                detail::concat(options.prompt.demonstrations.count, similar ? " similar" : " random",
+                                               " per question from ", options.prompt.demonstrations_from.string(), ", ",
+                                               prompting.left_out(), " left out in all because they did not fit"));
+    }
     report.facts.emplace_back("cut answers", std::to_string(evaluation.unfinished));
     report.facts.emplace_back("time", train::duration_text(evaluation.seconds));
     report.predictions = predictions;
@@ -104,6 +119,8 @@ void add_eval(CLI::App& app, int& status) {
   verb->add_option("--adapter", options->session.adapter, "adapter folder");
   add_compute_options(*verb, options->session);
   add_predict_options(*verb, options->evaluate);
+  add_task_prompt_option(*verb, options->prompt);
+  add_demonstration_options(*verb, options->prompt);
   verb->add_option("--data", options->data, "records with the right answers in `target`")->required();
   verb->add_option("--output", options->output, "new folder for predictions.json, report.{json,txt,html}");
   verb->add_option("--predictions", options->predictions, "records with answers in `target`: scored without a model");
@@ -118,6 +135,8 @@ void add_eval(CLI::App& app, int& status) {
       "  moelora eval --model examples/tiny_base/model --adapter out/run/adapter --data examples/sample_data/dev.json "
       "\\\n"
       "      --output out/scores --majority examples/sample_data/train.json\n"
+      "  moelora eval --model MODEL --data dev.json --output out/shown --demonstrations 4 --demonstrations-from "
+      "train.json --demonstration-choice similar\n"
       "  moelora eval --predictions answers.json --data dev.json --scorer moelora --json scores.json");
   verb->callback([options, &status] {
     status = run_with_ranks("eval", [&](train::ProcessGroup* ranks) {

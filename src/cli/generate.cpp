@@ -12,6 +12,7 @@ namespace {
 struct GenerateOptions {
   SessionOptions session;
   eval::EvaluateOptions evaluate;
+  PromptOptions prompt_options;
   std::string task;
   std::string prompt;
   std::filesystem::path input;
@@ -27,7 +28,8 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
     std::cout << predict(session, {record}, options.evaluate).predictions.front().target << std::endl;
     return;
   }
-  const model::TokenIds prompt = data::encode_prompt(record, *session.tokenizer, options.evaluate.encode);
+  const model::TokenIds prompt =
+      data::encode_prompt(options.evaluate.ask(record), *session.tokenizer, options.evaluate.encode);
   const auto source = static_cast<std::int64_t>(prompt.size()) - session.tokenizer->prompt_overhead();
   model::GenerationOptions generation = options.evaluate.generation;
   generation.max_new_tokens = options.evaluate.max_target_length;
@@ -49,7 +51,7 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   std::cout << std::endl;
 }
 
-void run_generate(const GenerateOptions& options) {
+void run_generate(GenerateOptions options) {
   MOELORA_CHECK(options.prompt.empty() != options.input.empty(), "give either --prompt TEXT or --input FILE");
   MOELORA_CHECK(options.input.empty() || !options.output.empty(), "--input needs --output, the file for the answers");
   MOELORA_CHECK(options.prompt.empty() || options.output.empty(), "--output goes with --input; --prompt prints");
@@ -63,15 +65,16 @@ void run_generate(const GenerateOptions& options) {
       }
     }
   }
+  Prompting prompting(options.prompt_options, options.evaluate);
   const Session session = open_session(options.session);
+  options.evaluate.ask = [&](const data::Record& record) { return prompting.ask(record, *session.tokenizer); };
   if (options.input.empty()) {
     MOELORA_CHECK(!session.adapter || !options.task.empty() || session.adapter->tasks().size() == 1,
                   "--task is needed: the adapter serves several tasks (`moelora inspect` lists them)");
-    GenerateOptions chosen = options;
-    if (session.adapter && chosen.task.empty()) {
-      chosen.task = session.adapter->tasks().name(0);
+    if (session.adapter && options.task.empty()) {
+      options.task = session.adapter->tasks().name(0);
     }
-    answer_prompt(session, chosen);
+    answer_prompt(session, options);
     return;
   }
   write_records(options.output, predict(session, records, options.evaluate).predictions);
@@ -89,6 +92,7 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_option("--input", options->input, "records (JSON lines or array, field `input`)");
   verb->add_option("--output", options->output, "the records with the answers in the field `target`");
   add_predict_options(*verb, options->evaluate);
+  add_task_prompt_option(*verb, options->prompt_options);
   verb->footer(
       "Examples:\n"
       "  moelora generate --model examples/tiny_base/model --adapter out/run/adapter --task KUAKE-QIC --prompt "

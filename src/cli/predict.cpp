@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "moelora/io/atomic_file.h"
@@ -81,7 +82,44 @@ void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.add_option("--temperature", generation.temperature, "of --sample")->capture_default_str();
   verb.add_option("--top-k", generation.top_k, "of --sample; 0: all tokens")->capture_default_str();
   verb.add_option("--top-p", generation.top_p, "of --sample; 1: all tokens")->capture_default_str();
-  verb.add_option("--seed", generation.seed, "of --sample")->capture_default_str();
+  verb.add_option("--seed", generation.seed, "of --sample and of random demonstrations (eval)")->capture_default_str();
+}
+
+void add_task_prompt_option(CLI::App& verb, PromptOptions& options) {
+  verb.add_option("--task-prompts", options.task_prompts,
+                  "JSON {task: description}: each task's stands before its inputs (as in training)");
+}
+
+void add_demonstration_options(CLI::App& verb, PromptOptions& options) {
+  using Choice = data::DemonstrationOptions::Choice;
+  auto* count = verb.add_option("--demonstrations", options.demonstrations.count,
+                                "solved examples of its task before each question; fewer where they do not fit")
+                    ->check(CLI::PositiveNumber);
+  auto* from = verb.add_option("--demonstrations-from", options.demonstrations_from, "records to take them from");
+  count->needs(from);
+  from->needs(count);
+  verb.add_option("--demonstration-choice", options.demonstrations.choice, "random (by --seed) or similar")
+      ->transform(CLI::CheckedTransformer(
+          std::map<std::string, Choice>{{"random", Choice::random}, {"similar", Choice::similar}}))
+      ->needs(count);
+}
+
+Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate)
+    : options_(options.demonstrations) {
+  options_.seed = evaluate.generation.seed;
+  options_.max_source_length = evaluate.encode.max_source_length;
+  options_.source_prefix = evaluate.encode.source_prefix;
+  options_.task_prompts = data::TaskPrompts::from_file(options.task_prompts);
+  if (!options.demonstrations_from.empty()) {
+    data::ReadOptions read;
+    read.need_target = true;
+    pool_ = std::make_unique<data::DemonstrationPool>(read_and_report(options.demonstrations_from, read));
+  }
+}
+
+data::Record Prompting::ask(const data::Record& record, const model::Tokenizer& tokenizer) {
+  return pool_ ? pool_->with_demonstrations(record, tokenizer, options_, &left_out_)
+               : options_.task_prompts.apply(record);
 }
 
 eval::Evaluation predict(const Session& session, const std::vector<data::Record>& records,

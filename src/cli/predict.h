@@ -2,9 +2,11 @@
 // Answers for many records, with progress on stderr.
 
 #include <filesystem>
+#include <memory>
 #include <vector>
 
 #include "cli/session.h"
+#include "moelora/data/demonstrations.h"
 #include "moelora/eval/evaluate.h"
 #include "moelora/train/process_group.h"
 #include "moelora/train/run_data.h"
@@ -15,6 +17,30 @@ using train::read_and_report;
 
 /// --batch-size, --max-source-length, --max-new-tokens and the sampling options.
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
+
+/// What stands in front of a record's input.
+struct PromptOptions {
+  std::filesystem::path task_prompts;
+  std::filesystem::path demonstrations_from;
+  data::DemonstrationOptions demonstrations;  ///< Used if there are records to take them from.
+};
+
+void add_task_prompt_option(CLI::App& verb, PromptOptions& options);     ///< --task-prompts
+void add_demonstration_options(CLI::App& verb, PromptOptions& options);  ///< --demonstrations and what goes with it
+
+/// How records are asked, from the files that the options name (both may be absent).
+class Prompting {
+ public:
+  /// Takes the random seed and the longest prompt from `evaluate`.
+  Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate);
+  data::Record ask(const data::Record& record, const model::Tokenizer& tokenizer);
+  std::int64_t left_out() const { return left_out_; }  ///< demonstrations that did not fit, of all records asked
+
+ private:
+  data::DemonstrationOptions options_;
+  std::unique_ptr<const data::DemonstrationPool> pool_;
+  std::int64_t left_out_ = 0;
+};
 
 /// eval::evaluate with the session's adapter, each record answered as its own task. Several ranks share the batches of
 /// one process, and all get all answers: the same as one process's.

@@ -26,13 +26,15 @@ std::string as_round(const Record& record) {
 
 }  // namespace
 
+std::string source_text(const Record& record) { return record.history.empty() ? record.input : as_round(record); }
+
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
                     const EncodeOptions& options) {
   MOELORA_CHECK(options.max_source_length >= 2 && options.max_target_length >= 3,
                 "expected max_source_length of at least 2 and max_target_length of at least 3, found ",
                 options.max_source_length, " and ", options.max_target_length);
-  const bool round = options.with_history || !record.history.empty();
-  model::TokenIds source = tokenizer.encode(options.source_prefix + (round ? as_round(record) : record.input));
+  model::TokenIds source =
+      tokenizer.encode(options.source_prefix + (options.with_history ? as_round(record) : source_text(record)));
   model::TokenIds target = tokenizer.encode(record.target);
   Example example;
   example.task = task;
@@ -48,8 +50,7 @@ model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& toke
   const std::int64_t limit = options.max_source_length - tokenizer.prompt_overhead();
   MOELORA_CHECK(limit >= 1, "expected max_source_length above ", tokenizer.prompt_overhead(), ", found ",
                 options.max_source_length);
-  model::TokenIds source =
-      tokenizer.encode(options.source_prefix + (record.history.empty() ? record.input : as_round(record)));
+  model::TokenIds source = tokenizer.encode(options.source_prefix + source_text(record));
   cut_to(source, limit);
   return tokenizer.build_prompt(source);
 }

@@ -90,7 +90,9 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
 
   std::vector<model::TokenIds> prompts;
   prompts.reserve(records.size());
-  for (const data::Record& record : records) prompts.push_back(data::encode_prompt(record, tokenizer, options.encode));
+  for (const data::Record& record : records) {
+    prompts.push_back(data::encode_prompt(options.ask ? options.ask(record) : record, tokenizer, options.encode));
+  }
 
   Evaluation result;
   result.predictions = records;

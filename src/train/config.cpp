@@ -126,6 +126,7 @@ void read_data(io::JsonReader reader, DataSection& data) {
   if (data.part_of < 1 || data.part_index < 0 || data.part_index >= data.part_of) {
     part.problem(detail::concat("expected 0 <= index < of, found index ", data.part_index, " of ", data.part_of));
   }
+  reader.read_or_null("task_prompts", data.task_prompts);
   reader.read("deduplicate", data.deduplicate);
   reader.read("max_source_length", data.encode.max_source_length);
   reader.read("max_target_length", data.encode.max_target_length);
@@ -172,6 +173,7 @@ nlohmann::ordered_json data_to_json(const DataSection& data) {
     json["validation"] = data.validation;
   }
   json["part"] = {{"index", data.part_index}, {"of", data.part_of}};
+  json["task_prompts"] = data.task_prompts;
   json["deduplicate"] = data.deduplicate;
   json["max_source_length"] = data.encode.max_source_length;
   json["max_target_length"] = data.encode.max_target_length;

@@ -160,6 +160,55 @@ TEST(Program, ComputesAsStoredWhereFp32DoesNotFit) {
   EXPECT_EQ(given.text.find("computing in float16"), std::string::npos) << given.text;
 }
 
+TEST(Program, AsksWithTaskPromptsAndDemonstrations) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const fs::path prompts = folder.path() / "prompts.json";
+  std::ofstream(prompts) << R"({"one": "是", "two": "否", "three": "是否"})";
+  const fs::path scores = folder.path() / "scores";
+  const auto shown = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"eval", "--model", tiny_model(), "--data", data, "--max-new-tokens", "2"};
+    words.insert(words.end(), more.begin(), more.end());
+    return moelora_run(words);
+  };
+  const Outcome both = shown({"--output", scores, "--task-prompts", prompts, "--demonstrations", "2",
+                              "--demonstrations-from", data, "--demonstration-choice", "similar"});
+  EXPECT_EQ(both.code, 0) << both.text;
+  std::ifstream predictions(scores / "predictions.json");
+  std::ifstream references(data);
+  std::string said;
+  std::string truth;
+  int count = 0;
+  for (; std::getline(predictions, said) && std::getline(references, truth); ++count) {
+    EXPECT_EQ(ordered_json::parse(said)["input"], ordered_json::parse(truth)["input"]);
+  }
+  EXPECT_EQ(count, 24);
+  std::stringstream page;
+  page << std::ifstream(scores / "report.html").rdbuf();
+  EXPECT_NE(page.str().find("2 similar per question"), std::string::npos);
+
+  const fs::path none = folder.path() / "none";
+  EXPECT_EQ(shown({"--output", none, "--demonstrations", "2"}).code, 2);
+  EXPECT_EQ(shown({"--output", none, "--demonstrations-from", data}).code, 2);
+  std::ofstream(prompts) << R"({"one": "是"})";
+  const Outcome unknown = shown({"--output", none, "--task-prompts", prompts});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.text.find("known: one"), std::string::npos) << unknown.text;
+  EXPECT_EQ(moelora_run({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "one", "--task-prompts",
+                         prompts, "--max-new-tokens", "2"})
+                .code,
+            0);
+  EXPECT_EQ(moelora_run({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "two", "--task-prompts",
+                         prompts, "--max-new-tokens", "2"})
+                .code,
+            2);
+  const fs::path config = write_config(folder.path() / "config.json", data);
+  const std::string set = "data.task_prompts=" + prompts.string();
+  EXPECT_EQ(moelora_run({"train", "--config", config, "--set", set, "--dry-run"}).code, 2);
+  std::ofstream(prompts) << R"({"default": "是"})";
+  EXPECT_EQ(moelora_run({"train", "--config", config, "--set", set, "--dry-run"}).code, 0);
+}
+
 TEST(Program, TrainsEvaluatesMergesAndExports) {
   const TemporaryFolder folder;
   const fs::path data = write_records(folder.path() / "data.json");

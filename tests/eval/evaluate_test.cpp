@@ -116,6 +116,27 @@ TEST(Evaluate, AnswersStandInTheOrderOfTheRecords) {
   EXPECT_TRUE(c10::GradMode::is_enabled());
 }
 
+TEST(Evaluate, RecordsAreAskedInTheirAskedFormAndPredictionsKeepTheirOwn) {
+  AlphabetModel model;
+  EvaluateOptions options;
+  options.batch_size = 2;
+  options.ask = [](data::Record record) {  // the shorter the input, the longer the prompt
+    record.input += std::string(20 - 2 * record.input.size(), 'y');
+    return record;
+  };
+  std::vector<std::vector<std::int64_t>> batches;
+  const BatchContext context = [&](const std::vector<std::int64_t>& records) -> model::ContextMaker {
+    batches.push_back(records);
+    return
+        [](const nn::Segments& segments, const std::vector<std::int64_t>&) { return nn::RowContext::plain(segments); };
+  };
+  const Evaluation result = evaluate(model, ByteTokenizer(), alphabet_records(), options, context);
+  EXPECT_EQ(batches, (std::vector<std::vector<std::int64_t>>{{2, 0}, {4, 3}, {1}}));
+  for (std::size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(result.predictions[i].input, alphabet_records()[i].input);
+  }
+}
+
 TEST(Evaluate, CutAnswersAreCounted) {
   AlphabetModel model;
   EvaluateOptions options;

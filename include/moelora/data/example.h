@@ -31,6 +31,10 @@ struct Example {
   std::int64_t label_count() const { return length() - context; }
 };
 
+/// The text that a record asks with, before any prefix: its input, as a round of a conversation after its earlier ones
+/// if it has a history.
+std::string source_text(const Record& record);
+
 /// Training form. The source is cut to max_source_length - 1 tokens, the target to max_target_length - 2, as
 /// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off.
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,

@@ -11,8 +11,12 @@
 
 namespace moelora::eval {
 
+/// The form in which a record is asked: with a task prompt, with demonstrations.
+using Asking = std::function<data::Record(const data::Record&)>;
+
 struct EvaluateOptions {
-  data::EncodeOptions encode;            ///< max_source_length, source_prefix
+  data::EncodeOptions encode;  ///< max_source_length, source_prefix
+  Asking ask;                  ///< Makes the prompt's record of each record; predictions keep the original one.
   std::int64_t max_target_length = 196;  ///< New tokens per answer, the end of sequence included.
   std::int64_t batch_size = 16;          ///< Prompts that are generated together, > 0.
   /// Most tokens of a batch's prompts and answers together: bounds the KV cache. 0: no bound; a longer prompt goes

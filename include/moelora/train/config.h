@@ -38,6 +38,7 @@ struct DataSection {
   std::int64_t validation_size = -1;  ///< Records carved out; -1: 5 %, at most 500; 0: none.
   std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
   std::int64_t part_of = 1;
+  std::string task_prompts;    ///< JSON file (data::TaskPrompts): texts in front of the inputs; empty: none.
   bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
   data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix, with_history
 };
