@@ -74,8 +74,9 @@ moelora_room(data model)
 moelora_room(eval data)
 moelora_room(train adapter data)
 moelora_room(verify adapter eval train)
+moelora_room(experiment adapter eval train)
 
-set(MOELORA_ROOMS log io nn adapter model data eval train verify)
+set(MOELORA_ROOMS log io nn adapter model data eval train verify experiment)
 
 add_library(moelora STATIC)
 add_library(moelora::moelora ALIAS moelora)

@@ -59,7 +59,8 @@ std::vector<LossPoint> thinned(const std::vector<LossPoint>& points) {
   return kept;
 }
 
-// Round distances between grid lines: 1, 2 or 5 times a power of ten.
+}  // namespace
+
 double grid_step(double span, int lines) {
   const double rough = span / lines;
   const double power = std::pow(10.0, std::floor(std::log10(rough)));
@@ -68,8 +69,6 @@ double grid_step(double span, int lines) {
   }
   return 10 * power;
 }
-
-}  // namespace
 
 std::vector<LossPoint> smoothed(const std::vector<LossPoint>& points) {
   std::vector<LossPoint> result = finite_points(points);

@@ -9,12 +9,6 @@
 namespace moelora::eval {
 namespace {
 
-struct LabelCounts {
-  std::int64_t both = 0;  // in truth and answered
-  std::int64_t truth = 0;
-  std::int64_t answered = 0;
-};
-
 double ratio_or_zero(std::int64_t part, std::int64_t whole) {
   return whole == 0 ? 0.0 : static_cast<double>(part) / static_cast<double>(whole);
 }
@@ -32,9 +26,9 @@ std::map<std::string, LabelCounts> count_labels(const std::vector<std::string>& 
   return counts;
 }
 
-double f1_of(const LabelCounts& counts) { return ratio_or_zero(2 * counts.both, counts.truth + counts.answered); }
-
 }  // namespace
+
+double label_f1(const LabelCounts& counts) { return ratio_or_zero(2 * counts.both, counts.truth + counts.answered); }
 
 F1 micro_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
   std::int64_t right = 0;
@@ -48,7 +42,7 @@ F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string
   if (labels.empty()) return {};
   F1 sum;
   for (const auto& [label, counts] : labels) {
-    sum.f1 += f1_of(counts);
+    sum.f1 += label_f1(counts);
     sum.precision += ratio_or_zero(counts.both, counts.answered);
     sum.recall += ratio_or_zero(counts.both, counts.truth);
   }
@@ -59,29 +53,42 @@ F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string
 std::vector<LabelF1> label_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
   std::vector<LabelF1> result;
   for (const auto& [label, counts] : count_labels(truth, answers)) {
-    if (counts.truth > 0) result.push_back({label, f1_of(counts), counts.truth});
+    if (counts.truth > 0) result.push_back({label, label_f1(counts), counts.truth});
   }
+  return result;
+}
+
+ItemCounts& ItemCounts::operator+=(const ItemCounts& other) {
+  found += other.found;
+  missed += other.missed;
+  wrong += other.wrong;
+  return *this;
+}
+
+ItemCounts count_items(const nlohmann::ordered_json& truth, const nlohmann::ordered_json& answers) {
+  const auto contains = [](const nlohmann::ordered_json& list, const nlohmann::ordered_json& item) {
+    return std::find(list.begin(), list.end(), item) != list.end();
+  };
+  ItemCounts counts;
+  for (const auto& item : truth) ++(contains(answers, item) ? counts.found : counts.missed);
+  for (const auto& item : answers) counts.wrong += contains(truth, item) ? 0 : 1;
+  return counts;
+}
+
+F1 item_f1(const ItemCounts& counts) {
+  F1 result;
+  result.precision = ratio_or_zero(counts.found, counts.found + counts.wrong);
+  result.recall = ratio_or_zero(counts.found, counts.found + counts.missed);
+  const double sum = result.precision + result.recall;
+  result.f1 = sum == 0 ? 0.0 : 2 * result.precision * result.recall / sum;
   return result;
 }
 
 F1 item_f1(const std::vector<nlohmann::ordered_json>& truth, const std::vector<nlohmann::ordered_json>& answers) {
   TORCH_INTERNAL_ASSERT(truth.size() == answers.size());
-  const auto contains = [](const nlohmann::ordered_json& list, const nlohmann::ordered_json& item) {
-    return std::find(list.begin(), list.end(), item) != list.end();
-  };
-  std::int64_t found = 0;
-  std::int64_t missed = 0;
-  std::int64_t wrong = 0;
-  for (std::size_t i = 0; i < truth.size(); ++i) {
-    for (const auto& item : truth[i]) ++(contains(answers[i], item) ? found : missed);
-    for (const auto& item : answers[i]) wrong += contains(truth[i], item) ? 0 : 1;
-  }
-  F1 result;
-  result.precision = ratio_or_zero(found, found + wrong);
-  result.recall = ratio_or_zero(found, found + missed);
-  const double sum = result.precision + result.recall;
-  result.f1 = sum == 0 ? 0.0 : 2 * result.precision * result.recall / sum;
-  return result;
+  ItemCounts sum;
+  for (std::size_t i = 0; i < truth.size(); ++i) sum += count_items(truth[i], answers[i]);
+  return item_f1(sum);
 }
 
 }  // namespace moelora::eval

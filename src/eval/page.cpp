@@ -99,11 +99,11 @@ std::string escape(std::string_view text) {
   return escaped;
 }
 
-std::string document(const std::string& title, const Facts& facts, const std::string& body) {
+std::string document(const std::string& title, const Facts& facts, const std::string& body, std::string_view style) {
   std::string page = "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n";
   page += "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>" + escape(title) +
-          "</title>\n<style>" + std::string(kStyle) + "</style>\n</head>\n<body>\n<main>\n<h1>" + escape(title) +
-          "</h1>\n";
+          "</title>\n<style>" + std::string(kStyle).append(style) + "</style>\n</head>\n<body>\n<main>\n<h1>" +
+          escape(title) + "</h1>\n";
   if (!facts.empty()) {
     page += "<dl>";
     for (const auto& [name, value] : facts) page += "<dt>" + escape(name) + "</dt><dd>" + escape(value) + "</dd>";

@@ -18,8 +18,9 @@ struct ScoreColumn {
 /// Escaped for HTML text and attributes, invalid UTF-8 replaced.
 std::string escape(std::string_view text);
 
-/// The whole document around `body`.
-std::string document(const std::string& title, const Facts& facts, const std::string& body);
+/// The whole document around `body`; `style` is added to the style sheet.
+std::string document(const std::string& title, const Facts& facts, const std::string& body,
+                     std::string_view style = {});
 std::string section(const std::string& heading, const std::string& body);
 
 /// One row per task with a number per column and a bar per number; the last row is the average.
@@ -38,6 +39,9 @@ struct ChartSize {
 };
 /// Lines over steps with axes; empty text when no series has a finite point.
 std::string line_chart(const std::vector<Series>& series, ChartSize size);
+
+/// Round distance between about `lines` grid lines: 1, 2 or 5 times a power of ten.
+double grid_step(double span, int lines);
 
 /// Exponential moving average over about a fiftieth of the points.
 std::vector<LossPoint> smoothed(const std::vector<LossPoint>& points);

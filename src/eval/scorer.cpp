@@ -5,11 +5,10 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <unordered_map>
 
 #include "eval/python_text.h"
+#include "eval/samples.h"
 #include "moelora/eval/answers.h"
-#include "moelora/eval/rouge.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {
@@ -23,37 +22,6 @@ struct ScorerName {
 };
 constexpr std::array<ScorerName, 3> kScorerNames{
     {{"moelora", Scorer::moelora}, {"promptcblue", std::nullopt}, {"paper", std::nullopt}}};
-
-// One task's samples, references and answers side by side.
-struct Samples {
-  std::string task;
-  std::vector<const data::Record*> references;
-  std::vector<const data::Record*> predictions;
-
-  std::size_t count() const { return references.size(); }
-  // Files of bare predictions may leave out what the reference says anyway.
-  const std::vector<std::string>& choices(std::size_t i) const {
-    return predictions[i]->answer_choices.empty() ? references[i]->answer_choices : predictions[i]->answer_choices;
-  }
-};
-
-struct ParsedSamples {
-  std::vector<Json> truth;
-  std::vector<Json> answers;
-};
-
-ParsedSamples parse_samples(const Samples& samples) {
-  ParsedSamples parsed;
-  const bool known = find_task_rule(samples.task) != nullptr;
-  const auto parse = [&](const std::string& answer, const std::vector<std::string>& choices) -> Json {
-    return known ? parse_answer(samples.task, answer, choices) : Json(std::string(text::strip(answer)));
-  };
-  for (std::size_t i = 0; i < samples.count(); ++i) {
-    parsed.truth.push_back(parse(samples.references[i]->target, samples.references[i]->answer_choices));
-    parsed.answers.push_back(parse(samples.predictions[i]->target, samples.choices(i)));
-  }
-  return parsed;
-}
 
 bool says_something(const Json& part) {
   if (part.is_string()) return !part.get_ref<const std::string&>().empty();
@@ -75,24 +43,18 @@ std::int64_t count_unreadable_lists(const Samples& samples, const ParsedSamples&
 }
 
 void score_labels(const Samples& samples, const ParsedSamples& parsed, Metric metric, TaskScore& result) {
-  std::vector<std::string> truth;
-  std::vector<std::string> answers;
-  for (std::size_t i = 0; i < samples.count(); ++i) {
-    truth.push_back(parsed.truth[i]);
-    answers.push_back(parsed.answers[i]);
-    // The data set's own spelling mixes a half-width and a full-width bracket.
-    if (samples.task == "CHIP-CTC") answers.back() = text::replace(answers.back(), "(医生检测)", "(医生检测）");
-  }
-  const F1 f1 = metric == Metric::macro_f1 ? macro_f1(truth, answers) : micro_f1(truth, answers);
+  const LabelColumns labels = labels_of(samples, parsed);
+  const F1 f1 =
+      metric == Metric::macro_f1 ? macro_f1(labels.truth, labels.answers) : micro_f1(labels.truth, labels.answers);
   result.score = f1.f1;
   result.precision = f1.precision;
   result.recall = f1.recall;
-  result.labels = label_f1(truth, answers);
-  const std::set<std::string> true_labels(truth.begin(), truth.end());
+  result.labels = label_f1(labels.truth, labels.answers);
+  const std::set<std::string> true_labels(labels.truth.begin(), labels.truth.end());
   for (std::size_t i = 0; i < samples.count(); ++i) {
     const auto& choices = samples.choices(i);
-    const bool offered = std::find(choices.begin(), choices.end(), answers[i]) != choices.end();
-    if (!offered && true_labels.count(answers[i]) == 0) ++result.unparsable;
+    const bool offered = std::find(choices.begin(), choices.end(), labels.answers[i]) != choices.end();
+    if (!offered && true_labels.count(labels.answers[i]) == 0) ++result.unparsable;
   }
 }
 
@@ -104,59 +66,18 @@ void score_items(const Samples& samples, const ParsedSamples& parsed, TaskScore&
   result.unparsable = count_unreadable_lists(samples, parsed);
 }
 
-struct TextPair {
-  std::string answer;
-  std::string truth;
-};
-
-// An overlong text scores 0; true when both could be compared.
-bool add_rouge(const TextPair& pair, const Segmenter& segmenter, std::string_view prefix, double weight,
-               TaskScore& result) {
-  const auto form = [&](const std::string& text) { return std::string(prefix) + join_tokens(segmenter.cut(text)); };
-  if (text::words(pair.answer).empty() && prefix.empty()) return false;
-  const std::string answer = form(pair.answer);
-  const std::string truth = form(pair.truth);
-  if (text::words(answer).size() > kMaxRougeWords || text::words(truth).size() > kMaxRougeWords) return false;
-  const RougeScore each = rouge_l(answer, truth);
-  result.score += each.f * weight;
-  result.precision = *result.precision + each.precision * weight;
-  result.recall = *result.recall + each.recall * weight;
-  return true;
-}
-
-void score_texts(const ParsedSamples& parsed, const Segmenter& segmenter, TaskScore& result) {
-  const double weight = 1.0 / static_cast<double>(parsed.truth.size());
-  for (std::size_t i = 0; i < parsed.truth.size(); ++i) {
-    const auto& answer = parsed.answers[i].get_ref<const std::string&>();
-    // The reference compares "-" in the place of an empty answer.
-    const bool compared = add_rouge({answer.empty() ? "-" : answer, parsed.truth[i]}, segmenter, "", weight, result);
-    if (answer.empty() || !compared) ++result.unparsable;
+void score_texts(const Samples& samples, const ParsedSamples& parsed, Metric metric, const Segmenter& segmenter,
+                 TaskScore& result) {
+  if (metric == Metric::section_rouge_l) result.unparsable = count_unreadable_lists(samples, parsed);
+  const double weight = 1.0 / static_cast<double>(samples.count());
+  for (std::size_t i = 0; i < samples.count(); ++i) {
+    const TextScore each = metric == Metric::rouge_l ? text_score(parsed.truth[i], parsed.answers[i], segmenter)
+                                                     : section_score(parsed.truth[i], parsed.answers[i], segmenter);
+    result.score += each.rouge.f * weight;
+    result.precision = *result.precision + each.rouge.precision * weight;
+    result.recall = *result.recall + each.rouge.recall * weight;
+    if (!each.is_readable) ++result.unparsable;
   }
-}
-
-void score_sections(const Samples& samples, const ParsedSamples& parsed, const Segmenter& segmenter,
-                    TaskScore& result) {
-  result.unparsable = count_unreadable_lists(samples, parsed);
-  for (std::size_t i = 0; i < parsed.truth.size(); ++i) {
-    const Json& answer = parsed.answers[i];
-    const double weight = 1.0 / static_cast<double>(parsed.truth.size()) / static_cast<double>(parsed.truth[i].size());
-    bool overlong = false;
-    for (const auto& [section, truth] : parsed.truth[i].items()) {
-      if (!answer.contains(section)) continue;
-      overlong |= !add_rouge({answer[section], truth}, segmenter, "-", weight, result);
-    }
-    if (overlong) ++result.unparsable;
-  }
-}
-
-Metric metric_of(const Samples& samples) {
-  if (const TaskRule* rule = find_task_rule(samples.task)) return rule->metric;
-  const bool labels = std::all_of(samples.references.begin(), samples.references.end(), [](const data::Record* record) {
-    if (record->task_type == "cls" || record->task_type == "matching" || record->task_type == "nli") return true;
-    const auto& choices = record->answer_choices;
-    return std::find(choices.begin(), choices.end(), text::strip(record->target)) != choices.end();
-  });
-  return labels ? Metric::micro_f1 : Metric::rouge_l;
 }
 
 TaskScore score_task(const Samples& samples, const Segmenter& segmenter) {
@@ -178,19 +99,11 @@ TaskScore score_task(const Samples& samples, const Segmenter& segmenter) {
       score_items(samples, parsed, result);
       break;
     case Metric::rouge_l:
-      score_texts(parsed, segmenter, result);
-      break;
     case Metric::section_rouge_l:
-      score_sections(samples, parsed, segmenter, result);
+      score_texts(samples, parsed, metric, segmenter, result);
       break;
   }
   return result;
-}
-
-// PromptCBLUE's order first, so that tables of different data files read alike.
-std::size_t rank_of_task(const std::string& task) {
-  const TaskRule* rule = find_task_rule(task);
-  return rule == nullptr ? task_rules().size() : static_cast<std::size_t>(rule - task_rules().data());
 }
 
 }  // namespace
@@ -222,17 +135,7 @@ const TaskScore* Scores::find(std::string_view task) const {
 Scores score(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions, Scorer scorer,
              const Segmenter& segmenter) {
   MOELORA_CHECK(!references.empty(), "expected records to score, found none: check the data file");
-  const std::vector<std::size_t> matches = match_predictions(references, predictions);
-  std::vector<Samples> by_task;
-  std::unordered_map<std::string, std::size_t> index;
-  for (std::size_t i = 0; i < references.size(); ++i) {
-    const auto [place, fresh] = index.try_emplace(references[i].task, by_task.size());
-    if (fresh) by_task.push_back({references[i].task, {}, {}});
-    by_task[place->second].references.push_back(&references[i]);
-    by_task[place->second].predictions.push_back(&predictions[matches[i]]);
-  }
-  std::stable_sort(by_task.begin(), by_task.end(),
-                   [](const Samples& a, const Samples& b) { return rank_of_task(a.task) < rank_of_task(b.task); });
+  const std::vector<Samples> by_task = samples_by_task(references, predictions);
   Scores scores;
   scores.scorer = scorer_name(scorer);
   scores.segmentation = segmenter.name();

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "eval/python_text.h"
+#include "eval/text_table.h"
 #include "moelora/eval/scorer.h"
 
 namespace moelora::eval {
@@ -18,7 +19,8 @@ std::string four_digits(double value) {
 
 std::string four_digits(const std::optional<double>& value) { return value ? four_digits(*value) : "-"; }
 
-// The first `left` columns are aligned to the left, the others to the right.
+}  // namespace
+
 std::string aligned(const std::vector<std::vector<std::string>>& rows, std::size_t left) {
   std::vector<std::int64_t> widths;
   for (const auto& row : rows) {
@@ -38,8 +40,6 @@ std::string aligned(const std::vector<std::vector<std::string>>& rows, std::size
   }
   return table;
 }
-
-}  // namespace
 
 nlohmann::ordered_json to_json(const Scores& scores) {
   nlohmann::ordered_json json;

@@ -15,6 +15,14 @@ struct F1 {
   double recall = 0;
 };
 
+/// Samples of one label.
+struct LabelCounts {
+  std::int64_t both = 0;  ///< in truth and answered
+  std::int64_t truth = 0;
+  std::int64_t answered = 0;
+};
+double label_f1(const LabelCounts& counts);
+
 struct LabelF1 {
   std::string label;
   double f1 = 0;
@@ -28,8 +36,18 @@ F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string
 /// Each label that occurs in truth, sorted.
 std::vector<LabelF1> label_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers);
 
-/// One array of items per sample. Every true item that is among the sample's answers is found; every answer that is not
-/// among the true items is wrong. Items are counted as often as they are listed.
+/// Items of one or several samples; they add up.
+struct ItemCounts {
+  std::int64_t found = 0;   ///< true items that are among the answers
+  std::int64_t missed = 0;  ///< true items that are not
+  std::int64_t wrong = 0;   ///< answers that are not among the true items
+
+  ItemCounts& operator+=(const ItemCounts& other);
+};
+/// One sample's arrays of items. Items are counted as often as they are listed.
+ItemCounts count_items(const nlohmann::ordered_json& truth, const nlohmann::ordered_json& answers);
+F1 item_f1(const ItemCounts& counts);
+/// One array of items per sample; all samples' counts together.
 F1 item_f1(const std::vector<nlohmann::ordered_json>& truth, const std::vector<nlohmann::ordered_json>& answers);
 
 }  // namespace moelora::eval

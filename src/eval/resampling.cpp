@@ -1,0 +1,257 @@
+#include "moelora/eval/resampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "data/random.h"
+#include "eval/samples.h"
+#include "moelora/io/error.h"
+
+namespace moelora::eval {
+namespace {
+
+NumberedLabels numbered(const LabelColumns& columns) {
+  std::map<std::string, std::int32_t> numbers;
+  for (const auto* labels : {&columns.truth, &columns.answers}) {
+    for (const std::string& label : *labels) numbers.emplace(label, 0);
+  }
+  NumberedLabels result;
+  for (auto& [label, number] : numbers) number = result.labels++;
+  for (std::size_t i = 0; i < columns.truth.size(); ++i) {
+    result.samples.push_back({numbers[columns.truth[i]], numbers[columns.answers[i]]});
+  }
+  return result;
+}
+
+TaskSamples task_samples(const Samples& samples, const Segmenter& segmenter) {
+  const ParsedSamples parsed = parse_samples(samples);
+  TaskSamples result{samples.task, metric_of(samples), {}};
+  if (result.metric == Metric::micro_f1 || result.metric == Metric::macro_f1) {
+    result.parts = numbered(labels_of(samples, parsed));
+  } else if (result.metric == Metric::item_f1) {
+    std::vector<ItemCounts> items;
+    for (std::size_t i = 0; i < samples.count(); ++i) items.push_back(count_items(parsed.truth[i], parsed.answers[i]));
+    result.parts = std::move(items);
+  } else {
+    std::vector<double> values;
+    for (std::size_t i = 0; i < samples.count(); ++i) {
+      values.push_back(result.metric == Metric::rouge_l
+                           ? text_score(parsed.truth[i], parsed.answers[i], segmenter).rouge.f
+                           : section_score(parsed.truth[i], parsed.answers[i], segmenter).rouge.f);
+    }
+    result.parts = std::move(values);
+  }
+  return result;
+}
+
+using Indices = std::span<const std::int32_t>;
+
+double resampled_score(const std::vector<ItemCounts>& items, Metric, Indices samples) {
+  ItemCounts sum;
+  for (const std::int32_t i : samples) sum += items[static_cast<std::size_t>(i)];
+  return item_f1(sum).f1;
+}
+
+double resampled_score(const std::vector<double>& values, Metric, Indices samples) {
+  double sum = 0;
+  for (const std::int32_t i : samples) sum += values[static_cast<std::size_t>(i)];
+  return sum / static_cast<double>(samples.size());
+}
+
+double resampled_score(const NumberedLabels& labels, Metric metric, Indices samples) {
+  if (metric == Metric::micro_f1) {
+    std::int64_t right = 0;
+    for (const std::int32_t i : samples) {
+      const auto& [truth, answer] = labels.samples[static_cast<std::size_t>(i)];
+      right += truth == answer ? 1 : 0;
+    }
+    return static_cast<double>(right) / static_cast<double>(samples.size());
+  }
+  std::vector<LabelCounts> counts(static_cast<std::size_t>(labels.labels));
+  for (const std::int32_t i : samples) {
+    const auto& [truth, answer] = labels.samples[static_cast<std::size_t>(i)];
+    ++counts[static_cast<std::size_t>(truth)].truth;
+    ++counts[static_cast<std::size_t>(answer)].answered;
+    if (truth == answer) ++counts[static_cast<std::size_t>(truth)].both;
+  }
+  double sum = 0;
+  std::int64_t occurring = 0;
+  for (const LabelCounts& label : counts) {
+    if (label.truth + label.answered == 0) continue;
+    sum += label_f1(label);
+    ++occurring;
+  }
+  return sum / static_cast<double>(occurring);
+}
+
+std::vector<std::int32_t> all_samples(std::int32_t count) {
+  std::vector<std::int32_t> samples(static_cast<std::size_t>(count));
+  std::iota(samples.begin(), samples.end(), 0);
+  return samples;
+}
+
+// Rows with the same seeds, in any order, draw the same runs.
+struct RunDraws {
+  std::vector<std::size_t> by_seed;  // runs in the order of their seeds
+  std::uint64_t stream = 0;          // a hash of the seeds
+};
+
+RunDraws run_draws(const std::vector<std::uint64_t>& seeds) {
+  RunDraws draws;
+  draws.by_seed.resize(seeds.size());
+  std::iota(draws.by_seed.begin(), draws.by_seed.end(), std::size_t{0});
+  std::stable_sort(draws.by_seed.begin(), draws.by_seed.end(),
+                   [&](std::size_t a, std::size_t b) { return seeds[a] < seeds[b]; });
+  for (const std::size_t run : draws.by_seed) draws.stream = data::stream(draws.stream, seeds[run], 1).next();
+  return draws;
+}
+
+void check_runs(const std::vector<BootstrapRow>& rows, const ScoredRun& first) {
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    MOELORA_CHECK(rows[i].seeds.size() == rows[i].runs.size(), "expected one run per seed in row ", i + 1, ", found ",
+                  rows[i].runs.size(), " runs and ", rows[i].seeds.size(), " seeds");
+    for (const ScoredRun& run : rows[i].runs) {
+      const bool same = std::equal(
+          run.tasks().begin(), run.tasks().end(), first.tasks().begin(), first.tasks().end(),
+          [](const TaskSamples& a, const TaskSamples& b) { return a.task == b.task && a.count() == b.count(); });
+      MOELORA_CHECK(same, "expected all runs to be scored on the same samples, found others in row ", i + 1,
+                    ": score them against the same references");
+    }
+  }
+}
+
+const ScoredRun* first_run(const std::vector<BootstrapRow>& rows) {
+  const auto found = std::find_if(rows.begin(), rows.end(), [](const BootstrapRow& row) { return !row.runs.empty(); });
+  return found == rows.end() ? nullptr : &found->runs.front();
+}
+
+// Between the two nearest order statistics.
+double quantile(const std::vector<double>& sorted, double share) {
+  const double place = share * static_cast<double>(sorted.size() - 1);
+  const auto below = static_cast<std::size_t>(place);
+  const std::size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (place - std::floor(place)) * (sorted[above] - sorted[below]);
+}
+
+constexpr std::uint64_t kRunStreams = 1ull << 32;  // apart from the tasks' streams
+
+}  // namespace
+
+std::int32_t TaskSamples::count() const {
+  if (const auto* labels = std::get_if<NumberedLabels>(&parts))
+    return static_cast<std::int32_t>(labels->samples.size());
+  if (const auto* items = std::get_if<std::vector<ItemCounts>>(&parts)) return static_cast<std::int32_t>(items->size());
+  return static_cast<std::int32_t>(std::get<std::vector<double>>(parts).size());
+}
+
+ScoredRun ScoredRun::from(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
+                          const Segmenter& segmenter) {
+  MOELORA_CHECK(!references.empty(), "expected records to score, found none: check the data file");
+  ScoredRun run;
+  run.segmentation_ = segmenter.name();
+  for (const Samples& samples : samples_by_task(references, predictions)) {
+    run.tasks_.push_back(task_samples(samples, segmenter));
+  }
+  return run;
+}
+
+double ScoredRun::score(std::size_t task, Indices samples) const {
+  if (samples.empty()) return 0.0;
+  const TaskSamples& of_task = tasks_.at(task);
+  return std::visit([&](const auto& parts) { return resampled_score(parts, of_task.metric, samples); }, of_task.parts);
+}
+
+double ScoredRun::score(std::size_t task) const { return score(task, all_samples(tasks_.at(task).count())); }
+
+double ScoredRun::average() const {
+  double sum = 0;
+  for (std::size_t task = 0; task < tasks_.size(); ++task) sum += score(task);
+  return tasks_.empty() ? 0.0 : sum / static_cast<double>(tasks_.size());
+}
+
+Bootstrap::Bootstrap(const std::vector<BootstrapRow>& rows, const BootstrapOptions& options)
+    : options_(options), rows_(rows.size()) {
+  MOELORA_CHECK(options.resamples > 0, "expected at least one resample, found ", options.resamples);
+  MOELORA_CHECK(options.level > 0 && options.level < 1, "expected a level between 0 and 1, found ", options.level);
+  const ScoredRun* first = first_run(rows);
+  if (first == nullptr) return;
+  check_runs(rows, *first);
+  tasks_ = first->tasks().size();
+  const auto resamples = static_cast<std::size_t>(options.resamples);
+  std::vector<RunDraws> draws;
+  for (std::size_t row = 0; row < rows.size(); ++row) {
+    draws.push_back(run_draws(rows[row].seeds));
+    if (rows[row].runs.empty()) continue;
+    rows_[row].resize(tasks_ + 1);
+    for (Resampled& column : rows_[row]) column.resamples.resize(resamples);
+    const auto runs = static_cast<double>(rows[row].runs.size());
+    for (const ScoredRun& run : rows[row].runs) {
+      for (std::size_t task = 0; task < tasks_; ++task) rows_[row][task].value += run.score(task) / runs;
+      rows_[row][tasks_].value += run.average() / runs;
+    }
+  }
+  std::vector<std::int32_t> drawn;
+  std::vector<double> scores;
+  for (std::size_t resample = 0; resample < resamples; ++resample) {
+    for (std::size_t task = 0; task < tasks_; ++task) {
+      const auto count = static_cast<std::uint64_t>(first->tasks()[task].count());
+      data::SplitMix64 random = data::stream(options.seed, resample, task);
+      drawn.resize(count);
+      for (std::int32_t& sample : drawn) sample = static_cast<std::int32_t>(random.below(count));
+      for (std::size_t row = 0; row < rows.size(); ++row) {
+        const auto& runs = rows[row].runs;
+        if (runs.empty()) continue;
+        scores.assign(runs.size(), 0.0);
+        for (std::size_t run = 0; run < runs.size(); ++run) scores[run] = runs[run].score(task, drawn);
+        // The same stream for every task: a run is drawn with all its tasks.
+        data::SplitMix64 seeds = data::stream(options.seed, resample, kRunStreams ^ draws[row].stream);
+        double mean = 0;
+        for (std::size_t run = 0; run < runs.size(); ++run)
+          mean += scores[draws[row].by_seed[seeds.below(runs.size())]];
+        mean /= static_cast<double>(runs.size());
+        rows_[row][task].resamples[resample] = mean;
+        rows_[row][tasks_].resamples[resample] += mean / static_cast<double>(tasks_);
+      }
+    }
+  }
+}
+
+Interval Bootstrap::interval_of(double value, std::vector<double> resamples) const {
+  std::sort(resamples.begin(), resamples.end());
+  const double tail = (1 - options_.level) / 2;
+  return {value, quantile(resamples, tail), quantile(resamples, 1 - tail)};
+}
+
+std::optional<Interval> Bootstrap::interval(std::size_t row, std::size_t column) const {
+  if (rows_.at(row).empty()) return std::nullopt;
+  const Resampled& resampled = rows_[row].at(column);
+  return interval_of(resampled.value, resampled.resamples);
+}
+
+std::optional<Difference> Bootstrap::column_difference(std::size_t row, std::size_t baseline,
+                                                       std::size_t column) const {
+  if (rows_.at(row).empty() || rows_.at(baseline).empty()) return std::nullopt;
+  const Resampled& mine = rows_[row].at(column);
+  const Resampled& other = rows_[baseline].at(column);
+  std::vector<double> differences(mine.resamples.size());
+  std::transform(mine.resamples.begin(), mine.resamples.end(), other.resamples.begin(), differences.begin(),
+                 std::minus<>());
+  const auto not_above = std::count_if(differences.begin(), differences.end(), [](double d) { return d <= 0; });
+  const double share = static_cast<double>(not_above) / static_cast<double>(differences.size());
+  return Difference{interval_of(mine.value - other.value, std::move(differences)), share};
+}
+
+std::optional<Interval> Bootstrap::score(std::size_t row, std::size_t task) const { return interval(row, task); }
+std::optional<Interval> Bootstrap::average(std::size_t row) const { return interval(row, tasks_); }
+std::optional<Difference> Bootstrap::difference(std::size_t row, std::size_t baseline, std::size_t task) const {
+  return column_difference(row, baseline, task);
+}
+std::optional<Difference> Bootstrap::average_difference(std::size_t row, std::size_t baseline) const {
+  return column_difference(row, baseline, tasks_);
+}
+
+}  // namespace moelora::eval
