@@ -156,7 +156,7 @@ nn::LowRank compose_updates(const std::vector<nn::LowRank>& loras, const std::ve
   std::vector<at::Tensor> A, B;
   for (std::size_t i = 0; i < loras.size(); ++i) {
     A.push_back(loras[i].A);
-    B.push_back(loras[i].B * weights[i]);
+    B.push_back(loras[i].B.to(at::kDouble).mul_(weights[i]).to(at::kFloat));
   }
   return {at::cat(A, 0), at::cat(B, 1)};
 }

@@ -59,9 +59,9 @@ TEST(LoraHub, FactorsAreTheWeightedSumsOfEveryEntry) {
   }
 }
 
-TEST(LoraHub, UpdatesOfDifferentRanksAreStackedExactly) {
+TEST(LoraHub, UpdatesOfDifferentRanksAreStacked) {
   const auto loras = random_loras({4, 1, 8, 3}, 33, 70);
-  const Weights weights{0.5, -2.0, 1.25, 0.0};  // exact in fp32 products of these
+  const Weights weights{0.3, -2.0, 1.25, 0.0};
   const auto found = compose_updates(loras, weights);
   EXPECT_EQ(found.A.sizes(), (std::vector<std::int64_t>{16, 70}));
   EXPECT_EQ(found.B.sizes(), (std::vector<std::int64_t>{33, 16}));

@@ -15,7 +15,8 @@ namespace moelora {
 /// one weight per LoRA missing.
 nn::LowRank compose_factors(const std::vector<nn::LowRank>& loras, const std::vector<double>& weights);
 
-/// Σ w_t B_t A_t, exactly: the A_t stacked [Σ r_t, d_in], the w_t B_t side by side [d_out, Σ r_t]. Ranks may differ.
+/// Σ w_t B_t A_t without products across LoRAs: the A_t stacked [Σ r_t, d_in], the w_t B_t, each entry rounded once,
+/// side by side [d_out, Σ r_t]. Ranks may differ.
 nn::LowRank compose_updates(const std::vector<nn::LowRank>& loras, const std::vector<double>& weights);
 
 struct LoraHubOptions {
