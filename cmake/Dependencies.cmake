@@ -1,4 +1,5 @@
-# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev; libgloo-dev (Gloo.cmake)
+# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev libnlopt-dev;
+# libgloo-dev (Gloo.cmake)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(spdlog REQUIRED)
@@ -8,3 +9,9 @@ find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
 find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
 add_library(moelora_sentencepiece INTERFACE IMPORTED GLOBAL)
 target_link_libraries(moelora_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
+# NLopt is LGPL in parts: linked as a shared library, never into ours.
+find_path(NLOPT_INCLUDE_DIR nlopt.h REQUIRED)
+find_library(NLOPT_LIBRARY nlopt REQUIRED)
+add_library(moelora_nlopt INTERFACE IMPORTED GLOBAL)
+target_include_directories(moelora_nlopt INTERFACE ${NLOPT_INCLUDE_DIR})
+target_link_libraries(moelora_nlopt INTERFACE ${NLOPT_LIBRARY})

@@ -19,7 +19,7 @@ function(moelora_room name)
   endif()
   add_library(moelora_${name} OBJECT ${sources})
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
-    moelora_sentencepiece Threads::Threads)
+    moelora_sentencepiece moelora_nlopt Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
   # Loops of our own: vectorised, each file by itself (no LibTorch headers or few).
   list(FILTER sources INCLUDE REGEX "(_kernel|_loops)\\.cpp$")
@@ -88,7 +88,7 @@ target_include_directories(moelora PUBLIC
 target_compile_features(moelora PUBLIC cxx_std_20)
 set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_json
-  moelora_sentencepiece Threads::Threads)
+  moelora_sentencepiece moelora_nlopt Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
 endif()

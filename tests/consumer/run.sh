@@ -18,7 +18,7 @@ if [ -x "$work/prefix/bin/moelora" ]; then
   program=$work/moved/moelora/bin/moelora
   "$program" --version
   # What it loads is the system's C and C++ runtime, LibTorch, or lies beside it.
-  if ldd "$program" | grep -E 'sentencepiece|protobuf|fmt|spdlog' | grep -v "$work/moved/moelora"; then
+  if ldd "$program" | grep -E 'sentencepiece|nlopt|protobuf|fmt|spdlog' | grep -v "$work/moved/moelora"; then
     echo "A library comes from outside the installed tree"
     exit 1
   fi
