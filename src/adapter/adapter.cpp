@@ -18,17 +18,22 @@ std::string module_key(std::string name) {
 }  // namespace
 
 AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks,
-                         std::vector<AdaptedLinear> linears)
+                         std::vector<AdaptedLinear> linears, PrefixEncoder prefix_encoder)
     : torch::nn::Module("Adapter"),
       name_(std::move(name)),
       config_(config),
       tasks_(std::move(tasks)),
-      linears_(std::move(linears)) {
+      linears_(std::move(linears)),
+      prefix_encoder_(std::move(prefix_encoder)) {
+  MOELORA_CHECK(!linears_.empty() || prefix_encoder_, "expected an adapter with linears or a prefix, found neither");
   for (AdaptedLinear& linear : linears_) {
     register_module(module_key(linear.name), linear.delta);
   }
+  if (prefix_encoder_) {
+    register_module("prefix", prefix_encoder_);
+  }
   fixed_weights_ = fixed_expert_weights(config_, tasks_.size());
-  if (config_.routing == Routing::task && config_.num_experts > 1) {
+  if (config_.routing == Routing::task && config_.num_experts > 1 && !linears_.empty()) {
     const std::size_t count = config_.per_linear ? linears_.size() : 1;
     for (std::size_t i = 0; i < count; ++i) {
       gates_.emplace_back(config_, tasks_.size());
@@ -38,6 +43,10 @@ AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskName
 }
 
 AdapterImpl::~AdapterImpl() = default;
+
+at::Device AdapterImpl::device() const {
+  return linears_.empty() ? prefix_encoder_->embedding.device() : linears_.front().delta->A.device();
+}
 
 at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
   return expert_weights(tasks, static_cast<std::int64_t>(tasks.size()));
@@ -52,9 +61,8 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequen
     return at::mm(task_shares(tasks, tasks_.size()).to(fixed_weights_.device()), fixed_weights_).unsqueeze(0);
   }
   if (gates_.empty()) {
-    const at::Tensor& like = linears_.front().delta->A;
     return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
-                    like.options().dtype(at::kFloat).requires_grad(false));
+                    at::TensorOptions(at::kFloat).device(device()));
   }
   MOELORA_CHECK(static_cast<std::int64_t>(tasks.size()) == sequences, "expected the task of each of ", sequences,
                 " sequences, found ", tasks.size());
@@ -72,9 +80,12 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequen
 nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
-  nn::RowContext context = nn::RowContext::plain(segments, linears_.front().delta->A.device());
-  if (config_.num_experts > 1 || fixed_weights_.defined()) {
+  nn::RowContext context = nn::RowContext::plain(segments, device());
+  if ((config_.num_experts > 1 || fixed_weights_.defined()) && !linears_.empty()) {
     context.expert_weights = expert_weights(tasks, segments.count());
+  }
+  if (prefix_encoder_ && enabled()) {
+    context.prefix = prefix_encoder_->forward(dropout);
   }
   context.dropout = std::move(dropout);
   return context;
@@ -86,7 +97,7 @@ void AdapterImpl::set_table(std::vector<std::vector<double>> table) {
   MoeLoraConfig changed = config_;
   changed.table = std::move(table);
   changed.validate();
-  fixed_weights_ = fixed_expert_weights(changed, tasks_.size()).to(linears_.front().delta->A.device());
+  fixed_weights_ = fixed_expert_weights(changed, tasks_.size()).to(device());
   config_ = std::move(changed);
 }
 
@@ -100,6 +111,7 @@ void AdapterImpl::enable() {
   for (AdaptedLinear& linear : linears_) {
     linear.base->activate(name_);
   }
+  switched_on_ = true;
 }
 
 void AdapterImpl::disable() {
@@ -108,11 +120,12 @@ void AdapterImpl::disable() {
       linear.base->activate("");
     }
   }
+  switched_on_ = false;
 }
 
 bool AdapterImpl::enabled() const {
-  return std::all_of(linears_.begin(), linears_.end(),
-                     [&](const AdaptedLinear& linear) { return linear.base->active() == name_; });
+  return switched_on_ && std::all_of(linears_.begin(), linears_.end(),
+                                     [&](const AdaptedLinear& linear) { return linear.base->active() == name_; });
 }
 
 }  // namespace moelora

@@ -192,6 +192,15 @@ io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
     tensors.emplace_back(prefix + "task_embedding", gates[i]->task_embedding);
     tensors.emplace_back(prefix + "weight", gates[i]->weight);
   }
+  if (const auto& encoder = adapter.prefix_encoder()) {
+    tensors.emplace_back("prefix.embedding", encoder->embedding);
+    if (adapter.config().prefix.projection) {
+      tensors.emplace_back("prefix.hidden.weight", encoder->hidden_weight);
+      tensors.emplace_back("prefix.hidden.bias", encoder->hidden_bias);
+      tensors.emplace_back("prefix.output.weight", encoder->output_weight);
+      tensors.emplace_back("prefix.output.bias", encoder->output_bias);
+    }
+  }
   return tensors;
 }
 

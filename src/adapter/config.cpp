@@ -60,7 +60,14 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
   }
   expect(config.task_embedding_dim >= 1, "task_embedding_dim: expected at least 1, found ", config.task_embedding_dim);
   expect(config.reserved_rows >= 0, "reserved_rows: expected 0 or more, found ", config.reserved_rows);
-  expect(!config.targets.empty(), "targets: expected at least one name or pattern, found none");
+  expect(!config.targets.empty() || config.prefix.length > 0,
+         "targets: expected at least one name or pattern (or a prefix), found none");
+  expect(config.prefix.length >= 0, "prefix.length: expected 0 (none) or the number of positions, found ",
+         config.prefix.length);
+  expect(config.prefix.dropout >= 0 && config.prefix.dropout < 1, "prefix.dropout: expected 0 <= dropout < 1, found ",
+         config.prefix.dropout);
+  expect(config.prefix.length != 0 || (!config.prefix.projection && config.prefix.dropout == 0),
+         "prefix.length: expected at least 1 for a prefix with projection or dropout, found 0");
   std::set<std::string> seen;
   for (const auto& target : config.targets) {
     expect(!target.empty(), "targets: an empty pattern");
@@ -107,6 +114,10 @@ MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
   reader.read("reserved_rows", config.reserved_rows);
   reader.read("targets", config.targets);
   reader.read("seed", config.seed);
+  io::JsonReader prefix = reader.child("prefix");
+  prefix.read("length", config.prefix.length);
+  prefix.read("projection", config.prefix.projection);
+  prefix.read("dropout", config.prefix.dropout);
   reader.finish();
   config.validate();
   return config;
@@ -129,6 +140,9 @@ nlohmann::ordered_json MoeLoraConfig::to_json() const {
   }
   if (routing == Routing::token) {
     json["balance_loss"] = balance_loss;
+  }
+  if (prefix.length > 0) {
+    json["prefix"] = {{"length", prefix.length}, {"projection", prefix.projection}, {"dropout", prefix.dropout}};
   }
   return json;
 }

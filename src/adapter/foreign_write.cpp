@@ -6,6 +6,7 @@
 #include "adapter/foreign_config.h"
 #include "adapter/pickle_file.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -47,6 +48,7 @@ void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const s
 
 void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder) {
   at::NoGradGuard no_grad;
+  require_mergeable(adapter);
   const std::int64_t index = adapter.tasks().index(task);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.routing != Routing::token,
@@ -74,6 +76,7 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
 }
 
 void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder) {
+  require_mergeable(adapter);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.top_k == 0 || config.top_k == config.num_experts,
                 "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,

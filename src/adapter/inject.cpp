@@ -95,6 +95,16 @@ std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>> find_target
   return linears;
 }
 
+PrefixEncoder make_prefix_encoder(const torch::nn::Module& base, const PrefixConfig& config) {
+  if (config.length == 0) {
+    return nullptr;
+  }
+  const auto* host = dynamic_cast<const nn::PrefixHost*>(&base);
+  MOELORA_CHECK(host != nullptr, "a prefix needs a model that takes one (moelora::nn::PrefixHost), found ", base.name(),
+                ", which does not; set prefix.length to 0 or implement that interface");
+  return PrefixEncoder(config, host->prefix_shape());
+}
+
 void set_trainable(torch::nn::Module& module, bool trainable) {
   for (at::Tensor& parameter : module.parameters()) {
     parameter.set_requires_grad(trainable);
@@ -105,7 +115,6 @@ void set_trainable(torch::nn::Module& module, bool trainable) {
 
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
-  MOELORA_CHECK(!config.targets.empty(), "an adapter needs at least one target");
   const auto targets = find_targets(base, config.targets);
   for (const auto& [linear_name, linear] : targets) {
     MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,
@@ -121,11 +130,18 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
     delta->reset_parameters(generator);
     linears.push_back({linear_name, linear, delta});
   }
-  Adapter adapter(name, config, std::move(tasks), std::move(linears));
+  PrefixEncoder prefix_encoder = make_prefix_encoder(base, config.prefix);
+  Adapter adapter(name, config, std::move(tasks), std::move(linears), prefix_encoder);
   for (TaskGate& gate : adapter->gates()) {
     gate->reset_parameters(generator);
   }
-  adapter->to(adapter->linears().front().base->weight.device());
+  if (prefix_encoder) {
+    prefix_encoder->reset_parameters(generator);  // last: the other values are those of an adapter without prefix
+  }
+  const auto parameters = base.parameters();
+  if (!targets.empty() || !parameters.empty()) {
+    adapter->to(targets.empty() ? parameters.front().device() : targets.front().second->weight.device());
+  }
   for (const auto& linear : adapter->linears()) {
     linear.base->attach(name, linear.delta.ptr());
   }
@@ -137,6 +153,7 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
 void eject(Adapter& adapter) {
   MOELORA_CHECK(adapter->merge_state() == nullptr, "adapter '", adapter->adapter_name(),
                 "' is merged into the base; unmerge it before ejecting it");
+  adapter->disable();
   for (const auto& linear : adapter->linears()) {
     linear.base->detach(adapter->adapter_name());
   }

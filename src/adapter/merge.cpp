@@ -224,6 +224,7 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
                          const MergeOptions& options) {
   at::NoGradGuard no_grad;
   // What a user can get wrong is found here, before the first byte changes.
+  require_mergeable(*adapter);
   check_foldable(*adapter, options);
   const auto updates = mixed_updates(*adapter, mixture);
 
@@ -311,6 +312,12 @@ void unmerge(Adapter& adapter) {
   restore_linears(*adapter, *state, adapter->linears().size());
   adapter->set_merge_state(nullptr);
   adapter->enable();
+}
+
+void require_mergeable(const AdapterImpl& adapter) {
+  MOELORA_CHECK(!adapter.prefix_encoder(), "NotMergeable: adapter '", adapter.adapter_name(), "' has a prefix of ",
+                adapter.config().prefix.length,
+                " positions: extra keys and values, not a change of weights; serve it unmerged, with the adapter");
 }
 
 bool is_merged(const Adapter& adapter) { return adapter->merge_state() != nullptr; }

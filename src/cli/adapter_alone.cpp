@@ -2,6 +2,7 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <map>
 
 #include "moelora/adapter/adapter_file.h"
@@ -30,9 +31,34 @@ std::map<std::string, std::vector<std::int64_t>> shapes_in(const std::filesystem
   return shapes;
 }
 
+class WeightlessBase : public torch::nn::Module, public nn::PrefixHost {
+ public:
+  explicit WeightlessBase(const nn::PrefixShape& shape) : shape_(shape) {}
+  nn::PrefixShape prefix_shape() const override { return shape_; }
+
+ private:
+  nn::PrefixShape shape_;
+};
+
+// A shape that gives an adapter file's prefix the right tensors: how many heads and, without projection, how many
+// layers it was made for can't be seen from them, nor does it matter to who only reads them.
+nn::PrefixShape prefix_shape_in(const std::filesystem::path& folder) {
+  const auto shapes = shapes_in(folder, ForeignFormat::none);
+  const auto embedding = shapes.find("prefix.embedding");
+  if (embedding == shapes.end() || embedding->second.size() != 2) {
+    return {1, 1, 1};
+  }
+  const std::int64_t columns = embedding->second[1];
+  const auto output = shapes.find("prefix.output.weight");
+  return output == shapes.end() || output->second.empty()
+             ? nn::PrefixShape{1, 1, columns / 2}
+             : nn::PrefixShape{output->second[0] / std::max<std::int64_t>(1, 2 * columns), 1, columns};
+}
+
 // Modules named as in the base, with linears at the leaves whose weight is one zero seen through strides of 0.
-std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShape>& linears) {
-  auto root = std::make_shared<torch::nn::Module>();
+std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShape>& linears,
+                                                   const nn::PrefixShape& prefix) {
+  std::shared_ptr<torch::nn::Module> root = std::make_shared<WeightlessBase>(prefix);
   std::map<std::string, std::shared_ptr<torch::nn::Module>> modules{{"", root}};
   for (const AdaptedShape& shape : linears) {
     std::shared_ptr<torch::nn::Module> parent = root;
@@ -79,13 +105,12 @@ std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, Fo
                   " has only one of its two matrices A and B");
     linears.push_back(shape);
   }
-  MOELORA_CHECK(!linears.empty(), folder.string(), ": its tensors' file adapts no linear");
   return linears;
 }
 
 AdapterAlone load_adapter_alone(const std::filesystem::path& folder) {
   read_adapter_info(folder);  // its errors say more about a wrong folder
-  AdapterAlone alone{weightless_base(adapted_shapes(folder, ForeignFormat::none))};
+  AdapterAlone alone{weightless_base(adapted_shapes(folder, ForeignFormat::none), prefix_shape_in(folder))};
   alone.adapter = load_adapter(*alone.base, folder, "", "");
   return alone;
 }
@@ -95,7 +120,9 @@ AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, con
   MOELORA_CHECK(format != ForeignFormat::none, folder.string(),
                 ": expected an adapter of PEFT (LORA) or MOELoRA-peft (adapter_config.json, adapter_model.*), found ",
                 is_adapter_folder(folder) ? "one of this library, which needs no import" : "neither");
-  AdapterAlone alone{weightless_base(adapted_shapes(folder, format))};
+  const auto linears = adapted_shapes(folder, format);
+  MOELORA_CHECK(!linears.empty(), folder.string(), ": its tensors' file adapts no linear");
+  AdapterAlone alone{weightless_base(linears, {1, 1, 1})};
   alone.adapter = load_foreign_adapter(*alone.base, folder, options);
   return alone;
 }

@@ -17,7 +17,7 @@ struct AdaptedShape {
   std::int64_t out_features = 0;
 };
 
-/// Of an adapter of ours, or of another program's. Error if there are none.
+/// Of an adapter of ours, or of another program's; none in an adapter that is a prefix alone.
 std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, ForeignFormat format);
 
 /// An adapter whose linears have a base without weights: it can be read, saved and exported, not run or merged.

@@ -39,6 +39,7 @@ struct ParameterCount {
   std::int64_t linears = 0;
   std::int64_t matrices = 0;  ///< A and B of all linears
   std::int64_t gates = 0;
+  std::int64_t prefix = 0;
 };
 
 ParameterCount count_parameters(const AdapterImpl& adapter) {
@@ -50,6 +51,11 @@ ParameterCount count_parameters(const AdapterImpl& adapter) {
   for (const TaskGate& gate : adapter.gates()) {
     count.gates += gate->task_embedding.numel() + gate->weight.numel();
   }
+  if (adapter.prefix_encoder()) {
+    for (const at::Tensor& parameter : adapter.prefix_encoder()->parameters()) {
+      count.prefix += parameter.numel();
+    }
+  }
   return count;
 }
 
@@ -57,6 +63,9 @@ void print_count(const ParameterCount& count) {
   line("adapted linears", with_commas(count.linears));
   line("adapter parameters", with_commas(count.matrices));
   line("gate parameters", with_commas(count.gates));
+  if (count.prefix > 0) {
+    line("prefix parameters", with_commas(count.prefix));
+  }
 }
 
 void print_model_config(const model::ChatGlmConfig& config) {
@@ -85,7 +94,7 @@ void print_prediction(const model::ChatGlmConfig& config, const MoeLoraConfig& a
   print_adapter_config(adapter_config);
   print_count(count);
   char share[64];
-  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.matrices) / base,
+  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.matrices + count.prefix) / base,
                 with_commas(base).c_str());
   line("adapter share", share);
 }
@@ -116,7 +125,7 @@ void inspect_model(const fs::path& folder) {
 
 void print_expert_weights(const AdapterImpl& adapter) {
   const TaskNames& tasks = adapter.tasks();
-  if (adapter.config().num_experts == 1) {
+  if (adapter.config().num_experts == 1 || adapter.linears().empty()) {
     return;
   }
   std::vector<std::int64_t> all(tasks.size());

@@ -26,7 +26,7 @@ void check_options(const GenerationOptions& options) {
 std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
                                  const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
                                  const ContextMaker& make_context, const TokenCallback& on_token,
-                                 const LogitsCallback& on_logits, const std::vector<nn::KeyValuePrefix>& prefix) {
+                                 const LogitsCallback& on_logits) {
   check_options(options);
   MOELORA_CHECK(prompts.size() == context_lengths.size(), "expected a context length for each of ", prompts.size(),
                 " prompts, found ", context_lengths.size());
@@ -48,25 +48,24 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
     all_ids.insert(all_ids.end(), prompts[i].begin(), prompts[i].end());
   }
   const auto longest = *std::max_element(lengths.begin(), lengths.end());
-  const auto prefix_rows = prefix.empty() ? 0 : prefix.front().key.size(-3);
+  std::vector<std::int64_t> active(prompts.size());  // prompt index of each row of the batch
+  std::iota(active.begin(), active.end(), 0);
+  const nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
+  nn::RowContext context = make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
+  const auto prefix_rows = context.prefix.empty() ? 0 : context.prefix.front().length();
   KvCache cache(model.num_layers(), static_cast<std::int64_t>(prompts.size()),
                 std::min(longest + options.max_new_tokens, limit) + prefix_rows, model.num_heads(),
                 model.hidden_size() / model.num_heads(), model.dtype(), device);
 
-  std::vector<std::int64_t> active(prompts.size());  // prompt index of each row of the batch
-  std::iota(active.begin(), active.end(), 0);
   std::vector<TokenSampler> samplers;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     samplers.emplace_back(options, i);
   }
 
-  const nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
-  nn::RowContext context = make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
   at::Tensor ids = at::tensor(all_ids, at::kLong).to(device);
   at::Tensor positions = model.positions(segments).to(device);
   ForwardOptions forward;
   forward.cache = &cache;
-  forward.prefix = prefix;
   std::vector<std::int64_t> last_rows;
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     last_rows.push_back(segments.offsets[i + 1] - 1);
@@ -120,7 +119,6 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
     }
     positions = at::cat(columns, 1).to(device);
     forward.output_rows = at::Tensor();
-    forward.prefix.clear();  // its rows are in the cache
   }
 }
 

@@ -51,6 +51,7 @@ RowContext RowContext::select(const at::Tensor& rows) const {
   RowContext selected = *this;
   selected.segment_of_row = segment_of_row.index_select(0, rows);
   selected.row_in_segment = row_in_segment.index_select(0, rows);
+  selected.prefix.clear();
   return selected;
 }
 

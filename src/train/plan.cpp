@@ -39,6 +39,8 @@ double adapter_operations(const AdapterImpl* adapter, const model::Workload& loa
   return operations * static_cast<double>(load.rows);
 }
 
+std::int64_t prefix_length(const AdapterImpl* adapter) { return adapter ? adapter->config().prefix.length : 0; }
+
 double fixed_bytes(const std::vector<at::Tensor>& trained, double resident) {
   return resident + optimizer_bytes(trained) + kBytesPerThread * static_cast<double>(at::get_num_threads());
 }
@@ -90,6 +92,23 @@ model::Workload workload_of(const std::vector<const data::Example*>& examples) {
   return load;
 }
 
+double prefix_bytes(const model::CausalLM& model, const AdapterImpl* adapter,
+                    const std::vector<const data::Example*>& examples) {
+  const std::int64_t length = prefix_length(adapter);
+  if (length == 0) {
+    return 0.0;
+  }
+  std::int64_t longest = 0;
+  for (const data::Example* example : examples) {
+    longest = std::max(longest, example->length());
+  }
+  const std::int64_t copies = adapter->config().prefix.dropout > 0.0 ? static_cast<std::int64_t>(examples.size()) : 1;
+  const auto values = static_cast<double>(copies * length * model.prefix_shape().width());
+  const auto scores = static_cast<double>(model.num_heads() * longest * (longest + length));
+  // Values with their gradients; scores, masked, as weights, and the gradients of two of these. In fp32.
+  return 4.0 * (2.0 * values + 5.0 * scores);
+}
+
 double optimizer_bytes(const std::vector<at::Tensor>& trained) {
   double bytes = 0.0;
   for (const at::Tensor& parameter : trained) {
@@ -133,10 +152,12 @@ StepPlan plan_step(const model::CausalLM& model, const AdapterImpl* adapter, con
     for (const std::int64_t index : indices) {
       chosen.push_back(samples[static_cast<std::size_t>(index)]);
     }
-    const model::Workload load = workload_of(chosen);
-    const std::int64_t blocks = blocks_to_recompute(model, load, limit);
+    model::Workload load = workload_of(chosen);
+    load.pairs += prefix_length(adapter) * load.rows;
+    const double of_prefix = prefix_bytes(model, adapter, chosen);
+    const std::int64_t blocks = blocks_to_recompute(model, load, limit - of_prefix);
     const model::StepCost cost = cost_of(model, load, blocks);
-    const double peak = fixed + cost.stored_bytes + cost.working_bytes;
+    const double peak = fixed + of_prefix + cost.stored_bytes + cost.working_bytes;
     plan.seconds += (cost.operations + adapter_operations(adapter, load)) / machine.operations_per_second *
                     (1.0 + kBesidesProducts);
     ++plan.micro_batches;

@@ -2,13 +2,12 @@
 
 #include <ATen/ATen.h>
 
-#include "golden.h"
+#include "adapter_bench.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
 #include "moelora/io/torch_checkpoint.h"
-#include "moelora/model/chatglm/load.h"
 #include "moelora/train/optimizer.h"
 
 namespace moelora::verify {
@@ -17,25 +16,6 @@ namespace {
 namespace fs = std::filesystem;
 
 using ByName = std::map<std::string, at::Tensor>;
-
-// The base's golden batches, which adapters' goldens share.
-struct AdapterBench {
-  model::ChatGlm model{nullptr};
-  GoldenBatch left, right;
-  at::Tensor prompts;
-};
-
-AdapterBench open_bench(const fs::path& base, const VerifyOptions& options) {
-  AdapterBench bench;
-  bench.model = model::load_chatglm(base, {options.dtype, options.device});
-  VerifyReport unused;
-  const GoldenFile golden(base / "golden.safetensors", unused);
-  const auto& config = bench.model->config();
-  bench.left = read_batch(golden.peek("left.input_ids"), golden.peek("left.labels"), config);
-  bench.right = read_batch(golden.peek("right.input_ids"), golden.peek("right.labels"), config);
-  bench.prompts = golden.peek("prompt.input_ids");
-  return bench;
-}
 
 TaskIds task_ids_of(const at::Tensor& ids) {
   // The reference counts from 1; 0 in a list means "no entry".
@@ -92,33 +72,6 @@ void compare_gradients(GoldenFile& golden, AdapterImpl& adapter, double toleranc
         golden.compare_relative(name, entry->second, tolerance);
       }
     }
-  }
-}
-
-struct AdapterRun {
-  Adapter adapter;
-  model::ChatGlmImpl& model;
-  TaskIds tasks;
-
-  GraphRun run(const GoldenBatch& batch) const {
-    return run_graph(model, batch, adapter->context(batch.segments, tasks));
-  }
-  void backward(const GoldenBatch& batch) const {
-    for (const at::Tensor& parameter : adapter->parameters()) {
-      parameter.mutable_grad() = at::Tensor();
-    }
-    run(batch).loss.backward();
-  }
-};
-
-void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench& bench, const std::string& suffix,
-                   double tolerance) {
-  at::NoGradGuard guard;
-  for (const auto& [side, batch] :
-       {std::pair<std::string, const GoldenBatch*>{"left", &bench.left}, {"right", &bench.right}}) {
-    const GraphRun result = run.run(*batch);
-    golden.compare_rows(side + ".logits" + suffix, batch->pad(result.logits), batch->real, tolerance);
-    golden.compare(side + ".loss" + suffix, result.loss.to(at::kFloat).view({1}), tolerance);
   }
 }
 
@@ -196,12 +149,7 @@ void verify_checkpoint_forms(const fs::path& folder, VerifyReport& report) {
   }
   const ByName pickled = io::load_torch_checkpoint(folder / "adapter_model.bin");
   const ByName mapped = io::load_safetensors(folder / "adapter_model.safetensors");
-  compare_numbers(report, "adapter_model: tensors", static_cast<double>(mapped.size()),
-                  static_cast<double>(pickled.size()), 0);
-  for (const auto& [name, tensor] : mapped) {
-    MOELORA_CHECK(pickled.contains(name), "adapter_model.bin lacks ", name);
-    compare_tensors(report, "adapter_model.bin: " + name, tensor, pickled.at(name), 0);
-  }
+  compare_forms(report, "adapter_model.bin", mapped, pickled);
 }
 
 }  // namespace
@@ -231,17 +179,7 @@ void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOp
                                                     at::TensorOptions(at::kLong).device(options.device))),
                    1e-6 * options.tolerance_factor);
     golden.compare("gate_weights_multi", run.adapter->expert_weights(multi.tasks)[0], 1e-6 * options.tolerance_factor);
-    const auto tasks = run.tasks;
-    const GreedyRun greedy = greedy_run(*bench.model, bench.prompts, golden.peek("greedy_batch.logits").size(1),
-                                        [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-                                          TaskIds own;
-                                          for (const std::int64_t sequence : sequences) {
-                                            own.push_back(tasks[sequence]);
-                                          }
-                                          return run.adapter->context(segments, own);
-                                        });
-    golden.compare_equal("greedy_batch.ids", greedy.ids);
-    golden.compare("greedy_batch.logits", greedy.logits, tolerance);
+    run.compare_greedy(golden, bench.prompts, tolerance);
     run.adapter->disable();
     golden.compare_rows(
         "left.logits_adapter_disabled",

@@ -85,6 +85,8 @@ void verify_moelora(const std::filesystem::path& folder, const std::filesystem::
                     const VerifyOptions& options, VerifyReport& report);
 void verify_lora(const std::filesystem::path& folder, const std::filesystem::path& base, const VerifyOptions& options,
                  VerifyReport& report);
+void verify_prefix(const std::filesystem::path& folder, const std::filesystem::path& base, const VerifyOptions& options,
+                   VerifyReport& report);
 void verify_tokenizer(const std::filesystem::path& folder, VerifyReport& report);
 void verify_metrics(const std::filesystem::path& folder, VerifyReport& report);
 

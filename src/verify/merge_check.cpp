@@ -59,6 +59,7 @@ MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_vie
                        const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate) {
   MOELORA_CHECK(!is_merged(adapter) && adapter->enabled(),
                 "checking a merge starts from the enabled, unmerged adapter");
+  require_mergeable(*adapter);
   const std::int64_t index = adapter->tasks().index(task);
   const Answers with_adapter = answer_greedily(
       model, prompts, context_lengths, options,

@@ -17,6 +17,13 @@ bool is_golden_base(const fs::path& folder) {
   return fs::exists(folder / "config.json") && fs::exists(folder / "golden.safetensors");
 }
 
+// A model's folder may hold pytorch_model.bin too, but has a config.json.
+bool is_golden_prefix(const fs::path& folder) {
+  return fs::exists(folder / "golden.safetensors") &&
+         (fs::exists(folder / "prefix_encoder.safetensors") ||
+          (fs::exists(folder / "pytorch_model.bin") && !fs::exists(folder / "config.json")));
+}
+
 fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
   if (!options.base.empty()) {
     MOELORA_CHECK(is_golden_base(options.base), "--base ", options.base.string(),
@@ -121,6 +128,10 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
       }
       found = true;
     }
+    if (is_golden_prefix(folder)) {
+      verify_prefix(folder, find_base(folder, options), options, report);
+      found = true;
+    }
     if (fs::exists(folder / "ice_text.model")) {
       const std::size_t before = report.comparisons.size();
       verify_tokenizer(folder, report);
@@ -133,9 +144,10 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
   } catch (const nlohmann::json::exception& error) {
     throw Error(folder.string() + ": a golden JSON file has another form than expected: " + error.what());
   }
-  MOELORA_CHECK(found, folder.string(),
-                " holds nothing that this version compares; expected golden.safetensors beside config.json or "
-                "adapter_config.json, or a tokenizer's or the scorer's golden JSON files");
+  MOELORA_CHECK(
+      found, folder.string(),
+      " holds nothing that this version compares; expected golden.safetensors beside config.json, "
+      "adapter_config.json or prefix_encoder.safetensors, or a tokenizer's or the scorer's golden JSON files");
   return report;
 }
 

@@ -257,6 +257,35 @@ TEST(Program, TrainsEvaluatesMergesAndExports) {
   EXPECT_EQ(moelora_run({"inspect", folder.path() / "imported"}).code, 0);
 }
 
+TEST(Program, TrainsAPrefixAloneThatIsServedUnmerged) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const fs::path config = write_config(folder.path() / "config.json", data);
+  const std::vector<std::string> settings{"--set", "adapter.targets=[]", "--set",
+                                          R"(adapter.prefix={"length": 4, "projection": true, "dropout": 0.1})"};
+  const auto train_with = [&](std::vector<std::string> words) {
+    words.insert(words.end(), settings.begin(), settings.end());
+    return moelora_run(words);
+  };
+  const Outcome planned = train_with({"train", "--config", config, "--dry-run"});
+  EXPECT_EQ(planned.code, 0) << planned.text;
+  const Outcome trained = train_with({"train", "--config", config, "--output", folder.path() / "run"});
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  const std::string adapter = folder.path() / "run" / "adapter";
+  const Outcome inspected = moelora_run({"inspect", adapter});
+  EXPECT_EQ(inspected.code, 0) << inspected.text;
+  EXPECT_NE(inspected.text.find("prefix parameters"), std::string::npos) << inspected.text;
+  const Outcome answered = moelora_run({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "two",
+                                        "--prompt", "患者", "--max-new-tokens", "4"});
+  EXPECT_EQ(answered.code, 0) << answered.text;
+  for (const Outcome& refused :
+       {moelora_run({"merge", "--model", tiny_model(), "--adapter", adapter, "--task", "two", "--check", data}),
+        moelora_run({"export", "--adapter", adapter, "--task", "two", "--output", folder.path() / "peft"})}) {
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_NE(refused.text.find("NotMergeable"), std::string::npos) << refused.text;
+  }
+}
+
 TEST(Program, ReadsAdaptersOfOtherPrograms) {
   const TemporaryFolder folder;
   for (const char* name : {"moelora-tiny", "lora-tiny"}) {
@@ -268,6 +297,7 @@ TEST(Program, ReadsAdaptersOfOtherPrograms) {
 
 TEST(Program, VerifiesTheShippedGoldens) {
   EXPECT_EQ(moelora_run({"verify", tiny_model()}).code, 0);
+  EXPECT_EQ(moelora_run({"verify", fixtures() / "ptuning-tiny" / "projection"}).code, 0);
   EXPECT_EQ(moelora_run({"verify", fixtures() / "tokenizer"}).code, 0);
 }
 

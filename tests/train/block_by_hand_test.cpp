@@ -27,6 +27,7 @@ struct Variant {
   bool recompute;
   at::ScalarType dtype;
   std::vector<std::string> targets;
+  PrefixConfig prefix = {};
 };
 
 const std::vector<std::string> kAll{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
@@ -45,6 +46,7 @@ class BlockByHand : public ::testing::TestWithParam<Variant> {
     config.per_linear = GetParam().per_linear;
     config.dropout = GetParam().dropout;
     config.targets = GetParam().targets;
+    config.prefix = GetParam().prefix;
     adapter_ = inject(*model_, config, TaskNames({"a", "b", "c"}));
     for (const auto& linear : adapter_->linears()) {
       const_cast<at::Tensor&>(linear.delta->A).normal_(0.0, 0.3);
@@ -63,7 +65,7 @@ class BlockByHand : public ::testing::TestWithParam<Variant> {
     const nn::RowContext context = adapter_->context(segments, single_tasks({2, 0, 1}), {9, {5, 6, 7}});
     const nn::RotaryTables rotary =
         nn::rotary_tables(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
-    model::LayerInput input{rotary, context, 0, nullptr, {}, {}, {}, GetParam().recompute};
+    model::LayerInput input{rotary, context, 0, nullptr, {}, {}, GetParam().recompute};
     if (GetParam().some_rows) {
       input.output_rows = at::tensor({36, 37, 38, 89, 91, 92, 93, 133}, at::kLong);
       input.output_context = context.select(input.output_rows);
@@ -111,7 +113,7 @@ TEST_P(BlockByHand, IsTheSameWithoutRecordingGradients) {
   const nn::RowContext context = adapter_->context(segments, single_tasks({2, 0, 1}), {9, {5, 6, 7}});
   const nn::RotaryTables rotary =
       nn::rotary_tables(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
-  const model::LayerInput input{rotary, context, 0, nullptr, {}, {}, {}, false};
+  const model::LayerInput input{rotary, context, 0, nullptr, {}, {}, false};
   at::Tensor silent = model_->transformer->layers[0]->as<model::ChatGlmBlock>()->forward(x, input);
   if (GetParam().some_rows) {
     silent = silent.index_select(0, at::tensor({36, 37, 38, 89, 91, 92, 93, 133}, at::kLong));
@@ -131,7 +133,12 @@ INSTANTIATE_TEST_SUITE_P(
                       Variant{
                           "SomeLinears", 4, false, 0.3, true, false, at::kFloat, {"query_key_value", "dense_4h_to_h"}},
                       Variant{"Bfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll},
-                      Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll}),
+                      Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll},
+                      Variant{"Prefix", 4, false, 0.3, false, false, at::kFloat, kAll, {5}},
+                      Variant{"PrefixSomeRows", 4, false, 0.3, true, true, at::kFloat, kAll, {5, true, 0.3}},
+                      Variant{"PrefixOneExpert", 1, false, 0.0, true, false, at::kFloat, {"dense"}, {5, false, 0.3}},
+                      Variant{"PrefixAlone", 4, false, 0.3, true, true, at::kFloat, {}, {5, false, 0.3}},
+                      Variant{"PrefixBfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll, {5}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

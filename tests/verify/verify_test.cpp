@@ -34,6 +34,14 @@ TEST(Verify, LoraEqualsPeft) {
   EXPECT_TRUE(report.passed()) << report.to_text();
 }
 
+TEST(Verify, PrefixEqualsTheReference) {
+  for (const char* name : {"ptuning-tiny", "ptuning-tiny/projection"}) {
+    const VerifyReport report = verify_folder(testing::fixtures() / name);
+    EXPECT_TRUE(report.passed()) << report.to_text();
+    EXPECT_GE(report.comparisons.size(), 13u);
+  }
+}
+
 TEST(Verify, TokenizerEqualsTheReference) {
   const VerifyReport report = verify_folder(testing::fixtures() / "tokenizer");
   EXPECT_TRUE(report.passed()) << report.to_text();
@@ -58,6 +66,7 @@ TEST(Verify, ScorerEqualsTheReferenceWhereNoSegmentationIsNeeded) {
 // A copy of a golden folder beside its base, to damage.
 struct Copied {
   Copied(const std::string& name) {
+    fs::create_directories((folder.path() / name).parent_path());
     fs::copy(testing::fixtures() / name, folder.path() / name, fs::copy_options::recursive);
     path = folder.path() / name;
     options.base = testing::fixtures() / "chatglm-tiny";
@@ -133,6 +142,18 @@ TEST(VerifyCanFail, OnGradientsParametersAndMergedWeights) {
 }
 
 TEST(VerifyCanFail, OnPeftLora) { expect_every_corruption_noticed("lora-tiny", "golden.safetensors", 4); }
+
+TEST(VerifyCanFail, OnPrefixes) {
+  for (const char* name : {"ptuning-tiny", "ptuning-tiny/projection"}) {
+    expect_every_corruption_noticed(name, "golden.safetensors", 1);
+    expect_every_corruption_noticed(name, "prefix_encoder.safetensors", 1);
+    Copied copy(name);
+    auto json = io::read_json_file(copy.path / "golden.json");
+    json["greedy_new_ids"][2][11] = 7;
+    io::write_json_file(copy.path / "golden.json", json);
+    EXPECT_FALSE(verify_folder(copy.path, copy.options).passed());
+  }
+}
 
 TEST(VerifyCanFail, OnNumbersInGoldenJson) {
   Copied copy("lora-tiny");

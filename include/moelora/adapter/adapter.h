@@ -1,6 +1,6 @@
 #pragma once
-// An adapter: the deltas of all adapted linears and the gate(s), as one module beside the base. AdamW over
-// adapter->parameters() trains exactly the adapter.
+// An adapter: the deltas of all adapted linears, the gate(s) and the encoder of a key/value prefix, as one module
+// beside the base; linears or the prefix may be missing. AdamW over adapter->parameters() trains exactly the adapter.
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
@@ -12,6 +12,7 @@
 #include "moelora/adapter/config.h"
 #include "moelora/adapter/gate.h"
 #include "moelora/adapter/moe_lora_linear.h"
+#include "moelora/adapter/prefix_encoder.h"
 #include "moelora/adapter/task_names.h"
 #include "moelora/nn/linear.h"
 #include "moelora/nn/row_context.h"
@@ -28,7 +29,8 @@ class AdapterImpl : public torch::nn::Module {
     MoeLoraLinear delta{nullptr};
   };
 
-  AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks, std::vector<AdaptedLinear> linears);
+  AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks, std::vector<AdaptedLinear> linears,
+              PrefixEncoder prefix_encoder = nullptr);
   ~AdapterImpl() override;
 
   const std::string& adapter_name() const { return name_; }
@@ -37,37 +39,43 @@ class AdapterImpl : public torch::nn::Module {
   const std::vector<AdaptedLinear>& linears() const { return linears_; }
   std::vector<TaskGate>& gates() { return gates_; }
   const std::vector<TaskGate>& gates() const { return gates_; }
+  const PrefixEncoder& prefix_encoder() const { return prefix_encoder_; }  ///< Empty without a prefix.
 
   /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear); undefined for token routing.
   /// Uniform routing and N = 1 need no task ids. Error for a task out of range.
   at::Tensor expert_weights(const TaskIds& tasks) const;
   at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
-  /// The context of a forward: gate evaluated once. `dropout` inactive (default) for evaluation.
+  /// The context of a forward: gate and prefix evaluated once. `dropout` inactive (default) for evaluation. Only an
+  /// enabled adapter gives a prefix.
   nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;
 
   /// Routing::table only: other fixed weights, [K][N].
   void set_table(std::vector<std::vector<double>> table);
 
   void enable();   ///< Makes this the active adapter of its linears. Error while merged.
-  void disable();  ///< Linears run plain.
+  void disable();  ///< Linears run plain; contexts have no prefix.
   bool enabled() const;
 
   MergeState* merge_state() const { return merge_.get(); }
   void set_merge_state(std::shared_ptr<MergeState> state) { merge_ = std::move(state); }
 
  private:
+  at::Device device() const;
   std::string name_;
   MoeLoraConfig config_;
   TaskNames tasks_;
   std::vector<AdaptedLinear> linears_;
   std::vector<TaskGate> gates_;
   at::Tensor fixed_weights_;  // [K, N]: routing single and table; not trained, part of the configuration
+  PrefixEncoder prefix_encoder_;
+  bool switched_on_ = false;
   std::shared_ptr<MergeState> merge_;
 };
 TORCH_MODULE(Adapter);
 
 /// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters
-/// and enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name.
+/// and enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name;
+/// a prefix for a base that is no nn::PrefixHost.
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
                const std::string& name = "default");
 

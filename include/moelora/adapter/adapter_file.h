@@ -26,7 +26,9 @@ struct AdapterInfo {
 bool is_adapter_folder(const std::filesystem::path& folder);
 
 /// Tensors by their names in the file: "linears.<base linear name>.A", ".B" (token routing: ".router"),
-/// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight").
+/// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight"),
+/// "prefix.embedding" and, with projection, "prefix.hidden.weight", "prefix.hidden.bias", "prefix.output.weight",
+/// "prefix.output.bias".
 io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
 
 /// Writes both files into `folder`, which appears as a whole or not at all; an adapter that was there is replaced at

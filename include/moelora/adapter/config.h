@@ -19,6 +19,13 @@ enum class Routing {
 
 const std::string& routing_name(Routing routing);  ///< As in JSON: "task", "uniform", …
 
+/// Trained keys and values in front of every layer's own (P-Tuning v2, adapter/prefix_encoder.h).
+struct PrefixConfig {
+  std::int64_t length = 0;  ///< P; 0: none.
+  bool projection = false;  ///< Values from a small network over an embedding instead of an embedding of their own.
+  double dropout = 0.0;     ///< [0, 1), on the values in training; the reference uses 0.1.
+};
+
 struct MoeLoraConfig {
   std::int64_t rank = 16;        ///< Total rank r; each expert has r/N.
   std::int64_t num_experts = 8;  ///< N; 1 is plain LoRA.
@@ -37,9 +44,11 @@ struct MoeLoraConfig {
   /// Rows of the task embedding in front of the tasks' own (1 in adapters read from MOELoRA-peft, whose ids start at
   /// 1).
   std::int64_t reserved_rows = 0;
-  /// Suffixes of linear names at a component boundary, or full regular expressions (ECMAScript).
+  /// Suffixes of linear names at a component boundary, or full regular expressions (ECMAScript). May be empty with a
+  /// prefix.
   std::vector<std::string> targets{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
   std::uint64_t seed = 0;  ///< Of the initial values.
+  PrefixConfig prefix;     ///< In JSON an object "prefix", left out without one.
 
   double scaling() const { return alpha / static_cast<double>(rank); }
   /// Error listing every problem: rank not divisible by num_experts, top_k > num_experts, …  top_k = 1 logs a warning.

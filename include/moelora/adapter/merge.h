@@ -61,6 +61,9 @@ Certificate merge_mixture(Adapter& adapter, const std::vector<std::pair<std::str
 /// Restores the base's original bytes and enables the adapter. Error if not merged or nothing was kept.
 void unmerge(Adapter& adapter);
 bool is_merged(const Adapter& adapter);
+/// Error NotMergeable for an adapter that is more than a change of weights: one with a prefix. merge_for_task,
+/// merge_mixture and the writers of other programs' formats ask it first.
+void require_mergeable(const AdapterImpl& adapter);
 
 /// "CMeIE=0.5,MedDG=0.5" → pairs. Error naming the bad part.
 std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text);

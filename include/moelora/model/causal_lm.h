@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-#include "moelora/nn/attention.h"
+#include "moelora/nn/prefix_host.h"
 #include "moelora/nn/row_context.h"
 
 namespace moelora::model {
@@ -19,8 +19,6 @@ struct ForwardOptions {
   at::Tensor output_rows;
   /// Keys and values of earlier rows; the forward appends its own. nullptr: none (training).
   KvCache* cache = nullptr;
-  /// One key/value prefix per layer, or empty (P-Tuning v2).
-  std::vector<nn::KeyValuePrefix> prefix;
   /// The rows' embeddings, [rows, hidden_size], where they are not to be looked up: gradients can flow into them.
   at::Tensor input_embeddings;
   /// So many blocks, the first ones, store only their input and are run again in backward: less memory, more time, the
@@ -42,11 +40,12 @@ struct StepCost {
   double operations = 0.0;     ///< floating-point operations, a multiply-add counting two
 };
 
-class CausalLM : public torch::nn::Module {
+class CausalLM : public torch::nn::Module, public nn::PrefixHost {
  public:
   using torch::nn::Module::Module;
 
-  /// Final hidden states. ids [rows] int64, positions [axes, rows] int64; returns [rows or n, hidden_size].
+  /// Final hidden states. ids [rows] int64, positions [axes, rows] int64; returns [rows or n, hidden_size]. Every row
+  /// of layer l also attends to context.prefix[l], if there is one; it takes no position.
   virtual at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
                             const ForwardOptions& options = {}) = 0;
   /// The head's weight [vocab_size, hidden_size] when logits are a plain product with it; undefined otherwise.
@@ -63,6 +62,7 @@ class CausalLM : public torch::nn::Module {
   virtual std::int64_t num_layers() const = 0;
   virtual std::int64_t num_heads() const = 0;
   virtual std::int64_t max_sequence_length() const = 0;
+  nn::PrefixShape prefix_shape() const override { return {num_layers(), num_heads(), hidden_size() / num_heads()}; }
 
   /// Costs of training a micro-batch with `recomputed_blocks` as in ForwardOptions; nothing: not known.
   virtual std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const;

@@ -26,8 +26,8 @@ struct Generation {
 };
 
 /// Makes the RowContext of the prompts' forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
-/// Called once; the later steps take its expert weights over. `sequences` lists which prompts of the call the segments
-/// belong to: all of them, in order.
+/// Called once; the later steps take its expert weights over, and find its prefix in the cache. `sequences` lists which
+/// prompts of the call the segments belong to: all of them, in order.
 using ContextMaker = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
 
 /// Called with (prompt index, token) for each new token, in step order.
@@ -41,7 +41,6 @@ using LogitsCallback = std::function<void(const at::Tensor&, const std::vector<s
 std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
                                  const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
                                  const ContextMaker& context = {}, const TokenCallback& on_token = {},
-                                 const LogitsCallback& on_logits = {},
-                                 const std::vector<nn::KeyValuePrefix>& prefix = {});
+                                 const LogitsCallback& on_logits = {});
 
 }  // namespace moelora::model

@@ -32,6 +32,14 @@ struct DropoutKey {
   bool active() const { return !draws.empty(); }
 };
 
+/// A key/value prefix of one layer, seen by every row, never masked, not rotated (P-Tuning v2).
+struct KeyValuePrefix {
+  at::Tensor key;    ///< [P, heads, head_dim], or [S, P, heads, head_dim] for one prefix per segment
+  at::Tensor value;  ///< as key
+  bool defined() const { return key.defined(); }
+  std::int64_t length() const { return key.defined() ? key.size(-3) : 0; }  ///< P
+};
+
 /// Immutable once made; one per micro-batch. Made by Adapter::context or by plain().
 struct RowContext {
   Segments segments;
@@ -42,15 +50,16 @@ struct RowContext {
   /// [S] fp32: what each sample weighs in the step's objective, for losses that a layer adds to it (a token router's
   /// balance) as a gradient of its own; undefined: no such losses (evaluation).
   at::Tensor sample_weights;
+  std::vector<KeyValuePrefix> prefix;  ///< One per layer of the model; empty: none.
 
   std::int64_t rows() const { return segment_of_row.size(0); }
   /// The context of a forward without adapter: boundaries only.
   static RowContext plain(Segments segments, const at::Device& device = at::kCPU);
   /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
-  /// the whole batch, so it is no context for attention.
+  /// the whole batch, so it is no context for attention and has no prefix.
   RowContext select(const at::Tensor& rows) const;
   /// The context of the next step of decoding: one row, which is no context, of each of these segments, in this order.
-  /// Expert weights are taken over, dropout is off.
+  /// Expert weights are taken over, dropout is off; a prefix is not repeated, for the prompt's step has stored it.
   RowContext next_rows(const std::vector<std::int64_t>& kept) const;
 };
 

@@ -25,6 +25,11 @@ Machine measure_machine(std::int64_t width, at::ScalarType dtype);
 /// Rows, labels and attended pairs of some samples.
 model::Workload workload_of(const std::vector<const data::Example*>& examples);
 
+/// What a prefix adds to a micro-batch: its values, and the scores of the longest sample, which attention with a prefix
+/// stores for a while. 0 without one.
+double prefix_bytes(const model::CausalLM& model, const AdapterImpl* adapter,
+                    const std::vector<const data::Example*>& examples);
+
 struct StepPlan {
   std::int64_t micro_batches = 0;
   model::Workload largest;             ///< of the micro-batch that takes the most memory

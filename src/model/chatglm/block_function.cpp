@@ -1,6 +1,7 @@
 #include "model/chatglm/block_function.h"
 
 #include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
@@ -33,7 +34,7 @@ struct Call : torch::CustomClassHolder {
 struct Tape {
   at::Tensor mean1, rstd1;                  // statistics of input_layernorm
   at::Tensor qkv;                           // [rows, heads, 3 d], q and k rotated
-  nn::AttentionResult attended;             // [n, heads, d]
+  nn::AttentionResult attended;             // [n, heads, d]; with a prefix without log_sum
   at::Tensor x1, mean2, rstd2;              // input and statistics of post_attention_layernorm
   at::Tensor inner;                         // [n, inner], before GELU
   std::array<at::Tensor, kLinears> deltas;  // of query_key_value, dense, dense_h_to_4h, dense_4h_to_h
@@ -71,6 +72,29 @@ struct Heads {
   }
 };
 
+// Attention with a prefix is made of plain operations, which the backward runs again to differentiate them.
+at::Tensor attend_with_prefix(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                              const nn::KeyValuePrefix& prefix) {
+  const at::Tensor all = nn::prefix_lm_attention_reference(q, k, v, call.context.segments, prefix);
+  return call.some() ? all.index_select(0, call.output_rows) : all;
+}
+
+nn::KeyValuePrefix backward_with_prefix(const Call& call, const at::Tensor& dy, const Heads& views,
+                                        const nn::KeyValuePrefix& prefix, const Heads& gradients) {
+  at::AutoGradMode with_grad(true);
+  std::vector<at::Tensor> inputs{views.q, views.k, views.v, prefix.key, prefix.value};
+  for (at::Tensor& input : inputs) {
+    input = input.detach().set_requires_grad(true);
+  }
+  const at::Tensor y = attend_with_prefix(call, inputs[0], inputs[1], inputs[2], {inputs[3], inputs[4]});
+  const auto found = torch::autograd::grad({y}, inputs, {dy});
+  at::NoGradGuard no_grad;
+  gradients.q.copy_(found[0]);
+  gradients.k.copy_(found[1]);
+  gradients.v.copy_(found[2]);
+  return {found[3], found[4]};
+}
+
 struct Normalised {
   at::Tensor y, mean, rstd;
 };
@@ -86,7 +110,7 @@ at::Tensor normalise_backward(nn::LayerNormImpl& norm, const at::Tensor& dy, con
       at::native_layer_norm_backward(dy, x, {x.size(1)}, mean, rstd, norm.weight, norm.bias, {true, false, false}));
 }
 
-at::Tensor run_forward(const Call& call, const at::Tensor& x, Tape& tape) {
+at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape& tape) {
   ChatGlmBlockImpl& block = *call.block;
   const auto linears = linears_of(block);
   const auto rows = x.size(0);
@@ -97,7 +121,11 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, Tape& tape) {
   tape.qkv = nn::forward_by_hand(*linears[0], first.y, call.context, tape.deltas[0]).view({rows, heads, -1});
   const Heads views(tape.qkv);
   views.rotate(call.rotary, /*inverse=*/false);
-  tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows);
+  if (prefix.defined()) {
+    tape.attended.output = attend_with_prefix(call, views.q, views.k, views.v, prefix);
+  } else {
+    tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows);
+  }
   const at::Tensor kept = call.some() ? first.y.index_select(0, call.output_rows) : first.y;
   const auto& after = call.rows_after_attention();
   tape.x1 = nn::forward_by_hand(*linears[1], tape.attended.output.view({kept.size(0), -1}), after, tape.deltas[1]);
@@ -112,11 +140,13 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, Tape& tape) {
 
 struct Gradients {
   at::Tensor x;
+  nn::KeyValuePrefix prefix;
   std::vector<at::Tensor> trained;  // of the four linears in order
 };
 
-Gradients run_backward(const Call& call, const at::Tensor& x, Tape tape, const at::Tensor& dy, bool need_dx,
-                       at::Tensor& expert_weights) {
+Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
+                       const at::Tensor& dy, bool need_dx, at::Tensor& expert_weights) {
+  Gradients result;
   ChatGlmBlockImpl& block = *call.block;
   const auto linears = linears_of(block);
   const auto& after = call.rows_after_attention();
@@ -140,14 +170,18 @@ Gradients run_backward(const Call& call, const at::Tensor& x, Tape tape, const a
   at::Tensor dqkv = at::empty_like(tape.qkv);
   const Heads views(tape.qkv);
   const Heads gradients(dqkv);
-  nn::attention_backward(dattended.view(tape.attended.output.sizes()), views.q, views.k, views.v, tape.attended,
-                         call.context.segments, call.output_rows, gradients.q, gradients.k, gradients.v);
+  const at::Tensor dheads = dattended.view(tape.attended.output.sizes());
+  if (prefix.defined()) {
+    result.prefix = backward_with_prefix(call, dheads, views, prefix, gradients);
+  } else {
+    nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context.segments, call.output_rows,
+                           gradients.q, gradients.k, gradients.v);
+  }
   gradients.rotate(call.rotary, /*inverse=*/true);
   nn::LayerNormImpl& norm1 = *block.input_layernorm;
   at::Tensor da =
       backward(0, dqkv.view({x.size(0), -1}), nn::NormalisedRows(x, tape.mean1, tape.rstd1, norm1.weight, norm1.bias),
                call.context, need_dx);
-  Gradients result;
   if (need_dx) {
     if (call.some()) {
       da.index_add_(0, call.output_rows, dx1, kAlpha);
@@ -165,12 +199,14 @@ Gradients run_backward(const Call& call, const at::Tensor& x, Tape tape, const a
 class BlockFunction : public torch::autograd::Function<BlockFunction> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const std::optional<at::Tensor>& expert_weights, at::TensorList trained,
+                            const std::optional<at::Tensor>& expert_weights, const std::optional<at::Tensor>& key,
+                            const std::optional<at::Tensor>& value, at::TensorList trained,
                             c10::intrusive_ptr<Call> call) {
+    const nn::KeyValuePrefix prefix{key.value_or(at::Tensor()), value.value_or(at::Tensor())};
     Tape tape;
-    at::Tensor y = run_forward(*call, x, tape);
+    at::Tensor y = run_forward(*call, x, prefix, tape);
     // The parameters are saved to be checked: a step between forward and backward is an error, not a wrong gradient.
-    std::vector<at::Tensor> saved{x, expert_weights.value_or(at::Tensor())};
+    std::vector<at::Tensor> saved{x, expert_weights.value_or(at::Tensor()), prefix.key, prefix.value};
     if (!call->recompute) {
       const auto list = tape.list();
       saved.insert(saved.end(), list.begin(), list.end());
@@ -187,21 +223,22 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
     const auto capsule = context->saved_data["call"].toCapsule();
     const Call& call = static_cast<const Call&>(*capsule);
     const at::Tensor x = saved[0];
+    const nn::KeyValuePrefix prefix{saved[2], saved[3]};
     Tape tape;
     if (call.recompute) {
       at::NoGradGuard no_grad;
-      run_forward(call, x, tape);
+      run_forward(call, x, prefix, tape);
     } else {
-      tape = Tape::from_list(saved.data() + 2);
+      tape = Tape::from_list(saved.data() + 4);
     }
     at::Tensor dweights;
     if (saved[1].defined() && context->needs_input_grad(1)) {
       dweights = at::zeros_like(saved[1]);
     }
     saved.clear();
-    Gradients found =
-        run_backward(call, x, std::move(tape), gradients[0].contiguous(), context->needs_input_grad(0), dweights);
-    torch::autograd::variable_list result{found.x, dweights};
+    Gradients found = run_backward(call, x, prefix, std::move(tape), gradients[0].contiguous(),
+                                   context->needs_input_grad(0), dweights);
+    torch::autograd::variable_list result{found.x, dweights, found.prefix.key, found.prefix.value};
     result.insert(result.end(), found.trained.begin(), found.trained.end());
     result.emplace_back();  // call
     return result;
@@ -211,7 +248,7 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
 }  // namespace
 
 bool can_run_by_hand(ChatGlmBlockImpl& block, const LayerInput& input) {
-  if (input.cache != nullptr || input.prefix.defined()) {
+  if (input.cache != nullptr) {
     return false;
   }
   for (const nn::LinearImpl* linear : linears_of(block)) {
@@ -233,6 +270,7 @@ at::Tensor block_by_hand(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tens
   call->block = std::move(block);
   call->rotary = input.rotary;
   call->context = input.context;
+  call->context.prefix.clear();  // an input of the function, as far as it is this layer's
   call->output_rows = input.output_rows;
   call->output_context = input.output_context;
   call->recompute = recompute;
@@ -243,13 +281,14 @@ at::Tensor block_by_hand(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tens
       trained.insert(trained.end(), of_linear.begin(), of_linear.end());
     }
   }
+  const nn::KeyValuePrefix prefix = input.prefix();
   if (!at::GradMode::is_enabled()) {
     Tape tape;
-    return run_forward(*call, x, tape);
+    return run_forward(*call, x, prefix, tape);
   }
-  const at::Tensor& weights = input.context.expert_weights;
-  return BlockFunction::apply(x.contiguous(), weights.defined() ? std::optional(weights) : std::nullopt,
-                              at::TensorList(trained), std::move(call));
+  const auto given = [](const at::Tensor& tensor) { return tensor.defined() ? std::optional(tensor) : std::nullopt; };
+  return BlockFunction::apply(x.contiguous(), given(input.context.expert_weights), given(prefix.key),
+                              given(prefix.value), at::TensorList(trained), std::move(call));
 }
 
 }  // namespace moelora::model

@@ -24,6 +24,12 @@ nn::LayerNorm make_norm(const TensorSource& source, const std::string& name, con
                        config.layernorm_epsilon);
 }
 
+void check_prefix(const nn::RowContext& context, const ChatGlmConfig& config) {
+  MOELORA_CHECK(context.prefix.empty() || static_cast<std::int64_t>(context.prefix.size()) == config.num_layers,
+                "expected one key/value prefix for each of ", config.num_layers, " layers, found ",
+                context.prefix.size(), "; make the context with an adapter of this model");
+}
+
 }  // namespace
 
 TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype) {
@@ -80,8 +86,8 @@ at::Tensor ChatGlmAttentionImpl::forward(const at::Tensor& x, const LayerInput& 
   const at::Tensor v = mixed.narrow(2, 2 * head_dim_, head_dim_);
   const auto& segments = input.context.segments;
   const at::Tensor attended = input.cache != nullptr
-                                  ? input.cache->append_and_attend(input.layer, q, k, v, segments, input.prefix)
-                                  : nn::prefix_lm_attention(q, k, v, segments, input.prefix);
+                                  ? input.cache->append_and_attend(input.layer, q, k, v, segments, input.prefix())
+                                  : nn::prefix_lm_attention(q, k, v, segments, input.prefix());
   const at::Tensor rows = attended.reshape({x.size(0), heads_ * head_dim_});
   return input.output_rows.defined() ? dense->forward(rows.index_select(0, input.output_rows), input.output_context)
                                      : dense->forward(rows, input.context);
@@ -150,9 +156,7 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
                     positions.size(1) == ids.size(0),
                 "expected ids [rows] and positions [2, rows] with rows = ", context.rows(), ", found ids ", ids.sizes(),
                 " and positions ", positions.sizes());
-  MOELORA_CHECK(options.prefix.empty() || static_cast<std::int64_t>(options.prefix.size()) == config_.num_layers,
-                "expected one key/value prefix for each of ", config_.num_layers, " layers, found ",
-                options.prefix.size());
+  check_prefix(context, config_);
   at::Tensor x =
       options.input_embeddings.defined() ? options.input_embeddings : transformer->word_embeddings->forward(ids);
   if (options.cache != nullptr && options.cache->takes_rows()) {
@@ -161,11 +165,10 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
     return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;
   }
   const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
-  LayerInput input{rotary, context, 0, options.cache, {}, {}, {}};
+  LayerInput input{rotary, context, 0, options.cache, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
     input.layer = layer;
     input.recompute = layer < options.recomputed_blocks;
-    input.prefix = options.prefix.empty() ? nn::KeyValuePrefix{} : options.prefix[layer];
     if (layer + 1 == config_.num_layers && options.output_rows.defined()) {
       input.output_rows = options.output_rows;
       input.output_context = context.select(options.output_rows);
@@ -180,10 +183,11 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
 
 std::vector<at::Tensor> ChatGlmImpl::hidden_states(const at::Tensor& ids, const at::Tensor& positions,
                                                    const nn::RowContext& context) {
+  check_prefix(context, config_);
   std::vector<at::Tensor> states{transformer->word_embeddings->forward(ids)};
   const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), states.front().scalar_type());
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
-    const LayerInput input{rotary, context, layer, nullptr, {}, {}, {}};
+    const LayerInput input{rotary, context, layer, nullptr, {}, {}};
     states.push_back(transformer->layers[layer]->as<ChatGlmBlock>()->forward(states.back(), input));
   }
   states.back() = transformer->final_layernorm->forward(states.back());

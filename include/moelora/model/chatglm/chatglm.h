@@ -30,16 +30,16 @@ TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype = at::kFloa
 /// Checkpoint names and shapes of all tensors, in the order in which they are asked for; lm_head.weight last.
 std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(const ChatGlmConfig& config);
 
-/// What a block needs besides its rows; the same for all blocks but for layer, prefix and output rows.
+/// What a block needs besides its rows; the same for all blocks but for layer and output rows.
 struct LayerInput {
   const nn::RotaryTables& rotary;
   const nn::RowContext& context;
   std::int64_t layer = 0;
   KvCache* cache = nullptr;
-  nn::KeyValuePrefix prefix;
   at::Tensor output_rows;         ///< [n] int64: the rows wanted; undefined: all
   nn::RowContext output_context;  ///< context.select(output_rows)
   bool recompute = false;         ///< Store only the block's input; backward runs the block again.
+  nn::KeyValuePrefix prefix() const { return context.prefix.empty() ? nn::KeyValuePrefix{} : context.prefix[layer]; }
 };
 
 class ChatGlmAttentionImpl : public torch::nn::Module {

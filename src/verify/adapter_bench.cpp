@@ -1,0 +1,68 @@
+#include "adapter_bench.h"
+
+#include <ATen/ATen.h>
+
+#include "moelora/io/error.h"
+#include "moelora/model/chatglm/load.h"
+
+namespace moelora::verify {
+
+AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& options) {
+  AdapterBench bench;
+  bench.model = model::load_chatglm(base, {options.dtype, options.device});
+  VerifyReport unused;
+  const GoldenFile golden(base / "golden.safetensors", unused);
+  const auto& config = bench.model->config();
+  bench.left = read_batch(golden.peek("left.input_ids"), golden.peek("left.labels"), config);
+  bench.right = read_batch(golden.peek("right.input_ids"), golden.peek("right.labels"), config);
+  bench.prompts = golden.peek("prompt.input_ids");
+  return bench;
+}
+
+GraphRun AdapterRun::run(const GoldenBatch& batch) const {
+  return run_graph(model, batch, adapter->context(batch.segments, tasks));
+}
+
+void AdapterRun::backward(const GoldenBatch& batch) const {
+  for (const at::Tensor& parameter : adapter->parameters()) {
+    parameter.mutable_grad() = at::Tensor();
+  }
+  run(batch).loss.backward();
+}
+
+GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const at::Tensor& prompts, double tolerance) const {
+  GreedyRun greedy = greedy_run(model, prompts, golden.peek("greedy_batch.logits").size(1),
+                                [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
+                                  TaskIds own;
+                                  for (const std::int64_t sequence : sequences) {
+                                    own.push_back(tasks[sequence]);
+                                  }
+                                  return adapter->context(segments, own);
+                                });
+  golden.compare_equal("greedy_batch.ids", greedy.ids);
+  golden.compare("greedy_batch.logits", greedy.logits, tolerance);
+  return greedy;
+}
+
+void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench& bench, const std::string& suffix,
+                   double tolerance) {
+  at::NoGradGuard guard;
+  for (const auto& [side, batch] :
+       {std::pair<std::string, const GoldenBatch*>{"left", &bench.left}, {"right", &bench.right}}) {
+    const GraphRun result = run.run(*batch);
+    golden.compare_rows(side + ".logits" + suffix, batch->pad(result.logits), batch->real, tolerance);
+    golden.compare(side + ".loss" + suffix, result.loss.to(at::kFloat).view({1}), tolerance);
+  }
+}
+
+void compare_forms(VerifyReport& report, const std::string& file, const std::map<std::string, at::Tensor>& expected,
+                   const std::map<std::string, at::Tensor>& found) {
+  compare_numbers(report, file + ": tensors", static_cast<double>(expected.size()), static_cast<double>(found.size()),
+                  0);
+  for (const auto& [name, tensor] : expected) {
+    MOELORA_CHECK(found.contains(name), file, " lacks ", name);
+    compare_tensors(report, file + ": " + name, tensor, found.at(name), 0);
+  }
+}
+
+}  // namespace moelora::verify

@@ -1,0 +1,37 @@
+#pragma once
+// What goldens of adapters have in common: the base's batches, and an adapter run on them.
+
+#include "golden.h"
+#include "moelora/adapter/adapter.h"
+
+namespace moelora::verify {
+
+// The base's golden batches, which adapters' goldens share.
+struct AdapterBench {
+  model::ChatGlm model{nullptr};
+  GoldenBatch left, right;
+  at::Tensor prompts;
+};
+
+AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& options);
+
+struct AdapterRun {
+  Adapter adapter;
+  model::ChatGlmImpl& model;
+  TaskIds tasks;
+
+  GraphRun run(const GoldenBatch& batch) const;
+  void backward(const GoldenBatch& batch) const;  ///< Fresh gradients of the batch's loss.
+  /// Greedy decoding of as many tokens as "greedy_batch.logits" has, compared with "greedy_batch.*".
+  GreedyRun compare_greedy(GoldenFile& golden, const at::Tensor& prompts, double tolerance) const;
+};
+
+/// Logits and losses of both batches against "left.logits" + suffix and so on.
+void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench& bench, const std::string& suffix,
+                   double tolerance);
+
+/// Two forms of the same checkpoint: every tensor of `expected` must be in `found` with the same values, and no other.
+void compare_forms(VerifyReport& report, const std::string& file, const std::map<std::string, at::Tensor>& expected,
+                   const std::map<std::string, at::Tensor>& found);
+
+}  // namespace moelora::verify
