@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "moelora/io/error.h"
 #include "nn/gemm.h"
 #include "nn/row_loops.h"
 
@@ -22,15 +23,37 @@ std::int64_t block_rows(std::int64_t d_in, std::int64_t d_out) {
 }
 
 struct Sizes {
-  std::int64_t rows, rank, d_in, d_out, block;
+  std::int64_t rows, rank, width, d_in, d_out, block;
   explicit Sizes(const LowRankCall& call)
       : rows(call.segment_of_row.size(0)),
         rank(call.A.size(0)),
+        width(call.width()),
         d_in(call.A.size(1)),
         d_out(call.B.size(0)),
         block(block_rows(d_in, d_out)) {}
   std::int64_t blocks() const { return (rows + block - 1) / block; }
 };
+
+// Calls work(begin, count, slice) for runs of rows that are multiplied with the same `width` rows of A and columns of
+// B, the first of them `slice`. Without experts of their own all rows are one run.
+template <typename Work>
+void for_each_run(const LowRankCall& call, std::int64_t begin, std::int64_t count, const Work& work) {
+  if (call.expert_of_segment.empty()) {
+    work(begin, count, std::int64_t{0});
+    return;
+  }
+  const auto* segment = call.segment_of_row.const_data_ptr<std::int64_t>();
+  const auto expert_of = [&](std::int64_t row) {
+    return call.expert_of_segment[static_cast<std::size_t>(segment[row])];
+  };
+  for (std::int64_t row = begin, end = begin; row < begin + count; row = end) {
+    const auto expert = expert_of(row);
+    while (end < begin + count && expert_of(end) == expert) {
+      ++end;
+    }
+    work(row, end - row, expert * call.width());
+  }
+}
 
 // to = from ⊙ diagonal of the row's segment, for `count` rows from `begin` on.
 void weigh_rows(const LowRankCall& call, const float* from, std::int64_t begin, std::int64_t count, std::int64_t rank,
@@ -58,7 +81,7 @@ void drop_rows(const nn::DropoutMask& mask, const float* from, std::int64_t begi
 at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const at::Tensor& bias, at::Tensor& u) {
   const Sizes size(call);
   at::Tensor y = at::empty({size.rows, size.d_out}, x.options().requires_grad(false));
-  u = at::empty({size.rows, size.rank}, y.options());
+  u = at::empty({size.rows, size.width}, y.options());
   const auto* input = x.const_data_ptr<float>();
   const auto* a = call.A.const_data_ptr<float>();
   const auto* b = call.B.const_data_ptr<float>();
@@ -67,27 +90,29 @@ at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const 
   auto* inner = u.mutable_data_ptr<float>();
   at::parallel_for(0, size.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
     std::vector<float> dropped(static_cast<std::size_t>(call.mask.active() ? size.block * size.d_in : 0));
-    std::vector<float> weighed(static_cast<std::size_t>(size.block * size.rank));
-    for (std::int64_t block = first; block < last; ++block) {
-      const auto begin = block * size.block;
-      const auto count = std::min(size.block, size.rows - begin);
+    std::vector<float> weighed(static_cast<std::size_t>(size.block * size.width));
+    const auto run = [&](std::int64_t begin, std::int64_t count, std::int64_t slice) {
       const float* rows = input + begin * size.d_in;
       if (call.mask.active()) {
         drop_rows(call.mask, rows, begin, count, size.d_in, dropped.data());
         rows = dropped.data();
       }
-      float* u_rows = inner + begin * size.rank;
-      gemm(Op::none, Op::transpose, count, size.rank, size.d_in, 1.0f, rows, size.d_in, a, size.d_in, 0.0f, u_rows,
-           size.rank);
-      weigh_rows(call, u_rows, begin, count, size.rank, weighed.data());
+      float* u_rows = inner + begin * size.width;
+      gemm(Op::none, Op::transpose, count, size.width, size.d_in, 1.0f, rows, size.d_in, a + slice * size.d_in,
+           size.d_in, 0.0f, u_rows, size.width);
+      weigh_rows(call, u_rows, begin, count, size.width, weighed.data());
       float* y_rows = result + begin * size.d_out;
       if (shift != nullptr) {
         for (std::int64_t row = 0; row < count; ++row) {
           std::copy(shift, shift + size.d_out, y_rows + row * size.d_out);
         }
       }
-      gemm(Op::none, Op::transpose, count, size.d_out, size.rank, 1.0f, weighed.data(), size.rank, b, size.rank,
-           shift != nullptr ? 1.0f : 0.0f, y_rows, size.d_out);
+      gemm(Op::none, Op::transpose, count, size.d_out, size.width, 1.0f, weighed.data(), size.width, b + slice,
+           size.rank, shift != nullptr ? 1.0f : 0.0f, y_rows, size.d_out);
+    };
+    for (std::int64_t block = first; block < last; ++block) {
+      const auto begin = block * size.block;
+      for_each_run(call, begin, std::min(size.block, size.rows - begin), run);
     }
   });
   return y;
@@ -109,9 +134,9 @@ class BackwardBlocks {
         u_(u.const_data_ptr<float>()),
         dx_(dx.defined() ? dx.mutable_data_ptr<float>() : nullptr),
         sums_(expert_sums.defined() ? expert_sums.mutable_data_ptr<float>() : nullptr),
-        dv_(floats(size.rank)),
-        du_(floats(size.rank)),
-        v_(floats(size.rank)),
+        dv_(floats(size.width)),
+        du_(floats(size.width)),
+        v_(floats(size.width)),
         rows_(floats(size.d_in)) {
     if (dx_ != nullptr) {
       update_ = floats(size.d_in);
@@ -124,25 +149,26 @@ class BackwardBlocks {
     }
   }
 
-  void run(std::int64_t begin, std::int64_t count) {
-    const auto rank = size_.rank;
+  // Rows of one run (for_each_run), no more than a block.
+  void run(std::int64_t begin, std::int64_t count, std::int64_t slice) {
+    const auto width = size_.width;
     const float* dy_rows = dy_ + begin * size_.d_out;
-    const float* u_rows = u_ + begin * rank;
-    gemm(Op::none, Op::none, count, rank, size_.d_out, 1.0f, dy_rows, size_.d_out, call_.B.const_data_ptr<float>(),
-         rank, 0.0f, dv_.data(), rank);
-    weigh_rows(call_, dv_.data(), begin, count, rank, du_.data());
-    weigh_rows(call_, u_rows, begin, count, rank, v_.data());
-    gemm(Op::transpose, Op::none, size_.d_out, rank, count, 1.0f, dy_rows, size_.d_out, v_.data(), rank, 1.0f,
-         dB.mutable_data_ptr<float>(), rank);
+    const float* u_rows = u_ + begin * width;
+    gemm(Op::none, Op::none, count, width, size_.d_out, 1.0f, dy_rows, size_.d_out,
+         call_.B.const_data_ptr<float>() + slice, size_.rank, 0.0f, dv_.data(), width);
+    weigh_rows(call_, dv_.data(), begin, count, width, du_.data());
+    weigh_rows(call_, u_rows, begin, count, width, v_.data());
+    gemm(Op::transpose, Op::none, size_.d_out, width, count, 1.0f, dy_rows, size_.d_out, v_.data(), width, 1.0f,
+         dB.mutable_data_ptr<float>() + slice, size_.rank);
     for (std::int64_t row = 0; sums_ != nullptr && row < count; ++row) {
-      nn::kernels::grouped_dot_row(dv_.data() + row * rank, u_rows + row * rank, rank, call_.experts,
+      nn::kernels::grouped_dot_row(dv_.data() + row * width, u_rows + row * width, width, call_.experts,
                                    sums_ + (begin + row) * call_.experts);
     }
     make_rows(begin, count);
-    gemm(Op::transpose, Op::none, rank, size_.d_in, count, 1.0f, du_.data(), rank, rows_.data(), size_.d_in, 1.0f,
-         dA.mutable_data_ptr<float>(), size_.d_in);
+    gemm(Op::transpose, Op::none, width, size_.d_in, count, 1.0f, du_.data(), width, rows_.data(), size_.d_in, 1.0f,
+         dA.mutable_data_ptr<float>() + slice * size_.d_in, size_.d_in);
     if (dx_ != nullptr) {
-      finish_dx(begin, count);
+      finish_dx(begin, count, slice);
     }
   }
 
@@ -174,10 +200,10 @@ class BackwardBlocks {
     }
   }
 
-  void finish_dx(std::int64_t begin, std::int64_t count) {
+  void finish_dx(std::int64_t begin, std::int64_t count, std::int64_t slice) {
     const auto width = size_.d_in;
-    gemm(Op::none, Op::none, count, width, size_.rank, 1.0f, du_.data(), size_.rank, call_.A.const_data_ptr<float>(),
-         width, 0.0f, update_.data(), width);
+    gemm(Op::none, Op::none, count, width, size_.width, 1.0f, du_.data(), size_.width,
+         call_.A.const_data_ptr<float>() + slice * width, width, 0.0f, update_.data(), width);
     for (std::int64_t row = 0; row < count; ++row) {
       const auto at = row * width;
       nn::kernels::finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
@@ -202,6 +228,9 @@ class BackwardBlocks {
 LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
                                    const at::Tensor& u, at::Tensor& dx, bool need_expert_sums) {
   const Sizes size(call);
+  MOELORA_CHECK(u.size(1) == size.width && !(need_expert_sums && size.width != size.rank),
+                "the gradient of expert weights needs all ", size.rank, " numbers of A x, found ", u.size(1),
+                "; the weights must require their gradient in the forward already");
   LowRankGradients result;
   if (need_expert_sums) {
     result.expert_sums = at::empty({size.rows, call.experts}, dy.options());
@@ -211,7 +240,9 @@ LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy
   at::parallel_for(0, size.blocks(), 1, [&](std::int64_t first, std::int64_t last) {
     BackwardBlocks blocks(call, size, x, dy, u, dx, result.expert_sums);
     for (std::int64_t block = first; block < last; ++block) {
-      blocks.run(block * size.block, std::min(size.block, size.rows - block * size.block));
+      const auto begin = block * size.block;
+      for_each_run(call, begin, std::min(size.block, size.rows - begin),
+                   [&](auto... of_run) { blocks.run(of_run...); });
     }
     parts[static_cast<std::size_t>(at::get_thread_num())] = {blocks.dA, blocks.dB};
   });

@@ -1,6 +1,7 @@
 #include "adapter/moe_lora_inference.h"
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <c10/core/GradMode.h>
 
 #include "moelora/nn/few_rows.h"
@@ -14,12 +15,44 @@ bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight
          !(c10::GradMode::is_enabled() && B.requires_grad());
 }
 
+namespace {
+
+// Neighbours with one expert are one product: u [rows, r/N].
+at::Tensor products_with_own_slices(const at::Tensor& x, const at::Tensor& A, const std::vector<std::int64_t>& columns,
+                                    std::int64_t width) {
+  std::vector<at::Tensor> parts;
+  for (std::size_t row = 0, end = 0; row < columns.size(); row = end) {
+    while (end < columns.size() && columns[end] == columns[row]) {
+      ++end;
+    }
+    const at::Tensor rows = x.narrow(0, static_cast<std::int64_t>(row), static_cast<std::int64_t>(end - row));
+    parts.push_back(nn::few_rows_product(rows, A.narrow(0, columns[row], width), {}, {}, {}, at::kFloat));
+  }
+  return parts.size() == 1 ? parts.front() : at::cat(parts);
+}
+
+}  // namespace
+
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
-                            const at::Tensor& omega_of_row, double scaling) {
+                            const at::Tensor& omega_of_row, double scaling,
+                            const std::vector<std::int64_t>& only_expert) {
+  const auto* place = omega_of_row.const_data_ptr<std::int64_t>();
+  if (!only_expert.empty()) {
+    const auto width = A.size(0) / omega.size(1);
+    std::vector<std::int64_t> columns(static_cast<std::size_t>(x.size(0)));
+    for (std::size_t row = 0; row < columns.size(); ++row) {
+      columns[row] = only_expert[static_cast<std::size_t>(place[row])] * width;
+    }
+    const at::Tensor v = products_with_own_slices(x, A, columns, width);
+    auto* numbers = v.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < v.numel(); ++i) {
+      numbers[i] = static_cast<float>(numbers[i] * scaling);
+    }
+    return nn::few_rows_product(x, weight.value(), bias, v, B, {}, columns);
+  }
   const at::Tensor v = nn::few_rows_product(x, A, {}, {}, {}, at::kFloat);  // u = A x; weighed in place
   const auto rank = v.size(1);
-  const auto* place = omega_of_row.const_data_ptr<std::int64_t>();
   const auto share = omega.defined() ? rank / omega.size(1) : rank;
   float* row = v.mutable_data_ptr<float>();
   for (std::int64_t i = 0; i < v.size(0); ++i, row += rank) {

@@ -2,6 +2,7 @@
 // The adapted linear without gradients for a few rows, as decoding has them.
 
 #include <cstdint>
+#include <vector>
 
 #include "moelora/nn/frozen_weight.h"
 
@@ -13,9 +14,11 @@ bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight
 
 /// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [n, N] fp32, undefined for one expert;
 /// omega_of_row [rows] int64: which of its rows each row takes. Two passes: A x, then the weight with B beside it. No
-/// dropout.
+/// dropout. `only_expert` [n]: the only expert of each row of omega, whose slices of A and B are all that is multiplied
+/// then; empty: omega says how much of each.
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
-                            const at::Tensor& omega_of_row, double scaling);
+                            const at::Tensor& omega_of_row, double scaling,
+                            const std::vector<std::int64_t>& only_expert = {});
 
 }  // namespace moelora

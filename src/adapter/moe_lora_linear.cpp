@@ -81,7 +81,8 @@ at::Tensor balance_gradient(const at::Tensor& omega, const nn::RowContext& conte
 
 MoeLoraLinearImpl::MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_features, const MoeLoraConfig& config,
                                      std::int64_t gate, std::uint64_t key)
-    : experts_(config.num_experts),
+    : single_(config.routing == Routing::single && config.num_experts > 1),
+      experts_(config.num_experts),
       scaling_(config.scaling()),
       dropout_(config.dropout),
       balance_(config.balance_loss),
@@ -123,6 +124,29 @@ MoeLoraLinearImpl::Omega MoeLoraLinearImpl::omega_of(const at::Tensor& x, const 
                 "the RowContext's expert weights have shape ", all.sizes(), ", expected [> ", gate_, ", ",
                 context.segments.count(), ", ", experts_, "]; it was made for another adapter or batch");
   return {all.select(0, gate_), context.segment_of_row};
+}
+
+std::vector<std::int64_t> MoeLoraLinearImpl::expert_of_segment(const Omega& omega,
+                                                               const nn::RowContext& context) const {
+  if (!single_ || context.expert_weights.requires_grad()) {
+    return {};
+  }
+  const auto weights = omega.weights.accessor<float, 2>();
+  std::vector<std::int64_t> experts(static_cast<std::size_t>(weights.size(0)), -1);
+  for (std::int64_t segment = 0; segment < weights.size(0); ++segment) {
+    std::int64_t& chosen = experts[static_cast<std::size_t>(segment)];
+    for (std::int64_t i = 0; i < experts_; ++i) {
+      if (weights[segment][i] == 1.0f && chosen < 0) {
+        chosen = i;
+      } else if (weights[segment][i] != 0.0f) {
+        return {};
+      }
+    }
+    if (chosen < 0) {
+      return {};
+    }
+  }
+  return experts;
 }
 
 at::Tensor MoeLoraLinearImpl::diagonal(const Omega& omega, std::int64_t segments) const {
@@ -207,19 +231,20 @@ void MoeLoraLinearImpl::finish_router(const at::Tensor& x, const at::Tensor& ome
 }
 
 LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& context) const {
-  return {A,
-          B,
-          diagonal(omega, context.segments.count()),
-          omega.of_row,
-          experts_,
-          nn::dropout_mask(dropout_, key_, context)};
+  std::vector<std::int64_t> only = expert_of_segment(omega, context);
+  const auto segments = context.segments.count();
+  const at::Tensor weights =
+      only.empty() ? diagonal(omega, segments)
+                   : at::full({segments, A.size(0) / experts_}, scaling_, A.options().requires_grad(false));
+  return {A, B, weights, omega.of_row, experts_, nn::dropout_mask(dropout_, key_, context), std::move(only)};
 }
 
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
   if (!(dropout_ > 0.0 && context.dropout.active()) && few_rows_adapted_serves(x, weight, bias, A, B)) {
     const Omega omega = omega_of(x, context);
-    return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_);
+    return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_,
+                            expert_of_segment(omega, context));
   }
   if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
     return forward_reference(x, weight.value(), bias, context);

@@ -2,9 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "adapter/tiny_base.h"
@@ -183,6 +185,151 @@ TEST(SingleRouting, MergesTheTasksOwnLora) {
     const at::Tensor update =
         at::mm(linear.delta->B.narrow(1, 4, 4), linear.delta->A.narrow(0, 4, 4)) * adapter->config().scaling();
     EXPECT_LE((linear.base->weight - before.at(linear.name + ".weight") - update).abs().max().item<float>(), 1e-6);
+  }
+}
+
+/// One linear with routing single: 4 tasks of rank 3, and segments shorter and longer than a block (64 rows here).
+struct SingleFixture {
+  MoeLoraLinear delta{nullptr};
+  nn::RowContext context;
+  at::Tensor x, weight = at::randn({9, 20}), bias = at::randn({9});
+
+  /// `several`: the third segment belongs to two tasks.
+  explicit SingleFixture(double dropout, bool several = false,
+                         const std::vector<std::int64_t>& lengths = {3, 150, 1, 70, 5, 2, 64}) {
+    MoeLoraConfig config;
+    config.rank = 12;
+    config.num_experts = 4;
+    config.routing = Routing::single;
+    config.dropout = dropout;
+    delta = MoeLoraLinear(20, 9, config, 0, 77);
+    const std::int64_t tasks[] = {2, 0, 2, 1, 1, 2, 0};  // task 3 is not there
+    const auto segments = static_cast<std::int64_t>(lengths.size());
+    context = nn::RowContext::plain(nn::Segments::from_lengths(lengths, std::vector<std::int64_t>(lengths.size(), 1)));
+    context.expert_weights = at::zeros({1, segments, 4});
+    for (std::int64_t segment = 0; segment < segments; ++segment) {
+      context.expert_weights[0][segment][tasks[segment]] = 1.0f;
+      context.dropout.draws.push_back(10 + segment);
+    }
+    if (several) {
+      context.expert_weights[0][2].copy_(at::tensor({0.5f, 0.0f, 0.5f, 0.0f}));
+    }
+    x = at::randn({context.rows(), 20}).set_requires_grad(true);
+    at::NoGradGuard guard;
+    delta->A.normal_();
+    delta->B.normal_();
+  }
+  at::Tensor fast() { return delta->forward(x, nn::FrozenWeight(weight), bias, context); }
+  at::Tensor slow() { return delta->forward_reference(x, weight, bias, context); }
+  std::int64_t tape_width() {
+    at::Tensor tape;
+    delta->begin_forward(x.detach(), bias, context, tape);
+    return tape.size(1);
+  }
+};
+
+// Largest difference of outputs and gradients from the plain operations', relative to the largest number.
+double single_difference(SingleFixture& f, const std::vector<at::Tensor>& inputs) {
+  const at::Tensor probe = at::randn({f.context.rows(), 9});
+  const at::Tensor fast = f.fast();
+  const at::Tensor slow = f.slow();
+  double difference = ((fast - slow).abs().max() / slow.abs().max()).item<double>();
+  const auto found = torch::autograd::grad({(fast * probe).sum()}, inputs);
+  const auto expected = torch::autograd::grad({(slow * probe).sum()}, inputs);
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    difference = std::max(difference, ((found[i] - expected[i]).abs().max() / expected[i].abs().max()).item<double>());
+  }
+  return difference;
+}
+
+TEST(SingleRouting, MultipliesOnlyTheTasksSlicesAndEqualsPlainOperations) {
+  at::manual_seed(3);
+  const int threads_before = at::get_num_threads();
+  for (const int threads : {1, 3}) {
+    at::set_num_threads(threads);
+    for (const double dropout : {0.0, 0.3}) {
+      SingleFixture f(dropout);
+      EXPECT_EQ(f.tape_width(), 3);
+      EXPECT_LE(single_difference(f, {f.x, f.delta->A, f.delta->B}), 1e-5) << "dropout " << dropout;
+    }
+  }
+  at::set_num_threads(threads_before);
+}
+
+TEST(SingleRouting, ASampleOfSeveralTasksTakesTheStackedForm) {
+  at::manual_seed(4);
+  SingleFixture f(0.3, /*several=*/true);
+  EXPECT_EQ(f.tape_width(), 12);
+  EXPECT_LE(single_difference(f, {f.x, f.delta->A, f.delta->B}), 1e-5);
+}
+
+TEST(SingleRouting, ExpertWeightsThatRequireAGradientGetIt) {
+  at::manual_seed(5);
+  SingleFixture f(0.3);
+  f.context.expert_weights.set_requires_grad(true);
+  EXPECT_EQ(f.tape_width(), 12);
+  EXPECT_LE(single_difference(f, {f.x, f.delta->A, f.delta->B, f.context.expert_weights}), 1e-5);
+  // Asked for after a forward that had not to provide for it: an error, no wrong number.
+  f.context.expert_weights = f.context.expert_weights.detach();
+  at::Tensor tape, dx;
+  f.delta->begin_forward(f.x.detach(), f.bias, f.context, tape);
+  nn::DeltaGradients found;
+  found.expert_weights = at::zeros_like(f.context.expert_weights);
+  EXPECT_TRUE(io::raises(
+      [&] {
+        f.delta->finish_backward(at::ones({f.context.rows(), 9}), nn::StoredRows(f.x.detach()), tape, f.context, dx,
+                                 found);
+      },
+      "require their gradient"));
+}
+
+TEST(SingleRouting, GradientByHandChainsThroughTheActivation) {
+  at::manual_seed(6);
+  SingleFixture f(0.3);
+  auto linear = nn::Linear(f.weight, f.bias);
+  linear->weight.set_requires_grad(false);
+  linear->bias.set_requires_grad(false);
+  linear->attach("a", f.delta.ptr());
+  linear->activate("a");
+  const at::Tensor inner = at::randn(f.x.sizes()).set_requires_grad(true);
+  const at::Tensor dy = at::randn({f.context.rows(), 9});
+  const at::Tensor y = f.delta->forward_reference(at::gelu(inner, "tanh"), f.weight, f.bias, f.context);
+  const auto expected = torch::autograd::grad({(y * dy).sum()}, {inner, f.delta->A, f.delta->B});
+  at::NoGradGuard no_grad;
+  at::Tensor tape;
+  const at::Tensor by_hand = nn::forward_by_hand(*linear, nn::gelu(inner.detach()), f.context, tape);
+  nn::DeltaGradients found;
+  const at::Tensor dx = nn::backward_by_hand(*linear, dy, nn::GeluRows(inner.detach()), tape, f.context, true, found);
+  const auto near = [](const at::Tensor& is, const at::Tensor& should) {
+    return (is - should).abs().max().item<float>() <= 1e-5f * should.abs().max().item<float>();
+  };
+  EXPECT_TRUE(near(by_hand, y));
+  EXPECT_TRUE(near(dx, expected[0]));
+  EXPECT_TRUE(near(found.trained[0], expected[1]));
+  EXPECT_TRUE(near(found.trained[1], expected[2]));
+  EXPECT_EQ(found.trained[0].narrow(0, 9, 3).abs().max().item<float>(), 0.0f);  // task 3
+}
+
+TEST(SingleRouting, AStepOfDecodingEqualsTheReferenceAndIsTheSameInEveryBatch) {
+  at::manual_seed(7);
+  for (const bool several : {false, true}) {
+    SingleFixture f(0.0, several, {1, 1, 1, 1, 1, 1, 1});
+    at::NoGradGuard no_grad;
+    f.context.dropout = {};
+    for (const at::ScalarType dtype : {at::kFloat, at::kHalf}) {
+      const at::Tensor x = f.x.detach().to(dtype);
+      const nn::FrozenWeight weight(f.weight.to(dtype));
+      const at::Tensor bias = f.bias.to(dtype);
+      const at::Tensor y = f.delta->forward(x, weight, bias, f.context);
+      const at::Tensor exact =
+          f.delta->forward_reference(x.to(at::kFloat), weight.value().to(at::kFloat), bias.to(at::kFloat), f.context);
+      EXPECT_LE((y.to(at::kFloat) - exact).abs().max().item<float>(),
+                (dtype == at::kFloat ? 1e-6f : 1e-3f) * exact.abs().max().item<float>());
+      for (std::int64_t row = 0; row < 7 && !several; ++row) {
+        const at::Tensor alone = f.delta->forward(x.narrow(0, row, 1), weight, bias, f.context.next_rows({row}));
+        EXPECT_TRUE(at::equal(alone, y.narrow(0, row, 1))) << "row " << row;
+      }
+    }
   }
 }
 

@@ -68,6 +68,30 @@ TEST(FewRows, AddsTheLowRankPart) {
   }
 }
 
+// Stacked factors: rows take their own columns, and get the same bytes as with those columns alone.
+TEST(FewRows, EachRowTakesItsColumnsOfTheLowRankPart) {
+  at::manual_seed(5);
+  for (const at::ScalarType dtype : kDtypes) {
+    const at::Tensor x = at::randn({8, 200}).to(dtype);
+    const at::Tensor weight = at::randn({1001, 200}).to(dtype);
+    const at::Tensor bias = at::randn({1001}).to(dtype);
+    const at::Tensor v = at::randn({8, 12});
+    const at::Tensor b = at::randn({1001, 48});
+    for (const std::vector<std::int64_t>& columns :
+         std::vector<std::vector<std::int64_t>>{{24}, {36, 36, 36}, {0, 12, 12, 36, 0, 24, 24, 24}}) {
+      const auto rows = static_cast<std::int64_t>(columns.size());
+      const at::Tensor y =
+          few_rows_product(x.narrow(0, 0, rows), weight, bias, v.narrow(0, 0, rows), b, at::kFloat, columns);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const at::Tensor own = b.narrow(1, columns[static_cast<std::size_t>(row)], 12).contiguous();
+        const at::Tensor alone =
+            few_rows_product(x.narrow(0, row, 1), weight, bias, v.narrow(0, row, 1), own, at::kFloat);
+        EXPECT_TRUE(at::equal(y.narrow(0, row, 1), alone)) << dtype << " row " << row << " of " << rows;
+      }
+    }
+  }
+}
+
 TEST(FewRows, ARowsResultDependsOnNothingElse) {
   at::manual_seed(3);
   const int threads = at::get_num_threads();
@@ -117,6 +141,7 @@ TEST(FewRows, InstructionSetsAgree) {
                                   9,
                                   75,
                                   21,
+                                  0,
                                   0};
       set->product(call, 0, 10);
       set->product(call, 10, 21);

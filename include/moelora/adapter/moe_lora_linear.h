@@ -1,9 +1,12 @@
 #pragma once
 // The MOELoRA update of one linear in stacked form (arXiv 2310.18339): with A = [A_1; …; A_N] [r, d_in] and
 // B = [B_1 … B_N] [d_out, r], the experts are a diagonal: h = W0 x + s · B (g_j ⊙ (A x)), where g_j repeats each entry
-// of ω_j r/N times and s = alpha / r. Cost and memory are plain LoRA's, whatever N is.
+// of ω_j r/N times and s = alpha / r. Cost and memory are plain LoRA's, whatever N is. With routing "single" on the CPU
+// a row costs what plain LoRA of rank r/N costs: only its task's slices of A and B are multiplied.
 
 #include <torch/nn/pimpl.h>
+
+#include <vector>
 
 #include "moelora/adapter/config.h"
 #include "moelora/nn/linear_delta.h"
@@ -32,7 +35,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   bool by_hand() const override { return true; }
   std::vector<at::Tensor> trained() const override;  ///< A, B, router if there is one
   at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
-                           at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r]
+                           at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r] or [rows, r/N]
   void finish_backward(const at::Tensor& dy, const nn::RowSource& x, const at::Tensor& tape,
                        const nn::RowContext& context, at::Tensor& dx, nn::DeltaGradients& gradients) const override;
 
@@ -47,11 +50,15 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
     at::Tensor of_row;
   };
   Omega omega_of(const at::Tensor& x, const nn::RowContext& context) const;
+  // Routing single: the only expert of each segment, [S]. Empty where the stacked form is needed: another routing, a
+  // segment with several tasks, or expert weights that get a gradient.
+  std::vector<std::int64_t> expert_of_segment(const Omega& omega, const nn::RowContext& context) const;
   at::Tensor diagonal(const Omega& omega, std::int64_t segments) const;  // s · g, [n, r]
   LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
   bool routes_tokens() const { return router.defined(); }
+  bool single_;
   std::int64_t experts_;
   double scaling_;
   double dropout_;

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <optional>
+#include <vector>
 
 namespace moelora::nn {
 
@@ -13,9 +14,11 @@ namespace moelora::nn {
 bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// x W^T + v B^T + bias. x [rows, d_in], weight [d_out, d_in], bias [d_out] or undefined; v [rows, r] and b [d_out, r]
-/// fp32, or both undefined. Dtypes of x, weight and bias may differ. Returns [rows, d_out] in x's dtype or in `dtype`.
+/// fp32, or both undefined. `columns`: for each row the first of the r columns of b that its v goes with, where b has
+/// more of them (several stacked factors); empty: b has r columns. Dtypes of x, weight and bias may differ. Returns
+/// [rows, d_out] in x's dtype or in `dtype`.
 at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                             const at::Tensor& v = {}, const at::Tensor& b = {},
-                            std::optional<at::ScalarType> dtype = {});
+                            std::optional<at::ScalarType> dtype = {}, const std::vector<std::int64_t>& columns = {});
 
 }  // namespace moelora::nn

@@ -17,10 +17,10 @@ struct FewRows {
   const void* weight;  ///< [d_out, d_in]
   Stored stored;       ///< of weight
   const float* v;      ///< [rows, rank]; unused for rank 0
-  const float* b;      ///< [d_out, rank]
+  const float* b;      ///< [d_out, rank], rows stride_b apart
   const float* bias;   ///< [d_out] or null
   float* y;            ///< [rows, d_out]
-  std::int64_t rows, d_in, d_out, rank;
+  std::int64_t rows, d_in, d_out, rank, stride_b;
 };
 
 /// softmax(q K^T · scale) V for one query.

@@ -216,14 +216,14 @@ void tile(const FewRows& call, std::int64_t row, std::int64_t first, std::int64_
   // and fetched further ahead they would be gone again.
   for (int j = 0; j < Weights; ++j) {
     for (std::int64_t c = 0; c < call.rank; c += kLanes) {
-      __builtin_prefetch(call.b + (first + j * stride) * call.rank + c);
+      __builtin_prefetch(call.b + (first + j * stride) * call.stride_b + c);
     }
   }
   const auto* weight = static_cast<const typename Format::type*>(call.weight) + first * call.d_in;
   add_products<Format, Weights, Rows>(sum, call.x + row * call.d_in, weight, stride * call.d_in, call.d_in);
   if (call.rank > 0) {
-    add_products<Fp32, Weights, Rows>(sum, call.v + row * call.rank, call.b + first * call.rank, stride * call.rank,
-                                      call.rank);
+    add_products<Fp32, Weights, Rows>(sum, call.v + row * call.rank, call.b + first * call.stride_b,
+                                      stride * call.stride_b, call.rank);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < Weights; ++j) {
