@@ -1,7 +1,6 @@
 #include "adapter/moe_lora_inference.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/cat.h>
 #include <c10/core/GradMode.h>
 
 #include "moelora/nn/few_rows.h"
@@ -15,24 +14,6 @@ bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight
          !(c10::GradMode::is_enabled() && B.requires_grad());
 }
 
-namespace {
-
-// Neighbours with one expert are one product: u [rows, r/N].
-at::Tensor products_with_own_slices(const at::Tensor& x, const at::Tensor& A, const std::vector<std::int64_t>& columns,
-                                    std::int64_t width) {
-  std::vector<at::Tensor> parts;
-  for (std::size_t row = 0, end = 0; row < columns.size(); row = end) {
-    while (end < columns.size() && columns[end] == columns[row]) {
-      ++end;
-    }
-    const at::Tensor rows = x.narrow(0, static_cast<std::int64_t>(row), static_cast<std::int64_t>(end - row));
-    parts.push_back(nn::few_rows_product(rows, A.narrow(0, columns[row], width), {}, {}, {}, at::kFloat));
-  }
-  return parts.size() == 1 ? parts.front() : at::cat(parts);
-}
-
-}  // namespace
-
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
                             const at::Tensor& omega_of_row, double scaling,
@@ -44,7 +25,7 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
     for (std::size_t row = 0; row < columns.size(); ++row) {
       columns[row] = only_expert[static_cast<std::size_t>(place[row])] * width;
     }
-    const at::Tensor v = products_with_own_slices(x, A, columns, width);
+    const at::Tensor v = nn::few_rows_own_product(x, A, columns, width);
     auto* numbers = v.mutable_data_ptr<float>();
     for (std::int64_t i = 0; i < v.numel(); ++i) {
       numbers[i] = static_cast<float>(numbers[i] * scaling);

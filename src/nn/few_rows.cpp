@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <functional>
 
 #include "nn/kernels/row_kernels.h"
 #include "nn/kernels/stored.h"
@@ -18,31 +19,7 @@ constexpr std::int64_t kThreadNumbers = 16384;
 // Numbers of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
 constexpr std::int64_t kMostNumbers = 48 * 1024;
 
-// Bytes of the weight that rows with different columns of b pass over in turn: they stay in the inner caches.
-constexpr std::int64_t kPieceBytes = 64 * 1024;
-
 at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
-
-// Outputs first, … last - 1 where each row has columns of b for itself: neighbours with the same ones go together.
-void product_by_columns(const kernels::FewRows& call, const std::vector<std::int64_t>& columns, std::int64_t weight_row,
-                        std::int64_t first, std::int64_t last) {
-  const std::int64_t piece = std::max<std::int64_t>(8, kPieceBytes / weight_row);
-  const auto at_once = std::equal(columns.begin() + 1, columns.end(), columns.begin()) ? last - first : piece;
-  for (std::int64_t output = first; output < last; output += at_once) {
-    for (std::int64_t row = 0, end = 0; row < call.rows; row = end) {
-      for (end = row + 1; end < call.rows && columns[end] == columns[row];) {
-        ++end;
-      }
-      kernels::FewRows part = call;
-      part.x += row * call.d_in;
-      part.v += row * call.rank;
-      part.b += columns[row];
-      part.y += row * call.d_out;
-      part.rows = end - row;
-      kernels::row_kernels().product(part, output, std::min(output + at_once, last));
-    }
-  }
-}
 
 }  // namespace
 
@@ -76,6 +53,11 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
     call.b = b.const_data_ptr<float>();
     call.rank = v.size(1);
     call.stride_b = b.size(1);
+    if (std::adjacent_find(columns.begin(), columns.end(), std::not_equal_to<>()) != columns.end()) {
+      call.columns = columns.data();
+    } else if (!columns.empty()) {
+      call.b += columns.front();  // the same for all
+    }
   }
   call.bias = added.defined() ? added.const_data_ptr<float>() : nullptr;
   call.y = y.mutable_data_ptr<float>();
@@ -83,14 +65,37 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   call.d_in = x.size(1);
   call.d_out = weight.size(0);
   const auto grain = std::max<std::int64_t>(1, kThreadNumbers / std::max<std::int64_t>(call.d_in, 1));
-  at::parallel_for(0, call.d_out, grain, [&](std::int64_t begin, std::int64_t end) {
-    if (columns.empty()) {
-      kernels::row_kernels().product(call, begin, end);
-    } else {
-      product_by_columns(call, columns, call.d_in * weight.element_size(), begin, end);
+  at::parallel_for(0, call.d_out, grain,
+                   [&](std::int64_t begin, std::int64_t end) { kernels::row_kernels().product(call, begin, end); });
+  return y.to(dtype.value_or(x.scalar_type()));
+}
+
+at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
+                                const std::vector<std::int64_t>& first_rows, std::int64_t count) {
+  TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(1) == weight.size(1) && weight.is_contiguous() &&
+                        static_cast<std::int64_t>(first_rows.size()) == x.size(0));
+  const at::Tensor input = as_fp32(x);
+  const at::Tensor y = at::empty({x.size(0), count}, at::TensorOptions(at::kFloat));
+  const auto* numbers = static_cast<const char*>(weight.const_data_ptr());
+  kernels::FewRows all{};
+  all.stored = kernels::stored(weight.scalar_type());
+  all.rows = 1;
+  all.d_in = x.size(1);
+  all.d_out = count;
+  const auto grain = std::max<std::int64_t>(1, kThreadNumbers / std::max<std::int64_t>(all.d_in, 1));
+  at::parallel_for(0, y.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
+    while (begin < end) {
+      const auto row = begin / count;
+      const auto stop = std::min(end, (row + 1) * count);
+      kernels::FewRows call = all;
+      call.x = input.const_data_ptr<float>() + row * all.d_in;
+      call.weight = numbers + first_rows[static_cast<std::size_t>(row)] * all.d_in * weight.element_size();
+      call.y = y.mutable_data_ptr<float>() + row * count;
+      kernels::row_kernels().product(call, begin - row * count, stop - row * count);
+      begin = stop;
     }
   });
-  return y.to(dtype.value_or(x.scalar_type()));
+  return y;
 }
 
 }  // namespace moelora::nn

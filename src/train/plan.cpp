@@ -29,11 +29,16 @@ model::StepCost cost_of(const model::CausalLM& model, const model::Workload& loa
 }
 
 // Three products of r (d_in + d_out) for each row and adapted linear: forward, gradients of A and B, gradient of x.
+// With routing single a row takes one of the N slices of A and B (on a CPU).
 double adapter_operations(const AdapterImpl* adapter, const model::Workload& load) {
   double operations = 0.0;
   if (adapter != nullptr) {
     for (const auto& linear : adapter->linears()) {
       operations += 6.0 * static_cast<double>(linear.delta->A.numel() + linear.delta->B.numel());
+    }
+    const MoeLoraConfig& config = adapter->config();
+    if (config.routing == Routing::single && adapter->linears().front().delta->A.is_cpu()) {
+      operations /= static_cast<double>(config.num_experts);
     }
   }
   return operations * static_cast<double>(load.rows);

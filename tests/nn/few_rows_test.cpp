@@ -92,6 +92,26 @@ TEST(FewRows, EachRowTakesItsColumnsOfTheLowRankPart) {
   }
 }
 
+TEST(FewRows, EachRowTakesItsOwnRowsOfTheWeight) {
+  at::manual_seed(6);
+  const int threads = at::get_num_threads();
+  const std::vector<std::int64_t> first{36, 0, 0, 7, 24};
+  for (const at::ScalarType dtype : kDtypes) {
+    const at::Tensor x = at::randn({5, 3001}).to(dtype);
+    const at::Tensor weight = at::randn({48, 3001}).to(dtype);
+    for (const int count : {1, 3}) {
+      at::set_num_threads(count);
+      const at::Tensor y = few_rows_own_product(x, weight, first, 12);
+      for (std::int64_t row = 0; row < 5; ++row) {
+        const at::Tensor own = weight.narrow(0, first[static_cast<std::size_t>(row)], 12);
+        const at::Tensor alone = few_rows_product(x.narrow(0, row, 1), own, {}, {}, {}, at::kFloat);
+        EXPECT_TRUE(at::equal(y.narrow(0, row, 1), alone)) << dtype << " row " << row;
+      }
+    }
+  }
+  at::set_num_threads(threads);
+}
+
 TEST(FewRows, ARowsResultDependsOnNothingElse) {
   at::manual_seed(3);
   const int threads = at::get_num_threads();
@@ -142,7 +162,8 @@ TEST(FewRows, InstructionSetsAgree) {
                                   75,
                                   21,
                                   0,
-                                  0};
+                                  0,
+                                  nullptr};
       set->product(call, 0, 10);
       set->product(call, 10, 21);
       EXPECT_LT(rounding_of(y, x, weight, {}, {}, {}), 1e-6) << set->name << " " << dtype;

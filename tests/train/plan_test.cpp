@@ -95,5 +95,39 @@ TEST(Plan, GrowsWithTheMicroBatchAndShrinksWithTheBudget) {
   EXPECT_GT(tight.seconds, whole.seconds);
 }
 
+TEST(Plan, RoutingSingleTakesThePlainLorasOperations) {
+  model::ChatGlm model = fixture::tiny_model();
+  const auto examples = fixture::toy_examples(6);
+  StepSamples samples;
+  for (const data::Example& example : examples) {
+    samples.draws.push_back(static_cast<std::int64_t>(samples.examples.size()));
+    samples.examples.push_back(&example);
+  }
+  MoeLoraConfig config = fixture::tiny_adapter_config(0.3);
+  config.routing = Routing::single;
+  config.num_experts = 3;
+  config.rank = 12;
+  Adapter single = inject(*model, config, TaskNames({"sum", "echo", "rest"}), "single");
+  config.routing = Routing::uniform;
+  config.num_experts = 1;
+  config.rank = 4;
+  const Adapter plain = inject(*model, config, TaskNames({"sum", "echo", "rest"}), "plain");
+  const auto seconds = [&](const Adapter& adapter) {
+    return plan_step(*model, adapter.get(), {}, samples.examples, 1 << 20, 0.0, Machine{1e8, 1e11}).seconds;
+  };
+  EXPECT_NEAR(seconds(single), seconds(plain), 1e-9 * seconds(plain));
+  // Blocks that are run again choose the same slices.
+  single->enable();
+  fixture::fill_b(single);
+  const SampleLosses kept = accumulate_gradients(*model, single.get(), samples, 7, 1 << 20);
+  const auto expected = gradients_of(single);
+  EXPECT_EQ(kept.sums, accumulate_gradients(*model, single.get(), samples, 7, 1 << 20, 1.0, 0, 0.0).sums);
+  const auto found = gradients_of(single);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    EXPECT_GT(expected[i].abs().max().item<float>(), 0.0f) << i;
+    EXPECT_TRUE(at::equal(found[i], expected[i])) << i;
+  }
+}
+
 }  // namespace
 }  // namespace moelora::train

@@ -21,4 +21,9 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
                             const at::Tensor& v = {}, const at::Tensor& b = {},
                             std::optional<at::ScalarType> dtype = {}, const std::vector<std::int64_t>& columns = {});
 
+/// Each row of x with its own rows of the weight: first_rows[i], … (count of them) for row i. Returns [rows, count]
+/// fp32.
+at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
+                                const std::vector<std::int64_t>& first_rows, std::int64_t count);
+
 }  // namespace moelora::nn

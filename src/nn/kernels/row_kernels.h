@@ -21,6 +21,7 @@ struct FewRows {
   const float* bias;   ///< [d_out] or null
   float* y;            ///< [rows, d_out]
   std::int64_t rows, d_in, d_out, rank, stride_b;
+  const std::int64_t* columns;  ///< [rows]: a row's first column of b; null: 0 for every row
 };
 
 /// softmax(q K^T · scale) V for one query.

@@ -201,6 +201,34 @@ MOELORA_INLINE void add_products(Lanes (&sum)[Weights][Rows], const float* x, co
   }
 }
 
+// The low-rank part where each row has its own columns of b. The loop works on a copy, so that the sums themselves can
+// stay in registers.
+template <int Weights, int Rows>
+MOELORA_INLINE void add_own_products(Lanes (&sum)[Weights][Rows], const FewRows& call, std::int64_t row,
+                                     std::int64_t first, std::int64_t stride) {
+  Lanes own[Rows][Weights][1];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < Weights; ++j) {
+      own[r][j][0] = sum[j][r];
+    }
+  }
+#pragma GCC unroll 1
+  for (int r = 0; r < Rows; ++r) {
+    add_products<Fp32, Weights, 1>(own[r], call.v + (row + r) * call.rank,
+                                   call.b + first * call.stride_b + call.columns[row + r], stride * call.stride_b,
+                                   call.rank);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+    for (int j = 0; j < Weights; ++j) {
+      sum[j][r] = own[r][j][0];
+    }
+  }
+}
+
 // Outputs first, first + stride, … (Weights of them) of rows row, row + 1, … (Rows of them).
 template <typename Format, int Weights, int Rows>
 void tile(const FewRows& call, std::int64_t row, std::int64_t first, std::int64_t stride) {
@@ -215,13 +243,15 @@ void tile(const FewRows& call, std::int64_t row, std::int64_t first, std::int64_
   // The low-rank part comes last and its few cache lines are fetched now: a miss at its place would stall the stream,
   // and fetched further ahead they would be gone again.
   for (int j = 0; j < Weights; ++j) {
-    for (std::int64_t c = 0; c < call.rank; c += kLanes) {
+    for (std::int64_t c = 0; c < call.rank && call.columns == nullptr; c += kLanes) {
       __builtin_prefetch(call.b + (first + j * stride) * call.stride_b + c);
     }
   }
   const auto* weight = static_cast<const typename Format::type*>(call.weight) + first * call.d_in;
   add_products<Format, Weights, Rows>(sum, call.x + row * call.d_in, weight, stride * call.d_in, call.d_in);
-  if (call.rank > 0) {
+  if (call.columns != nullptr) {
+    add_own_products(sum, call, row, first, stride);
+  } else if (call.rank > 0) {
     add_products<Fp32, Weights, Rows>(sum, call.v + row * call.rank, call.b + first * call.stride_b,
                                       stride * call.stride_b, call.rank);
   }
