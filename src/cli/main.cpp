@@ -1,4 +1,4 @@
-// moelora: train, evaluate, generate, merge, export, import, inspect, verify.
+// moelora: train, evaluate, generate, merge, export, import, inspect, verify, experiment.
 
 #include <c10/util/Exception.h>
 
@@ -43,8 +43,8 @@ int run(int argc, char** argv) {
   app.footer(
       "moelora VERB --help shows a verb's options and examples. Exit codes: 0 done, 1 a check failed (or another "
       "process was lost), 2 bad input.");
-  for (const auto add :
-       {add_train, add_eval, add_generate, add_merge, add_export, add_import, add_inspect, add_verify}) {
+  for (const auto add : {add_train, add_eval, add_generate, add_merge, add_export, add_import, add_inspect, add_verify,
+                         add_experiment}) {
     add(app, status);
   }
   try {

@@ -158,6 +158,50 @@ std::vector<std::int64_t> Session::tasks_of(const std::vector<data::Record>& rec
   return tasks;
 }
 
+Session open_model(const train::ModelSection& section) {
+  SessionOptions options;
+  options.device = section.device;
+  options.dtype = section.dtype;
+  if (section.init.is_null()) {
+    options.model = section.path;
+    options.fingerprint = true;
+    Session session = open_session(options);
+    if (!section.tokenizer.empty()) {
+      session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
+    }
+    return session;
+  }
+  Session session;
+  session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
+  const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
+  session.model =
+      model::ChatGlm(model::ChatGlmConfig::from_json(section.init), model::random_tensors(section.seed, dtype));
+  session.model->tie_head();  // as the published model
+  session.model->to(parse_device(section.device));
+  session.base_fingerprint = model::base_fingerprint(*session.model);
+  return session;
+}
+
+void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
+                const std::filesystem::path& tokenizer_from) {
+  const at::ScalarType stored = parse_dtype(model->config().torch_dtype);
+  if (stored == model->dtype()) {
+    model::save_chatglm(*model, folder, tokenizer_from);
+    return;
+  }
+  std::map<std::string, at::Tensor> tensors;
+  for (const auto& [name, tensor] : model::base_tensors(*model)) {
+    tensors[name] = tensor;
+  }
+  model::ChatGlm copy(model->config(), [&](const std::string& name, at::IntArrayRef) {
+    return tensors.at(name).detach().to(at::kCPU, stored);
+  });
+  if (model->head_is_tied()) {
+    copy->tie_head();
+  }
+  model::save_chatglm(*copy, folder, tokenizer_from);
+}
+
 void require_empty(const std::filesystem::path& folder) {
   std::error_code ignored;
   MOELORA_CHECK(!std::filesystem::exists(folder) ||

@@ -12,6 +12,7 @@
 #include "moelora/model/chatglm/load.h"
 #include "moelora/model/chatglm/tokenizer.h"
 #include "moelora/model/generation.h"
+#include "moelora/train/config.h"
 
 namespace moelora::cli {
 
@@ -45,6 +46,13 @@ struct Session {
 
 /// Loads all parts. Error if the adapter belongs to another base or tokenizer.
 Session open_session(const SessionOptions& options);
+
+/// The model of a configuration: a folder's, or a new one with random weights.
+Session open_model(const train::ModelSection& section);
+
+/// Writes a trained model in the type that its configuration names, whatever it was computed in.
+void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
+                const std::filesystem::path& tokenizer_from);
 
 /// The type in which a model folder stores its weights.
 at::ScalarType stored_dtype(const std::filesystem::path& model_folder);

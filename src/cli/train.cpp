@@ -42,54 +42,8 @@ extern "C" void request_stop(int) {
   std::signal(SIGTERM, SIG_DFL);
 }
 
-// The model of the configuration: a folder's, or a new one with random weights.
-Session open_model(const train::TrainConfig& config) {
-  const train::ModelSection& section = config.model;
-  SessionOptions options;
-  options.device = section.device;
-  options.dtype = section.dtype;
-  if (section.init.is_null()) {
-    options.model = section.path;
-    options.fingerprint = true;
-    Session session = open_session(options);
-    if (!section.tokenizer.empty()) {
-      session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
-    }
-    return session;
-  }
-  Session session;
-  session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
-  const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
-  session.model =
-      model::ChatGlm(model::ChatGlmConfig::from_json(section.init), model::random_tensors(section.seed, dtype));
-  session.model->tie_head();  // as the published model
-  session.model->to(parse_device(section.device));
-  session.base_fingerprint = model::base_fingerprint(*session.model);
-  return session;
-}
-
-// A trained model is stored in the type that its configuration names, whatever it was computed in.
-void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
-                const std::filesystem::path& tokenizer_from) {
-  const at::ScalarType stored = parse_dtype(model->config().torch_dtype);
-  if (stored == model->dtype()) {
-    model::save_chatglm(*model, folder, tokenizer_from);
-    return;
-  }
-  std::map<std::string, at::Tensor> tensors;
-  for (const auto& [name, tensor] : model::base_tensors(*model)) {
-    tensors[name] = tensor;
-  }
-  model::ChatGlm copy(model->config(), [&](const std::string& name, at::IntArrayRef) {
-    return tensors.at(name).detach().to(at::kCPU, stored);
-  });
-  if (model->head_is_tied()) {
-    copy->tie_head();
-  }
-  model::save_chatglm(*copy, folder, tokenizer_from);
-}
-
-ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config, const train::RunData& data) {
+ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config,
+                           const train::RunData& data) {
   ordered_json provenance = io::provenance();
   provenance["configuration"] = options.config.string();
   provenance["overrides"] = options.overrides;
@@ -115,7 +69,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   }
   const train::RunData data = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(data.train));
-  Session session = open_model(config);
+  Session session = open_model(config.model);
   if (config.mode == train::Mode::adapter) {
     session.adapter = inject(*session.model, config.adapter, tasks);
   }
@@ -127,7 +81,8 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     print_plan(session, config, examples);
     return 0;
   }
-  const auto validation = train::encode_examples(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
+  const auto validation =
+      train::encode_examples(data.validation, tasks, *session.tokenizer, config.data.encode, "validation");
 
   if (writes(ranks)) {
     std::filesystem::create_directories(options.output);

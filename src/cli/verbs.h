@@ -8,6 +8,7 @@ namespace moelora::cli {
 
 void add_train(CLI::App& app, int& status);
 void add_eval(CLI::App& app, int& status);
+void add_experiment(CLI::App& app, int& status);
 void add_generate(CLI::App& app, int& status);
 void add_merge(CLI::App& app, int& status);
 void add_export(CLI::App& app, int& status);

@@ -7,16 +7,16 @@
 namespace moelora::experiment {
 namespace {
 
-Cell text_cell(std::string text) { return {std::move(text), "", Mark::none, 0, false}; }
+TableCell text_cell(std::string text) { return {std::move(text), "", Mark::none, 0, false}; }
 
 template <typename Format>
-Cell optional_cell(const std::optional<double>& value, const Format& format) {
+TableCell optional_cell(const std::optional<double>& value, const Format& format) {
   return text_cell(value && std::isfinite(*value) ? format(*value) : kMissing);
 }
 
-Cell count_cell(std::int64_t count) { return text_cell(count > 0 ? grouped(count) : kMissing); }
+TableCell count_cell(std::int64_t count) { return text_cell(count > 0 ? grouped(count) : kMissing); }
 
-Cell merged_cell(const Row& row) {
+TableCell merged_cell(const Row& row) {
   if (!row.not_merged.empty()) return {"no", row.not_merged, Mark::none, 0, false};
   return optional_cell(row.ms_per_token_merged, [](double ms) { return fixed(ms, 2); });
 }
@@ -59,7 +59,7 @@ Table cost_table(const Results& results) {
   table.columns = {{"method", false},           {"training"},     {"peak memory"},
                    {"step time over " + title}, {"ms per token"}, {"merged, ms per token"}};
   for (const Row& row : results.rows) {
-    Cell ratio = text_cell(kMissing);
+    TableCell ratio = text_cell(kMissing);
     if (row.step_ratio) {
       ratio.text = fixed(row.step_ratio->median, 3) + " ×";
       ratio.detail = fixed(row.step_ratio->low, 3) + "–" + fixed(row.step_ratio->high, 3);
@@ -78,7 +78,7 @@ Table expert_table(const ExpertWeights& weights) {
   const std::size_t experts = weights.weights.empty() ? 0 : weights.weights.front().size();
   for (std::size_t i = 0; i < experts; ++i) table.columns.push_back({"expert " + std::to_string(i + 1)});
   for (std::size_t task = 0; task < weights.weights.size(); ++task) {
-    std::vector<Cell> cells{text_cell(weights.tasks[task])};
+    std::vector<TableCell> cells{text_cell(weights.tasks[task])};
     for (const double weight : weights.weights[task]) cells.push_back(text_cell(fixed(weight, 3)));
     table.rows.push_back(std::move(cells));
   }
@@ -95,7 +95,7 @@ Table tuning_table(const Results& results) {
   for (const double rate : rates) table.columns.push_back({short_number(rate)});
   for (const Tuning& tuning : results.tunings) {
     const auto chosen = chosen_loss(tuning);
-    std::vector<Cell> cells{text_cell(tuning.title)};
+    std::vector<TableCell> cells{text_cell(tuning.title)};
     for (const double rate : rates) {
       const auto found = std::find_if(tuning.losses.begin(), tuning.losses.end(),
                                       [rate](const auto& entry) { return entry.first == rate; });

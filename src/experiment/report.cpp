@@ -149,7 +149,7 @@ std::string markdown_page(const Results& results, const Analysis& analysis) {
          markdown_section("Learning rates", to_markdown(tuning_table(results))) + markdown_section("Notes", notes);
 }
 
-std::string with_mark(const Cell& cell) {
+std::string with_mark(const TableCell& cell) {
   return cell.text + (cell.mark == Mark::best ? "*" : cell.mark == Mark::second ? "+" : " ");
 }
 

@@ -5,20 +5,20 @@
 namespace moelora::experiment {
 namespace {
 
-Cell plain(std::string text) { return {std::move(text), "", Mark::none, 0, false}; }
+TableCell plain(std::string text) { return {std::move(text), "", Mark::none, 0, false}; }
 
-Cell score_cell(const std::optional<eval::Interval>& score, Mark mark) {
+TableCell score_cell(const std::optional<eval::Interval>& score, Mark mark) {
   if (!score) return plain(kMissing);
   return {percent(score->value), percent_range(score->low, score->high), mark, 0, false};
 }
 
-Cell task_cell(const std::optional<eval::Interval>& score, Mark mark) {
+TableCell task_cell(const std::optional<eval::Interval>& score, Mark mark) {
   if (!score) return plain(kMissing);
   return {percent(score->value), whole_percent_range(score->low, score->high), mark, 0, false};
 }
 
 // Bold where the interval leaves zero out.
-Cell difference_cell(const std::optional<eval::Difference>& difference) {
+TableCell difference_cell(const std::optional<eval::Difference>& difference) {
   if (!difference) return plain(kMissing);
   const eval::Interval& interval = difference->interval;
   return {signed_percent(interval.value), signed_range(interval.low, interval.high), Mark::none, 0,
@@ -48,9 +48,9 @@ void add_task_columns(const Analysis& analysis, Table& table, bool is_task) {
   for (const TaskFacts& task : analysis.tasks) table.columns.push_back({task.name, true, is_task});
 }
 
-std::vector<Cell> majority_row(const eval::Scores& majority, const Analysis& analysis) {
-  std::vector<Cell> row{plain("majority answer"), plain(kMissing), plain(percent(majority.average)), plain(kMissing),
-                        plain(kMissing)};
+std::vector<TableCell> majority_row(const eval::Scores& majority, const Analysis& analysis) {
+  std::vector<TableCell> row{plain("majority answer"), plain(kMissing), plain(percent(majority.average)),
+                             plain(kMissing), plain(kMissing)};
   for (const TaskFacts& task : analysis.tasks) {
     const eval::TaskScore* score = majority.find(task.name);
     row.push_back(plain(score == nullptr ? kMissing : percent(score->score)));
@@ -77,8 +77,8 @@ Table score_table(const Results& results, const Analysis& analysis) {
   const auto marks = marks_by_column(results, analysis);
   for (std::size_t i = 0; i < results.rows.size(); ++i) {
     const Row& row = results.rows[i];
-    std::vector<Cell> cells{plain(row.title), plain(row.runs.empty() ? kMissing : std::to_string(row.runs.size())),
-                            score_cell(analysis.bootstrap.average(i), marks.back()[i])};
+    std::vector<TableCell> cells{plain(row.title), plain(row.runs.empty() ? kMissing : std::to_string(row.runs.size())),
+                                 score_cell(analysis.bootstrap.average(i), marks.back()[i])};
     const bool is_baseline = analysis.baseline == i;
     const auto difference =
         analysis.baseline && !is_baseline ? analysis.bootstrap.average_difference(i, *analysis.baseline) : std::nullopt;
@@ -105,7 +105,7 @@ Table interval_table(const Results& results, const Analysis& analysis) {
   table.columns = {{"method", false}};
   add_task_columns(analysis, table, false);
   for (std::size_t i = 0; i < results.rows.size(); ++i) {
-    std::vector<Cell> cells{plain(results.rows[i].title)};
+    std::vector<TableCell> cells{plain(results.rows[i].title)};
     for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
       const auto score = analysis.bootstrap.score(i, task);
       cells.push_back(plain(score ? percent_range(score->low, score->high) : kMissing));
@@ -128,7 +128,7 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
   for (std::size_t i = 0; i < results.rows.size(); ++i) {
     if (analysis.single == i) continue;
     const auto against_single = [&](auto&& of) { return analysis.single ? of(*analysis.single) : std::nullopt; };
-    std::vector<Cell> cells;
+    std::vector<TableCell> cells;
     std::int64_t better = 0;
     std::int64_t worse = 0;
     bool any = false;
@@ -143,9 +143,9 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
       worse += sign_as_displayed(difference->interval.value) < 0 ? 1 : 0;
     }
     const auto average = against_single([&](std::size_t s) { return analysis.bootstrap.average_difference(i, s); });
-    std::vector<Cell> row{plain(results.rows[i].title), difference_cell(average),
-                          plain(any ? std::to_string(better) : kMissing),
-                          plain(any ? std::to_string(worse) : kMissing)};
+    std::vector<TableCell> row{plain(results.rows[i].title), difference_cell(average),
+                               plain(any ? std::to_string(better) : kMissing),
+                               plain(any ? std::to_string(worse) : kMissing)};
     row.insert(row.end(), cells.begin(), cells.end());
     table.rows.push_back(std::move(row));
   }

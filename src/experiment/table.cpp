@@ -21,7 +21,7 @@ std::string formatted(const char* format, double value) {
 
 std::int64_t tenths_of_percent(double share) { return std::llround(share * 1000); }
 
-std::string html_cell(const Cell& cell, const Column& column) {
+std::string html_cell(const TableCell& cell, const Column& column) {
   std::string text = page::escape(cell.text);
   if (cell.mark == Mark::best || cell.is_strong) text = "<b>" + text + "</b>";
   if (cell.mark == Mark::second) text = "<u>" + text + "</u>";
@@ -40,7 +40,7 @@ std::string html_head(const Column& column) {
   return std::string("<th") + (column.is_number ? " class=\"n\"" : "") + ">" + page::escape(column.title) + "</th>";
 }
 
-std::string markdown_cell(const Cell& cell, const Column& column) {
+std::string markdown_cell(const TableCell& cell, const Column& column) {
   std::string text = markdown_escaped(cell.text);
   if (!text.empty() && (cell.mark == Mark::best || cell.is_strong)) text = "**" + text + "**";
   if (!text.empty() && cell.mark == Mark::second) text = "<u>" + text + "</u>";
@@ -163,7 +163,7 @@ std::string signed_range(double low, double high) { return signed_percent(low) +
 std::string grouped(std::int64_t count) {
   std::string digits = std::to_string(count);
   for (auto place = static_cast<std::int64_t>(digits.size()) - 3; place > (count < 0 ? 1 : 0); place -= 3) {
-    digits.insert(static_cast<std::size_t>(place), ",");
+    digits.insert(static_cast<std::size_t>(place), 1, ',');
   }
   return digits;
 }

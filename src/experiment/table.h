@@ -11,7 +11,7 @@ namespace moelora::experiment {
 
 enum class Mark { none, best, second };
 
-struct Cell {
+struct TableCell {
   std::string text;    ///< plain; escaped when written
   std::string detail;  ///< small, below the text; in Markdown behind it in brackets
   Mark mark = Mark::none;
@@ -27,7 +27,7 @@ struct Column {
 
 struct Table {
   std::vector<Column> columns;
-  std::vector<std::vector<Cell>> rows;
+  std::vector<std::vector<TableCell>> rows;
   std::string note;  ///< below the table
 };
 

@@ -1,0 +1,97 @@
+#pragma once
+// A row of the comparison. Every method goes through the same cell: it makes a model with or without adapter (by the
+// one trainer, or out of other rows' adapters), and the cell evaluates it, so that a method is one file in
+// src/experiment/methods with one line in src/experiment/methods/registry.cpp.
+
+#include <atomic>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "moelora/adapter/adapter.h"
+#include "moelora/data/record.h"
+#include "moelora/experiment/config.h"
+#include "moelora/model/causal_lm.h"
+#include "moelora/model/tokenizer.h"
+
+namespace moelora::experiment {
+
+/// A base model with its tokenizer, as the caller of the experiment opens it.
+struct Base {
+  std::shared_ptr<model::CausalLM> model;
+  std::shared_ptr<model::Tokenizer> tokenizer;
+  std::string fingerprint;
+  /// Writes the model as it is into an existing folder (full fine-tuning).
+  std::function<void(const std::filesystem::path& folder)> save;
+};
+using OpenBase = std::function<Base(const train::ModelSection&)>;
+
+/// What a method works with in one cell.
+struct Workbench {
+  const ExperimentConfig& experiment;
+  train::TrainConfig config;  ///< The row's own: common sections, configure(), the cell's seed, rate and steps.
+  Base& base;
+  TaskNames tasks;
+  std::vector<data::Record> train;  ///< Training part, prompts as in the file.
+  std::vector<data::Record> validation;
+  std::filesystem::path folder;  ///< Of the cell.
+  std::uint64_t seed = 0;
+  /// Adapter folder of another row's finished run with the same seed (or its first one): only rows in needs().
+  std::function<std::filesystem::path(const std::string& key)> adapter_of;
+  std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> status;
+  const std::atomic<bool>* stop = nullptr;
+};
+
+/// What is evaluated afterwards.
+struct Product {
+  Adapter adapter{nullptr};                                 ///< Null: the base model as it is now.
+  std::function<data::Record(const data::Record&)> prompt;  ///< The record as it is asked; empty: unchanged.
+  std::int64_t max_source_length = 0;                       ///< 0: data.max_source_length
+  std::int64_t trained_parameters = 0;
+  std::int64_t gate_parameters = 0;  ///< Of them, those of gates and routers.
+  std::int64_t steps = 0;
+  std::optional<double> validation_loss;
+  std::optional<double> training_seconds;
+  bool stopped = false;            ///< By Workbench::stop; nothing to evaluate.
+  nlohmann::ordered_json details;  ///< Chosen λ, weights found, …: kept with the result.
+};
+
+class Method {
+ public:
+  Method(std::string key, std::string title, std::string note)
+      : key_(std::move(key)), title_(std::move(title)), note_(std::move(note)) {}
+  virtual ~Method() = default;
+
+  const std::string& key() const { return key_; }      ///< "moelora-d": in configurations and folders
+  const std::string& title() const { return title_; }  ///< "MOELoRA (D)"
+  const std::string& note() const { return note_; }    ///< One line: what it is.
+
+  /// Whether the trainer runs, so that seeds and a learning rate matter.
+  virtual bool is_trained() const { return false; }
+  /// Rows whose adapters it is made of.
+  virtual std::vector<std::string> needs() const { return {}; }
+  /// Changes the common configuration to the row's own. `tasks`: number of tasks.
+  virtual void configure(const ExperimentConfig&, std::int64_t /*tasks*/, train::TrainConfig&) const {}
+  /// Why one task of it can't be folded into the weights; empty: it can.
+  virtual std::string not_mergeable() const { return {}; }
+  virtual Product make(Workbench& bench) const = 0;
+
+ private:
+  std::string key_, title_, note_;
+};
+
+using MethodPtr = std::shared_ptr<const Method>;
+
+/// All rows, in the order of the table.
+const std::vector<MethodPtr>& methods();
+/// Error listing the known keys.
+const Method& find_method(const std::string& key);
+
+/// Trains what bench.config says in bench.folder / "run", resuming what is there: the way of every trained row.
+Product train_row(Workbench& bench);
+
+}  // namespace moelora::experiment

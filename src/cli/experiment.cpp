@@ -1,0 +1,230 @@
+// moelora experiment: methods × seeds × sweeps on one base and one set of records, one table.
+
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "cli/session.h"
+#include "cli/verbs.h"
+#include "moelora/experiment/cell.h"
+#include "moelora/experiment/collect.h"
+#include "moelora/experiment/report.h"
+#include "moelora/experiment/schedule.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/log/log.h"
+
+namespace moelora::cli {
+namespace {
+
+using experiment::Cell;
+using experiment::ExperimentConfig;
+using nlohmann::ordered_json;
+
+constexpr int kInterrupted = 130;  // as a shell reports a program that SIGINT ended
+constexpr const char* kConfigFile = "config.json";
+
+struct ExperimentVerbOptions {
+  std::filesystem::path config;
+  std::vector<std::string> overrides;
+  std::filesystem::path output;
+  bool resume = false;
+  bool list = false;
+  bool report_only = false;
+  std::string cell;
+  std::int64_t jobs = -1;
+};
+
+std::atomic<bool> experiment_stop_requested = false;
+
+extern "C" void request_experiment_stop(int) {
+  experiment_stop_requested = true;
+  std::signal(SIGINT, SIG_DFL);
+  std::signal(SIGTERM, SIG_DFL);
+}
+
+void stop_on_signals() {
+  std::signal(SIGINT, request_experiment_stop);
+  std::signal(SIGTERM, request_experiment_stop);
+}
+
+experiment::Base open_base(const train::ModelSection& section) {
+  auto session = std::make_shared<Session>(open_model(section));
+  experiment::Base base;
+  base.model = session->model.ptr();
+  base.tokenizer = std::shared_ptr<model::Tokenizer>(session, session->tokenizer.get());
+  base.fingerprint = session->base_fingerprint;
+  base.save = [session, tokenizer = section.tokenizer_path()](const std::filesystem::path& folder) {
+    save_model(session->model, folder, tokenizer);
+  };
+  return base;
+}
+
+/// Keys whose values differ, as "a.b: X, now Y".
+void list_changes(const ordered_json& then, const ordered_json& now, const std::string& where, std::string& text) {
+  if (then.is_object() && now.is_object()) {
+    ordered_json keys = then;
+    keys.update(now);
+    for (const auto& [key, ignored] : keys.items()) {
+      list_changes(then.value(key, ordered_json()), now.value(key, ordered_json()),
+                   where.empty() ? key : where + "." + key, text);
+    }
+  } else if (then != now) {
+    text += "\n  " + where + ": " + then.dump() + ", now " + now.dump();
+  }
+}
+
+/// The configuration as it is run: with overrides, jobs and threads. On resuming, the folder's own, if that is the
+/// same.
+ordered_json effective_config(const ExperimentVerbOptions& options) {
+  ordered_json json = io::read_json_file(options.config);
+  for (const std::string& assignment : options.overrides) {
+    train::apply_override(json, assignment);
+  }
+  if (options.jobs >= 0) {
+    json["jobs"] = options.jobs;
+  }
+  const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  if (json.value("jobs", std::int64_t{0}) <= 0) {
+    json["jobs"] = cores;
+  }
+  const bool threads_given = json.contains("training") && json["training"].value("threads", std::int64_t{0}) > 0;
+  if (!threads_given) {
+    json["training"]["threads"] = std::max<std::int64_t>(1, cores / json["jobs"].get<std::int64_t>());
+  }
+  const std::filesystem::path stored = options.output / kConfigFile;
+  if (!std::filesystem::exists(stored)) {
+    return json;
+  }
+  ordered_json then = io::read_json_file(stored);
+  if (!threads_given) {
+    json["training"]["threads"] = then["training"]["threads"];  // sums round otherwise with another number
+  }
+  ordered_json before = then;
+  ordered_json after = json;
+  before.erase("jobs");
+  after.erase("jobs");
+  std::string changes;
+  list_changes(before, after, "", changes);
+  MOELORA_CHECK(changes.empty(), options.output.string(), " holds an experiment with another configuration:", changes,
+                "\nchoose another --output, or take the changes back");
+  return json;
+}
+
+std::vector<std::string> cell_command(const std::filesystem::path& output, const std::string& id) {
+  return {std::filesystem::read_symlink("/proc/self/exe").string(),
+          "experiment",
+          "--config",
+          (output / kConfigFile).string(),
+          "--output",
+          output.string(),
+          "--cell",
+          id};
+}
+
+int run_one_cell(const ExperimentVerbOptions& options, const ExperimentConfig& config) {
+  for (const Cell& cell : experiment::plan_cells(config)) {
+    if (cell.id == options.cell) {
+      stop_on_signals();
+      return experiment::run_cell(config, cell, options.output, open_base, &experiment_stop_requested) ? 0
+                                                                                                       : kInterrupted;
+    }
+  }
+  throw Error("this experiment has no cell '" + options.cell + "'; --list shows them");
+}
+
+void list_cells(const ExperimentConfig& config, const std::filesystem::path& output) {
+  for (const Cell& cell : experiment::plan_cells(config)) {
+    const bool finished = !output.empty() && experiment::is_finished(output, cell);
+    std::cout << (finished ? "finished  " : "to do     ") << cell.id << "\n";
+  }
+  std::cout << std::flush;
+}
+
+void write_report(const ExperimentConfig& config, const std::filesystem::path& output) {
+  const experiment::Results results = experiment::collect(config, output);
+  experiment::write_experiment_report(output, results);
+  std::cout << experiment::main_table(results) << "\nWrote " << (output / "results.md").string() << ", "
+            << (output / "results.json").string() << " and " << (output / "results.html").string() << std::endl;
+}
+
+int run_experiment(const ExperimentVerbOptions& options) {
+  MOELORA_CHECK(options.list || !options.output.empty(), "--output is required: the folder of the experiment");
+  if (!options.cell.empty()) {
+    return run_one_cell(options, ExperimentConfig::from_json(io::read_json_file(options.config)));
+  }
+  if (!options.resume && !options.list && !options.report_only) {
+    require_empty(options.output);
+  }
+  const ordered_json json = effective_config(options);
+  const ExperimentConfig config = ExperimentConfig::from_json(json);
+  if (options.list) {
+    list_cells(config, options.output);
+    return 0;
+  }
+  if (options.report_only) {
+    write_report(config, options.output);
+    return 0;
+  }
+  experiment::check_inputs(config);  // bad input shows before the long part
+  std::filesystem::create_directories(options.output);
+  io::write_json_file(options.output / kConfigFile, json);
+  setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);  // cells share the cores
+  setenv("OMP_NUM_THREADS", std::to_string(config.training.threads).c_str(), 1);
+  stop_on_signals();
+  experiment::ScheduleOptions schedule;
+  schedule.jobs = config.jobs;
+  schedule.command = [&](const Cell& cell) { return cell_command(options.output, cell.id); };
+  schedule.stop = &experiment_stop_requested;
+  const auto cells = experiment::plan_cells(config);
+  const experiment::ScheduleResult result = experiment::run_cells(cells, options.output, schedule);
+  write_report(config, options.output);
+  if (result.stopped) {
+    log::info(detail::concat("stopped with ", result.finished, " of ", cells.size(),
+                             " cells finished; the same command with --resume goes on"));
+    return kInterrupted;
+  }
+  for (const std::string& id : result.failed) {
+    log::error(id + " failed; see " + (experiment::cell_folder(options.output, id) / "log.txt").string());
+  }
+  for (const std::string& id : result.blocked) {
+    log::error(id + " was not run, because a cell that it needs failed");
+  }
+  return result.failed.empty() && result.blocked.empty() ? 0 : 1;
+}
+
+}  // namespace
+
+void add_experiment(CLI::App& app, int& status) {
+  auto* verb = app.add_subcommand("experiment", "compare methods on the same base and records: one table, one page");
+  auto options = std::make_shared<ExperimentVerbOptions>();
+  verb->add_option("--config", options->config, "configuration (JSON; lines of // are comments)")->required();
+  verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
+      ->take_all();
+  verb->add_option("--output", options->output, "new folder: cells/, results.{md,json,html}, config.json");
+  verb->add_flag("--resume", options->resume,
+                 "go on with the experiment in --output; finished cells are not run again");
+  verb->add_option("--jobs", options->jobs, "cells at one time; 0: one for each core (default: the configuration's)");
+  verb->add_flag("--list", options->list, "print the cells, and which of them are finished in --output");
+  verb->add_flag("--report", options->report_only, "only write the report of what is finished in --output");
+  verb->add_option("--cell", options->cell,
+                   "run this cell alone, into --output (how the cells themselves are started)");
+  verb->footer(
+      "Each cell (a method with a seed or a learning rate) is a process of its own. Ctrl-C stops all with checkpoints\n"
+      "(exit code 130); a kill loses at most the steps since a cell's last checkpoint. Exit code 1: cells failed.\n"
+      "Methods: base, in-context-random, in-context-similar, p-tuning, p-tuning-projection, lora-full, lora-single,\n"
+      "lora-full-tp, task-arithmetic, ties, dare, lorahub, lorahub-update, molora, moelora-d, moelora-s, moelora-m,\n"
+      "moelora-no-gate, moelora-d-by-task, full.\n"
+      "Examples:\n"
+      "  moelora experiment --config configs/experiments/sample.json --output out/experiment\n"
+      "  moelora experiment --config configs/experiments/sample.json --output out/experiment --resume\n"
+      "  moelora experiment --config configs/experiments/sample.json --set 'methods=[\"lora-full\",\"moelora-d\"]' \\\n"
+      "      --output out/two");
+  verb->callback([options, &status] { status = run_experiment(*options); });
+}
+
+}  // namespace moelora::cli

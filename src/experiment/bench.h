@@ -1,0 +1,54 @@
+#pragma once
+// What the kinds of cells share: opening a workbench, evaluating, writing down.
+
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "moelora/eval/evaluate.h"
+#include "moelora/experiment/cell.h"
+#include "moelora/train/run_data.h"
+
+namespace moelora::experiment {
+
+/// What a cell works in. The bench refers to `base`.
+struct Surroundings {
+  Surroundings(const ExperimentConfig& config, train::TrainConfig own, Base opened, TaskNames tasks,
+               train::RunData records, const std::filesystem::path& folder, std::uint64_t seed,
+               std::function<std::filesystem::path(const std::string&)> adapter_of, const std::atomic<bool>* stop);
+  Surroundings(const Surroundings&) = delete;
+  Surroundings& operator=(const Surroundings&) = delete;
+  Base base;
+  Workbench bench;
+};
+
+/// Opens base and data; the bench's configuration is that of `method` with the cell's seed, rate and steps.
+std::unique_ptr<Surroundings> open_bench(const ExperimentConfig& config, const Cell& cell, const Method& method,
+                                         const std::filesystem::path& output, const OpenBase& open_base,
+                                         const std::atomic<bool>* stop);
+
+/// The common configuration made `method`'s own for one run.
+train::TrainConfig config_of(const ExperimentConfig& config, const Method& method, std::int64_t tasks,
+                             std::uint64_t seed, double learning_rate);
+
+/// Answers to `records` with the product's adapter and prompts.
+std::vector<data::Record> answer(Workbench& bench, const Product& product, const std::vector<data::Record>& records);
+
+/// Writes `file` in the cell's folder as JSON lines, atomically.
+void write_predictions(const std::filesystem::path& file, const std::vector<data::Record>& records);
+
+/// Evaluation records; those of tasks that training does not have are left out, with a warning.
+std::vector<data::Record> evaluation_records(const ExperimentConfig& config, const TaskNames& tasks);
+
+/// Parameters of gates and routers.
+std::int64_t gate_parameters_of(const AdapterImpl& adapter);
+
+/// The new-task cell and the cost cell: their own files.
+nlohmann::ordered_json run_new_task(const ExperimentConfig& config, const Cell& cell,
+                                    const std::filesystem::path& output, const OpenBase& open_base,
+                                    const std::atomic<bool>* stop);
+nlohmann::ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,
+                                const OpenBase& open_base);
+
+}  // namespace moelora::experiment

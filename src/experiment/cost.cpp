@@ -1,0 +1,180 @@
+// What a method costs: a training step beside LoRA (Full)'s on the same samples, and a generated token, unmerged and
+// merged.
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+
+#include "data/random.h"
+#include "experiment/bench.h"
+#include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/merge.h"
+#include "moelora/model/generation.h"
+#include "moelora/train/step.h"
+
+namespace moelora::experiment {
+namespace {
+
+using nlohmann::ordered_json;
+
+constexpr const char* kReference = "lora-full";
+constexpr std::int64_t kTokens = 32;  // generated for a latency
+constexpr std::int64_t kLatencyRounds = 7;
+
+double seconds_of(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+/// {"median", "low", "high"}: the interval by resampling the pairs.
+ordered_json ratio_of(const std::vector<double>& ratios) {
+  data::SplitMix64 random(7);
+  std::vector<double> medians;
+  for (int resample = 0; resample < 1000; ++resample) {
+    std::vector<double> drawn;
+    for (std::size_t i = 0; i < ratios.size(); ++i) {
+      drawn.push_back(ratios[random.below(ratios.size())]);
+    }
+    medians.push_back(median(std::move(drawn)));
+  }
+  std::sort(medians.begin(), medians.end());
+  return {{"median", median(ratios)}, {"low", medians[25]}, {"high", medians[974]}};
+}
+
+/// The samples of one step, and a model with or without adapter to run it on.
+struct StepCase {
+  model::CausalLM& model;
+  AdapterImpl* adapter;
+  const train::StepSamples& samples;
+  std::int64_t micro_batch_tokens;
+
+  double run() const {
+    if (adapter != nullptr) {
+      adapter->enable();
+    }
+    const double seconds =
+        seconds_of([&] { train::accumulate_gradients(model, adapter, samples, 1, micro_batch_tokens); });
+    torch::nn::Module& trained = adapter != nullptr ? static_cast<torch::nn::Module&>(*adapter) : model;
+    trained.zero_grad();
+    if (adapter != nullptr) {
+      adapter->disable();
+    }
+    return seconds;
+  }
+};
+
+std::vector<double> step_ratios(const StepCase& method, const StepCase& reference, std::int64_t rounds) {
+  method.run();
+  reference.run();
+  std::vector<double> ratios;
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    const bool first = round % 2 == 0;  // who comes first changes
+    const double a = first ? method.run() : reference.run();
+    const double b = first ? reference.run() : method.run();
+    ratios.push_back(first ? a / b : b / a);
+  }
+  return ratios;
+}
+
+/// Milliseconds for each of kTokens tokens after one prompt.
+double ms_per_token(Workbench& bench, const AdapterImpl* adapter, std::int64_t task, const model::TokenIds& prompt) {
+  model::GenerationOptions options;
+  options.max_new_tokens = kTokens;
+  model::ContextMaker context;
+  if (adapter != nullptr) {
+    context = [&](const nn::Segments& segments, const std::vector<std::int64_t>&) {
+      return adapter->context(segments, single_tasks({task}));
+    };
+  }
+  const auto& tokenizer = *bench.base.tokenizer;
+  const auto length = tokenizer.context_length(static_cast<std::int64_t>(prompt.size()) - tokenizer.prompt_overhead());
+  const double seconds = seconds_of([&] { model::generate(*bench.base.model, {prompt}, {length}, options, context); });
+  return seconds * 1e3 / static_cast<double>(kTokens);
+}
+
+void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, ordered_json& result) {
+  const data::Record& record = bench.train.front();
+  const model::TokenIds prompt = data::encode_prompt(record, *bench.base.tokenizer, bench.config.data.encode);
+  const std::int64_t task = bench.tasks.index(record.task);
+  const bool merges = adapter && method.not_mergeable().empty();
+  std::vector<double> unmerged, merged;
+  if (adapter) {
+    adapter->enable();
+  }
+  for (std::int64_t round = 0; round < kLatencyRounds; ++round) {
+    unmerged.push_back(ms_per_token(bench, adapter ? adapter.get() : nullptr, task, prompt));
+    if (merges) {
+      MergeOptions options;
+      options.measure = false;
+      merge_for_task(adapter, record.task, options);
+      merged.push_back(ms_per_token(bench, nullptr, task, prompt));
+      unmerge(adapter);
+    }
+  }
+  result["ms_per_token"] = median(unmerged);
+  if (merges) {
+    result["ms_per_token_merged"] = median(merged);
+  }
+}
+
+}  // namespace
+
+ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,
+                      const OpenBase& open_base) {
+  const Method& method = find_method(cell.method);
+  const auto around = open_bench(config, cell, method, output, open_base, nullptr);
+  Workbench& bench = around->bench;
+  ordered_json result = ordered_json::object();
+  const std::filesystem::path trained = cell_folder(output, run_id(cell.method, cell.seed)) / "run" / "adapter";
+  Adapter adapter{nullptr};
+  if (is_adapter_folder(trained)) {
+    adapter = load_adapter(*bench.base.model, trained, bench.base.fingerprint, bench.base.tokenizer->fingerprint());
+    adapter->disable();
+  }
+  if (method.is_trained() && cell.method != kReference) {
+    bench.status("timing steps", 0, config.cost_rounds);
+    std::vector<data::Example> examples;
+    train::StepSamples samples;
+    const std::int64_t count =
+        std::min(bench.config.training.batch_size, static_cast<std::int64_t>(bench.train.size()));
+    data::SplitMix64 random(11);
+    for (std::int64_t i = 0; i < count; ++i) {
+      const data::Record& record = bench.train[random.below(bench.train.size())];
+      examples.push_back(
+          data::encode_pair(record, bench.tasks.index(record.task), *bench.base.tokenizer, bench.config.data.encode));
+    }
+    for (const data::Example& example : examples) {
+      samples.draws.push_back(static_cast<std::int64_t>(samples.examples.size()));
+      samples.examples.push_back(&example);
+    }
+    const MoeLoraConfig plain = config_of(config, find_method(kReference), bench.tasks.size(), cell.seed, 0.0).adapter;
+    Adapter reference = inject(*bench.base.model, plain, bench.tasks, "reference");
+    reference->disable();
+    const std::int64_t rows = bench.config.training.micro_batch_tokens;
+    Base own;  // full fine-tuning trains a model of its own
+    if (bench.config.mode == train::Mode::full) {
+      own = open_base(config.model);
+      unfreeze(*own.model);
+    }
+    const StepCase measured{own.model ? *own.model : *bench.base.model, adapter ? adapter.get() : nullptr, samples,
+                            rows};
+    result["step_ratio"] =
+        ratio_of(step_ratios(measured, {*bench.base.model, reference.get(), samples, rows}, config.cost_rounds));
+    eject(reference);
+  }
+  bench.status("timing tokens", 0, kLatencyRounds);
+  measure_latency(bench, adapter, method, result);
+  result["threads"] = at::get_num_threads();
+  return result;
+}
+
+}  // namespace moelora::experiment

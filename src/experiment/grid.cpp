@@ -1,0 +1,170 @@
+#include "moelora/experiment/grid.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+#include "moelora/experiment/method.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora::experiment {
+namespace {
+
+constexpr const char* kDense = "moelora-d";
+constexpr const char* kSparse = "moelora-s";
+constexpr const char* kSingle = "lora-single";
+
+std::string rate_text(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+std::vector<std::string> tune_ids(const ExperimentConfig& config, const std::string& method) {
+  std::vector<std::string> ids;
+  if (is_tuned(config, method)) {
+    for (const double rate : config.tuning.learning_rates) {
+      ids.push_back(tune_id(method, rate));
+    }
+  }
+  return ids;
+}
+
+void add_sweep(const ExperimentConfig& config, const std::string& parameter, const std::vector<std::int64_t>& values,
+               const std::string& method, std::vector<Cell>& cells) {
+  for (const std::int64_t value : values) {
+    Cell cell;
+    cell.kind = Cell::Kind::sweep;
+    cell.method = method;
+    cell.parameter = parameter;
+    cell.value = value;
+    cell.seed = config.seeds_for(method).front();
+    cell.id = "sweep/" + parameter + "-" + std::to_string(value) + "/seed-" + std::to_string(cell.seed);
+    cell.needs = tune_ids(config, method);
+    cells.push_back(cell);
+  }
+}
+
+}  // namespace
+
+std::vector<Cell> plan_cells(const ExperimentConfig& config) {
+  std::vector<Cell> cells;
+  const auto ordered = [&] {  // rows that others are made of come first
+    std::vector<std::string> rows;
+    for (const bool needed : {true, false}) {
+      for (const std::string& key : config.methods) {
+        if ((key == kSingle || key == kDense) == needed) {
+          rows.push_back(key);
+        }
+      }
+    }
+    return rows;
+  }();
+  for (const std::string& key : ordered) {
+    if (!is_tuned(config, key)) {
+      continue;
+    }
+    for (const double rate : config.tuning.learning_rates) {
+      Cell cell;
+      cell.kind = Cell::Kind::tune;
+      cell.id = tune_id(key, rate);
+      cell.method = key;
+      cell.seed = config.seeds_for(key).front();
+      cell.learning_rate = rate;
+      cell.work = config.tuning.steps > 0
+                      ? static_cast<double>(config.tuning.steps) / static_cast<double>(config.training.steps)
+                      : 1.0;
+      cells.push_back(cell);
+    }
+  }
+  for (const std::string& key : ordered) {
+    const Method& method = find_method(key);
+    for (const std::uint64_t seed : config.seeds_for(key)) {
+      Cell cell;
+      cell.id = run_id(key, seed);
+      cell.method = key;
+      cell.seed = seed;
+      cell.needs = tune_ids(config, key);
+      for (const std::string& needed : method.needs()) {
+        const auto& seeds = config.seeds_for(needed);
+        const bool same = std::find(seeds.begin(), seeds.end(), seed) != seeds.end();
+        cell.needs.push_back(run_id(needed, same ? seed : seeds.front()));
+      }
+      cell.work = 1.5;
+      cells.push_back(cell);
+    }
+  }
+  add_sweep(config, "num_experts", config.sweeps.num_experts, kDense, cells);
+  add_sweep(config, "rank", config.sweeps.rank, kDense, cells);
+  add_sweep(config, "top_k", config.sweeps.top_k, kSparse, cells);
+  for (const std::string& task : config.new_tasks.tasks) {
+    Cell cell;
+    cell.kind = Cell::Kind::new_task;
+    cell.method = kDense;
+    cell.task = task;
+    cell.seed = config.seeds_for(kDense).front();
+    cell.id = "new-task/" + task + "/seed-" + std::to_string(cell.seed);
+    cell.needs = tune_ids(config, kDense);
+    cell.needs.push_back(run_id(kSingle, config.seeds_for(kSingle).front()));
+    cell.work = 1.6;
+    cells.push_back(cell);
+  }
+  for (const std::string& key : ordered) {
+    if (!config.costs || key.starts_with("in-context")) {  // the base's steps and tokens
+      continue;
+    }
+    Cell cell;
+    cell.kind = Cell::Kind::cost;
+    cell.id = "cost/" + key;
+    cell.method = key;
+    cell.seed = config.seeds_for(key).front();
+    cell.needs = {run_id(key, cell.seed)};
+    cell.work = 0.1;
+    cells.push_back(cell);
+  }
+  return cells;
+}
+
+std::filesystem::path cell_folder(const std::filesystem::path& output, const std::string& id) {
+  return output / "cells" / id;
+}
+
+bool is_finished(const std::filesystem::path& output, const Cell& cell) {
+  return std::filesystem::exists(cell_folder(output, cell.id) / "result.json");
+}
+
+nlohmann::ordered_json read_result(const std::filesystem::path& output, const std::string& id) {
+  return io::read_json_file(cell_folder(output, id) / "result.json");
+}
+
+bool is_tuned(const ExperimentConfig& config, const std::string& method) {
+  return config.tuning.learning_rates.size() > 1 && find_method(method).is_trained();
+}
+
+double chosen_rate(const ExperimentConfig& config, const std::filesystem::path& output, const std::string& method) {
+  const auto& rates = config.tuning.learning_rates;
+  if (!is_tuned(config, method)) {
+    return rates.empty() ? config.training.learning_rate : rates.front();
+  }
+  std::optional<double> best_loss;
+  double best = 0.0;
+  for (const double rate : rates) {
+    const auto loss = read_result(output, tune_id(method, rate)).at("validation_loss");
+    if (loss.is_number() && std::isfinite(loss.get<double>()) && (!best_loss || loss.get<double>() < *best_loss)) {
+      best_loss = loss.get<double>();
+      best = rate;
+    }
+  }
+  MOELORA_CHECK(best_loss, "no learning rate that was tried for ", method,
+                " gives a finite validation loss; add smaller ones to tuning.learning_rates");
+  return best;
+}
+
+std::string tune_id(const std::string& method, double rate) { return "tune/" + method + "/rate-" + rate_text(rate); }
+
+std::string run_id(const std::string& method, std::uint64_t seed) {
+  return "run/" + method + "/seed-" + std::to_string(seed);
+}
+
+}  // namespace moelora::experiment

@@ -1,0 +1,31 @@
+// P-Tuning v2 (Liu et al., arXiv 2110.07602): trained keys and values in front of every layer's own.
+
+#include "experiment/methods/registry.h"
+
+namespace moelora::experiment {
+namespace {
+
+MethodPtr prefix_row(std::string key, std::string title, std::string note, bool projection) {
+  return std::make_shared<TrainedMethod>(
+      std::move(key), std::move(title), std::move(note),
+      [projection](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
+        MoeLoraConfig adapter;
+        adapter.num_experts = 1;
+        adapter.targets.clear();
+        adapter.seed = config.adapter.seed;
+        adapter.prefix.length = experiment.prefix_length;
+        adapter.prefix.projection = projection;
+        config.adapter = adapter;
+      },
+      "extra keys and values, no change of weights");
+}
+
+}  // namespace
+
+std::vector<MethodPtr> p_tuning_methods() {
+  return {prefix_row("p-tuning", "P-Tuning v2", "trained key/value prefixes of every layer", false),
+          prefix_row("p-tuning-projection", "P-Tuning v2, projection",
+                     "the same, the prefixes made by a small network from an embedding", true)};
+}
+
+}  // namespace moelora::experiment

@@ -1,0 +1,90 @@
+#pragma once
+// A small experiment on the tiny base and the sample data of the repository.
+
+#include <ATen/Parallel.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "moelora/experiment/cell.h"
+#include "moelora/log/log.h"
+#include "moelora/model/chatglm/load.h"
+#include "moelora/model/chatglm/tokenizer.h"
+#include "support/shared.h"
+
+namespace moelora::experiment::testing {
+
+inline std::filesystem::path source(const std::string& path) {
+  return std::filesystem::path(MOELORA_SOURCE_DIR) / path;
+}
+
+/// The base with a number added to one weight: another base of the same shape (0: the base itself).
+inline OpenBase tiny_base(double change = 0.0) {
+  log::set_level(log::Level::warning);
+  at::set_num_threads(1);
+  return [change](const train::ModelSection&) {
+    const auto folder = source("examples/tiny_base/model");
+    auto model = model::load_chatglm(folder);
+    if (change != 0.0) {
+      at::NoGradGuard no_grad;
+      model->transformer->final_layernorm->weight.add_(change);
+    }
+    Base base;
+    base.model = model.ptr();
+    base.tokenizer = std::make_shared<model::ChatGlmTokenizer>(folder);
+    base.fingerprint = model::base_fingerprint(*model);
+    base.save = [model, folder](const std::filesystem::path& to) { model::save_chatglm(*model, to, folder); };
+    return base;
+  };
+}
+
+/// `count` records of each task of a file, as JSON lines.
+inline void write_few(const std::filesystem::path& from, const std::filesystem::path& to, std::int64_t count) {
+  std::map<std::string, std::int64_t> seen;
+  std::ofstream stream(to);
+  for (const data::Record& record : data::read_records(from).records) {
+    if (seen[record.task]++ < count) {
+      stream << data::to_json(record).dump() << "\n";
+    }
+  }
+}
+
+/// Three steps, a few records of each task; files below `folder`.
+inline nlohmann::ordered_json small_experiment(const std::filesystem::path& folder) {
+  write_few(source("examples/sample_data/train.json"), folder / "train.json", 8);
+  write_few(source("examples/sample_data/dev.json"), folder / "dev.json", 1);
+  return {
+      {"title", "small"},
+      {"model", {{"path", "tiny"}}},
+      {"adapter", {{"rank", 8}, {"num_experts", 4}, {"alpha", 16}, {"dropout", 0.1}, {"task_embedding_dim", 8}}},
+      {"data",
+       {{"train", (folder / "train.json").string()},
+        {"validation_size", 8},
+        {"max_source_length", 96},
+        {"max_target_length", 12}}},
+      {"evaluation", (folder / "dev.json").string()},
+      {"task_prompts", source("configs/task_prompts.json").string()},
+      {"training", {{"steps", 3}, {"batch_size", 8}, {"learning_rate", 1e-2}, {"checkpoint_every", 2}, {"threads", 1}}},
+      {"in_context", {{"examples", 1}, {"max_source_length", 160}}},
+      {"prefix_length", 4},
+      {"composition", {{"lambdas", {0.5, 1.0}}, {"densities", {0.5}}, {"drop_rates", {0.5}}}},
+      {"lorahub", {{"examples", 2}, {"evaluations", 10}}},
+      {"costs", true},
+      {"cost_rounds", 1}};
+}
+
+inline Cell cell_of(const ExperimentConfig& config, const std::string& id) {
+  for (const Cell& cell : plan_cells(config)) {
+    if (cell.id == id) {
+      return cell;
+    }
+  }
+  throw std::runtime_error("no cell " + id);
+}
+
+inline std::string bytes_of(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  return std::string(std::istreambuf_iterator<char>(stream), {});
+}
+
+}  // namespace moelora::experiment::testing

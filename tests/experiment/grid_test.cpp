@@ -1,0 +1,139 @@
+#include "moelora/experiment/grid.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <set>
+
+#include "experiment/fixture.h"
+#include "io/raises.h"
+#include "moelora/experiment/collect.h"
+#include "moelora/experiment/schedule.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora::experiment {
+namespace {
+
+using nlohmann::ordered_json;
+
+class Grid : public ::testing::Test {
+ protected:
+  ExperimentConfig read(const ordered_json& changes = ordered_json::object()) const {
+    ordered_json json = testing::small_experiment(folder.path());
+    json.update(changes);
+    return ExperimentConfig::from_json(json);
+  }
+  std::string problem(const ordered_json& changes) const {
+    try {
+      read(changes);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+  void finish(const Cell& cell, const ordered_json& result) const {
+    std::filesystem::create_directories(cell_folder(output, cell.id));
+    io::write_json_file(cell_folder(output, cell.id) / "result.json", result);
+  }
+  moelora::testing::TemporaryFolder folder;
+  std::filesystem::path output = folder.path() / "out";
+};
+
+TEST_F(Grid, EveryCellIsNamedOnceAndComesAfterWhatItNeeds) {
+  const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}},
+                            {"sweeps", {{"num_experts", {1, 2}}, {"rank", {4}}, {"top_k", {1}}}},
+                            {"seeds_of", {{"moelora-d", {1, 2, 3}}}},
+                            {"new_tasks", {{"tasks", {"MedDG"}}}}});
+  std::set<std::string> seen;
+  for (const Cell& cell : plan_cells(config)) {
+    for (const std::string& needed : cell.needs) {
+      EXPECT_TRUE(seen.contains(needed)) << cell.id << " needs " << needed;
+    }
+    EXPECT_TRUE(seen.insert(cell.id).second) << cell.id;
+  }
+  for (const char* id : {"tune/moelora-d/rate-0.001", "run/moelora-d/seed-3", "run/base/seed-1", "sweep/rank-4/seed-1",
+                         "sweep/top_k-1/seed-1", "new-task/MedDG/seed-1", "cost/full", "run/ties/seed-1"}) {
+    EXPECT_TRUE(seen.contains(id)) << id;
+  }
+  EXPECT_FALSE(seen.contains("tune/base/rate-0.001"));
+  EXPECT_FALSE(seen.contains("tune/ties/rate-0.001"));
+}
+
+TEST_F(Grid, TheRateWithTheLowestFiniteValidationLossIsChosen) {
+  const auto config = read({{"tuning", {{"learning_rates", {1e-3, 3e-3, 1e-2}}}}});
+  finish(testing::cell_of(config, "tune/molora/rate-0.001"), {{"validation_loss", 2.0}});
+  finish(testing::cell_of(config, "tune/molora/rate-0.003"), {{"validation_loss", 1.5}});
+  finish(testing::cell_of(config, "tune/molora/rate-0.01"), {{"validation_loss", nullptr}});
+  EXPECT_EQ(chosen_rate(config, output, "molora"), 3e-3);
+  for (const char* rate : {"0.001", "0.003", "0.01"}) {
+    finish(testing::cell_of(config, std::string("tune/full/rate-") + rate), {{"validation_loss", nullptr}});
+  }
+  EXPECT_TRUE(io::raises([&] { chosen_rate(config, output, "full"); }, "add smaller ones"));
+}
+
+TEST_F(Grid, ConfigurationsThatDoNotFitAreNamed) {
+  EXPECT_NE(problem({{"methods", {"ties"}}}).find("lora-single, which is not listed"), std::string::npos);
+  EXPECT_NE(problem({{"methods", {"moelora-q"}}}).find("no method 'moelora-q'"), std::string::npos);
+  EXPECT_NE(problem({{"methods", {"base", "base"}}}).find("twice"), std::string::npos);
+  EXPECT_NE(problem({{"task_prompts", ""}}).find("lora-full-tp"), std::string::npos);
+  EXPECT_NE(problem({{"evaluation", ""}}).find("evaluation"), std::string::npos);
+  EXPECT_NE(problem({{"seeds", ordered_json::array()}}).find("seeds"), std::string::npos);
+  EXPECT_NE(problem({{"seeds_of", {{"moelora-dd", {1}}}}}).find("moelora-dd"), std::string::npos);
+  EXPECT_NE(problem({{"tuning", {{"learning_rates", {0.0}}}}}).find("above 0"), std::string::npos);
+  EXPECT_NE(problem({{"tunning", ordered_json::object()}}).find("tunning"), std::string::npos);
+  EXPECT_EQ(problem(ordered_json::object()), "");
+}
+
+TEST_F(Grid, InputsAreCheckedBeforeTheLongPart) {
+  EXPECT_NO_THROW(check_inputs(read()));
+  EXPECT_TRUE(io::raises([&] { check_inputs(read({{"evaluation", "nowhere.json"}})); }, "nowhere.json"));
+  EXPECT_TRUE(io::raises([&] { check_inputs(read({{"new_tasks", {{"tasks", {"MedDGG"}}}}})); }, "MedDGG"));
+  EXPECT_TRUE(io::raises([&] { check_inputs(read({{"sweeps", {{"num_experts", {3}}}}})); }, "num_experts"));
+}
+
+TEST_F(Grid, ACellThatNeedsAnUnfinishedOneSaysSo) {
+  const auto config = read();
+  EXPECT_TRUE(
+      io::raises([&] { run_cell(config, testing::cell_of(config, run_id("ties", 1)), output, testing::tiny_base()); },
+                 "run/lora-single/seed-1"));
+}
+
+TEST_F(Grid, AFailedCellBlocksWhatNeedsItAndNothingElse) {
+  const auto config = read({{"methods", {"base", "lora-single", "ties", "lora-full"}}, {"costs", false}});
+  const std::vector<Cell> cells = plan_cells(config);
+  ScheduleOptions options;
+  options.jobs = 2;
+  options.quiet = true;
+  options.command = [&](const Cell& cell) -> std::vector<std::string> {
+    const std::string write = "echo '{\"seconds\": 1}' > " + (cell_folder(output, cell.id) / "result.json").string();
+    return {"/bin/sh", "-c", cell.method == "lora-single" ? "echo this went wrong; exit 3" : write};
+  };
+  const ScheduleResult result = run_cells(cells, output, options);
+  EXPECT_EQ(result.failed, std::vector<std::string>{"run/lora-single/seed-1"});
+  EXPECT_EQ(result.blocked, std::vector<std::string>{"run/ties/seed-1"});
+  EXPECT_EQ(result.finished, 2);
+  // Once more: what is finished stays, what failed is tried again.
+  options.command = [&](const Cell& cell) -> std::vector<std::string> {
+    EXPECT_TRUE(cell.method == "lora-single" || cell.method == "ties") << cell.id;
+    return {"/bin/sh", "-c", "echo '{\"seconds\": 1}' > " + (cell_folder(output, cell.id) / "result.json").string()};
+  };
+  const ScheduleResult again = run_cells(cells, output, options);
+  EXPECT_EQ(again.ran, 2);
+  EXPECT_EQ(again.finished, 4);
+}
+
+TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
+  const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}}, {"sweeps", {{"rank", {4}}}}});
+  run_cell(config, testing::cell_of(config, run_id("base", 1)), output, testing::tiny_base());
+  const Results results = collect(config, output);
+  ASSERT_EQ(results.rows.size(), methods().size());
+  EXPECT_EQ(results.rows.front().runs.size(), 1u);
+  EXPECT_TRUE(results.rows.back().runs.empty());
+  EXPECT_EQ(results.sweeps.size(), 1u);
+  EXPECT_TRUE(results.sweeps.front().runs.empty());
+  EXPECT_GT(results.base_parameters, 0);
+  EXPECT_TRUE(results.majority);
+}
+
+}  // namespace
+}  // namespace moelora::experiment

@@ -1,0 +1,231 @@
+// One suite over all rows: each trains, resumes bit for bit, evaluates, saves, loads, is refused on another base, and
+// merges exactly or says why not.
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include "experiment/fixture.h"
+#include "io/raises.h"
+#include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/merge.h"
+
+namespace moelora::experiment {
+namespace {
+
+namespace fs = std::filesystem;
+
+class EveryMethod : public ::testing::TestWithParam<std::string> {
+ protected:
+  EveryMethod() : method(find_method(GetParam())) {
+    const auto json = testing::small_experiment(folder.path());
+    config = ExperimentConfig::from_json(json);
+    base = testing::tiny_base();
+    for (const fs::path& output : {first, second}) {
+      for (const std::string& needed : method.needs()) {
+        run_cell(config, testing::cell_of(config, run_id(needed, 1)), output, base);
+      }
+    }
+    cell = testing::cell_of(config, run_id(method.key(), 1));
+  }
+  fs::path product(const fs::path& output) const { return cell_folder(output, cell.id) / "run"; }
+
+  moelora::testing::TemporaryFolder folder;
+  fs::path first = folder.path() / "first";
+  fs::path second = folder.path() / "second";
+  const Method& method;
+  ExperimentConfig config;
+  OpenBase base;
+  Cell cell;
+};
+
+TEST_P(EveryMethod, TrainsResumesBitForBitAndEvaluates) {
+  ASSERT_TRUE(run_cell(config, cell, first, base));
+  // Stopped after every step, then run to the end.
+  const std::atomic<bool> stop = true;
+  int sittings = 1;
+  while (!run_cell(config, cell, second, base, &stop)) {
+    ASSERT_LE(++sittings, 5);
+  }
+  EXPECT_EQ(sittings > 1, method.is_trained());
+  const auto here = read_result(first, cell.id);
+  const auto there = read_result(second, cell.id);
+  EXPECT_EQ(here.at("validation_loss"), there.at("validation_loss"));
+  EXPECT_EQ(here.at("steps"), method.is_trained() ? 3 : 0);
+  for (const char* file : {"adapter/adapter.safetensors", "model/model.safetensors"}) {
+    ASSERT_EQ(fs::exists(product(first) / file), fs::exists(product(second) / file));
+    EXPECT_EQ(testing::bytes_of(product(first) / file), testing::bytes_of(product(second) / file)) << file;
+  }
+  const std::string answers = testing::bytes_of(cell_folder(first, cell.id) / "predictions.json");
+  EXPECT_EQ(answers, testing::bytes_of(cell_folder(second, cell.id) / "predictions.json"));
+  const auto predictions = data::read_records(cell_folder(first, cell.id) / "predictions.json").records;
+  const auto references = data::read_records(config.evaluation).records;
+  ASSERT_EQ(predictions.size(), references.size());
+  for (std::size_t i = 0; i < predictions.size(); ++i) {
+    EXPECT_EQ(predictions[i].input, references[i].input);  // whatever the prompt was
+  }
+}
+
+TEST_P(EveryMethod, LogsFiniteLossesAndAFinishedCellIsNotRunAgain) {
+  ASSERT_TRUE(run_cell(config, cell, first, base));
+  if (!method.is_trained()) {
+    EXPECT_TRUE(read_result(first, cell.id).at("learning_rate").is_null());
+  } else {
+    std::ifstream log(product(first) / "log.jsonl");
+    std::vector<double> losses;
+    for (std::string line; std::getline(log, line);) {
+      const auto json = nlohmann::ordered_json::parse(line);
+      if (json.contains("loss")) {
+        losses.push_back(json["loss"]);
+      }
+    }
+    ASSERT_EQ(losses.size(), 3u);
+    EXPECT_GT(read_result(first, cell.id).at("trained_parameters").get<std::int64_t>(), 0);
+    EXPECT_TRUE(std::all_of(losses.begin(), losses.end(), [](double loss) { return std::isfinite(loss); }));
+  }
+  const auto written = fs::last_write_time(cell_folder(first, cell.id) / "result.json");
+  const OpenBase must_not_open = [](const train::ModelSection&) -> Base { throw Error("opened again"); };
+  EXPECT_TRUE(run_cell(config, cell, first, must_not_open));
+  EXPECT_EQ(fs::last_write_time(cell_folder(first, cell.id) / "result.json"), written);
+}
+
+TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
+  ASSERT_TRUE(run_cell(config, cell, first, base));
+  const fs::path adapter = product(first) / "adapter";
+  if (method.key() == "full") {
+    auto model = model::load_chatglm(product(first) / "model");
+    EXPECT_NE(model::base_fingerprint(*model), base({}).fingerprint);
+    // The run can't be continued on another base. Checkpoints are gone, so a new one is begun and stopped.
+    const std::atomic<bool> stop = true;
+    EXPECT_FALSE(run_cell(config, cell, second, base, &stop));
+    EXPECT_TRUE(io::raises([&] { run_cell(config, cell, second, testing::tiny_base(0.5)); }, "base"));
+    return;
+  }
+  if (!fs::exists(adapter)) {
+    EXPECT_FALSE(method.is_trained()) << "only rows without training have no product";
+    return;
+  }
+  const Base same = base({});
+  Adapter loaded = load_adapter(*same.model, adapter, same.fingerprint, same.tokenizer->fingerprint());
+  EXPECT_EQ(loaded->tasks().size(), 8);
+  const Base other = testing::tiny_base(0.5)({});
+  EXPECT_TRUE(io::raises(
+      [&] { load_adapter(*other.model, adapter, other.fingerprint, other.tokenizer->fingerprint()); }, "another base"));
+}
+
+/// Logits of two prompts of a task.
+at::Tensor logits_of(const Base& base, const ExperimentConfig& config, const std::string& task,
+                     const AdapterImpl* adapter) {
+  at::NoGradGuard no_grad;
+  std::vector<std::int64_t> ids, lengths, contexts;
+  for (const data::Record& record : data::read_records(config.data.train).records) {
+    if (record.task != task || lengths.size() == 2) {
+      continue;
+    }
+    const auto prompt = data::encode_prompt(record, *base.tokenizer, config.data.encode);
+    ids.insert(ids.end(), prompt.begin(), prompt.end());
+    lengths.push_back(static_cast<std::int64_t>(prompt.size()));
+    contexts.push_back(base.tokenizer->context_length(lengths.back() - base.tokenizer->prompt_overhead()));
+  }
+  const auto segments = nn::Segments::from_lengths(lengths, contexts);
+  const nn::RowContext context =
+      adapter != nullptr
+          ? adapter->context(segments, single_tasks(std::vector<std::int64_t>(2, adapter->tasks().index(task))))
+          : nn::RowContext::plain(segments);
+  return base.model->logits(base.model->hidden(at::tensor(ids, at::kLong), base.model->positions(segments), context));
+}
+
+TEST_P(EveryMethod, MergesExactlyOrSaysWhyNot) {
+  ASSERT_TRUE(run_cell(config, cell, first, base));
+  const fs::path folder_of_adapter = product(first) / "adapter";
+  const Base same = base({});
+  if (!fs::exists(folder_of_adapter)) {
+    EXPECT_FALSE(method.not_mergeable().empty());
+    return;
+  }
+  Adapter adapter = load_adapter(*same.model, folder_of_adapter, same.fingerprint, same.tokenizer->fingerprint());
+  std::map<std::string, at::Tensor> before;
+  for (const auto& parameter : same.model->named_parameters()) {
+    before[parameter.key()] = parameter.value().detach().clone();
+  }
+  for (const std::string& task : adapter->tasks().names()) {
+    if (!method.not_mergeable().empty()) {
+      EXPECT_TRUE(io::raises([&] { merge_for_task(adapter, task); }, "NotMergeable"));
+      continue;
+    }
+    const at::Tensor unmerged = logits_of(same, config, task, adapter.get());
+    merge_for_task(adapter, task);
+    const at::Tensor merged = logits_of(same, config, task, nullptr);
+    EXPECT_LE((unmerged - merged).abs().max().item<double>(), 1e-4) << task;
+    unmerge(adapter);
+  }
+  for (const auto& parameter : same.model->named_parameters()) {
+    EXPECT_TRUE(at::equal(parameter.value(), before.at(parameter.key()))) << parameter.key();
+  }
+}
+
+TEST_P(EveryMethod, CostsAreMeasured) {
+  if (method.key().starts_with("in-context")) {
+    for (const Cell& planned : plan_cells(config)) {
+      EXPECT_NE(planned.id, "cost/" + method.key()) << "its steps and tokens are the base's";
+    }
+    return;
+  }
+  for (const std::string& key : {std::string("lora-full"), method.key()}) {
+    run_cell(config, testing::cell_of(config, run_id(key, 1)), first, base);
+  }
+  ASSERT_TRUE(run_cell(config, testing::cell_of(config, "cost/" + method.key()), first, base));
+  const auto cost = read_result(first, "cost/" + method.key());
+  EXPECT_GT(cost.at("ms_per_token").get<double>(), 0.0);
+  EXPECT_EQ(cost.contains("ms_per_token_merged"), method.not_mergeable().empty());
+  EXPECT_EQ(cost.contains("step_ratio"), method.is_trained() && method.key() != "lora-full");
+}
+
+std::vector<std::string> all_keys() {
+  std::vector<std::string> keys;
+  for (const MethodPtr& method : methods()) {
+    keys.push_back(method->key());
+  }
+  return keys;
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, EveryMethod, ::testing::ValuesIn(all_keys()), [](const auto& info) {
+  std::string name = info.param;
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+});
+
+TEST(Methods, HaveKeysOfTheirOwnAndANearMissIsNamed) {
+  std::set<std::string> keys;
+  for (const MethodPtr& method : methods()) {
+    EXPECT_TRUE(keys.insert(method->key()).second) << method->key();
+    EXPECT_FALSE(method->title().empty());
+    EXPECT_FALSE(method->note().empty());
+    for (const std::string& needed : method->needs()) {
+      EXPECT_TRUE(keys.contains(needed)) << method->key() << " stands before what it is made of";
+    }
+  }
+  EXPECT_TRUE(io::raises([] { find_method("moelora-dd"); }, "did you mean \"moelora-d\""));
+}
+
+TEST(Methods, ParametersAgreeApartFromTheGate) {
+  moelora::testing::TemporaryFolder folder;
+  const auto config = ExperimentConfig::from_json(testing::small_experiment(folder.path()));
+  std::map<std::string, std::int64_t> without_gate;
+  for (const char* key : {"lora-full", "moelora-no-gate", "moelora-d", "moelora-s"}) {
+    const Cell cell = testing::cell_of(config, run_id(key, 1));
+    run_cell(config, cell, folder.path() / "out", testing::tiny_base());
+    const auto result = read_result(folder.path() / "out", cell.id);
+    without_gate[key] =
+        result.at("trained_parameters").get<std::int64_t>() - result.at("gate_parameters").get<std::int64_t>();
+  }
+  for (const auto& [key, count] : without_gate) {
+    EXPECT_EQ(count, without_gate.at("lora-full")) << key;
+  }
+}
+
+}  // namespace
+}  // namespace moelora::experiment
