@@ -16,6 +16,7 @@ struct LowRankCall {
   at::Tensor segment_of_row;  ///< [rows] int64
   std::int64_t experts = 1;
   nn::DropoutMask mask;
+  bool trains = true;  ///< Whether A and B get gradients.
 };
 
 /// y = bias + B (diagonal ⊙ u) with u = A drop(x). x [rows, d_in], bias [d_out] or undefined. Returns y [rows, d_out];
@@ -23,7 +24,7 @@ struct LowRankCall {
 at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const at::Tensor& bias, at::Tensor& u);
 
 struct LowRankGradients {
-  at::Tensor A;            ///< [r, d_in]
+  at::Tensor A;            ///< [r, d_in]; both undefined unless the call trains
   at::Tensor B;            ///< [d_out, r]
   at::Tensor expert_sums;  ///< [rows, N]: Σ over an expert's entries of (B^T dy) ⊙ u; undefined unless wanted
 };
