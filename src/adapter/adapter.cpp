@@ -92,8 +92,8 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
 }
 
 void AdapterImpl::set_table(std::vector<std::vector<double>> table) {
-  MOELORA_CHECK(config_.routing == Routing::table, "only an adapter with routing \"table\" has a table of weights; '", name_,
-                "' has routing \"", routing_name(config_.routing), "\"");
+  MOELORA_CHECK(config_.routing == Routing::table, "only an adapter with routing \"table\" has a table of weights; '",
+                name_, "' has routing \"", routing_name(config_.routing), "\"");
   MoeLoraConfig changed = config_;
   changed.table = std::move(table);
   changed.validate();

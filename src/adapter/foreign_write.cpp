@@ -82,7 +82,8 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
                 "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,
                 "); export single tasks to PEFT instead");
   MOELORA_CHECK(!adapter.gates().empty(), "MOELoRA-peft always has a gate, this adapter has none (",
-                config.num_experts == 1 ? "one expert" : routing_name(config.routing) + " routing", "); export it to PEFT instead");
+                config.num_experts == 1 ? "one expert" : routing_name(config.routing) + " routing",
+                "); export it to PEFT instead");
   MOELORA_CHECK(config.reserved_rows <= 1, "MOELoRA-peft reserves one row of the task embedding, this adapter ",
                 config.reserved_rows, "; export single tasks to PEFT instead");
   io::NamedTensors tensors;

@@ -125,8 +125,8 @@ class BackwardBlocks {
  public:
   BackwardBlocks(const LowRankCall& call, const Sizes& size, const nn::RowSource& x, const at::Tensor& dy,
                  const at::Tensor& u, const at::Tensor& dx, const at::Tensor& expert_sums)
-      : dA(at::zeros({size.rank, size.d_in}, dy.options())),
-        dB(at::zeros({size.d_out, size.rank}, dy.options())),
+      : dA(call.trains ? at::zeros({size.rank, size.d_in}, dy.options()) : at::Tensor()),
+        dB(call.trains ? at::zeros({size.d_out, size.rank}, dy.options()) : at::Tensor()),
         call_(call),
         size_(size),
         x_(x),
@@ -157,22 +157,28 @@ class BackwardBlocks {
     gemm(Op::none, Op::none, count, width, size_.d_out, 1.0f, dy_rows, size_.d_out,
          call_.B.const_data_ptr<float>() + slice, size_.rank, 0.0f, dv_.data(), width);
     weigh_rows(call_, dv_.data(), begin, count, width, du_.data());
-    weigh_rows(call_, u_rows, begin, count, width, v_.data());
-    gemm(Op::transpose, Op::none, size_.d_out, width, count, 1.0f, dy_rows, size_.d_out, v_.data(), width, 1.0f,
-         dB.mutable_data_ptr<float>() + slice, size_.rank);
+    if (call_.trains) {
+      weigh_rows(call_, u_rows, begin, count, width, v_.data());
+      gemm(Op::transpose, Op::none, size_.d_out, width, count, 1.0f, dy_rows, size_.d_out, v_.data(), width, 1.0f,
+           dB.mutable_data_ptr<float>() + slice, size_.rank);
+    }
     for (std::int64_t row = 0; sums_ != nullptr && row < count; ++row) {
       nn::kernels::grouped_dot_row(dv_.data() + row * width, u_rows + row * width, width, call_.experts,
                                    sums_ + (begin + row) * call_.experts);
     }
-    make_rows(begin, count);
-    gemm(Op::transpose, Op::none, width, size_.d_in, count, 1.0f, du_.data(), width, rows_.data(), size_.d_in, 1.0f,
-         dA.mutable_data_ptr<float>() + slice * size_.d_in, size_.d_in);
+    if (call_.trains || !slope_.empty() || !kept_.empty()) {
+      make_rows(begin, count);
+    }
+    if (call_.trains) {
+      gemm(Op::transpose, Op::none, width, size_.d_in, count, 1.0f, du_.data(), width, rows_.data(), size_.d_in, 1.0f,
+           dA.mutable_data_ptr<float>() + slice * size_.d_in, size_.d_in);
+    }
     if (dx_ != nullptr) {
       finish_dx(begin, count, slice);
     }
   }
 
-  at::Tensor dA;  ///< Sums over the rows seen.
+  at::Tensor dA;  ///< Sums over the rows seen; undefined unless the call trains.
   at::Tensor dB;
 
  private:

@@ -21,6 +21,7 @@ struct LowRankCall {
   nn::DropoutMask mask;
   /// [S]: the only expert of each segment, 0 … experts - 1. Empty: rows take all of A and B.
   std::vector<std::int64_t> expert_of_segment;
+  bool trains = true;  ///< Whether A and B get gradients.
 
   /// Numbers of u for each row: r, or r/N where each row has one expert.
   std::int64_t width() const { return expert_of_segment.empty() ? A.size(0) : A.size(0) / experts; }
@@ -31,7 +32,7 @@ struct LowRankCall {
 at::Tensor low_rank_forward(const LowRankCall& call, const at::Tensor& x, const at::Tensor& bias, at::Tensor& u);
 
 struct LowRankGradients {
-  at::Tensor A;            ///< [r, d_in]; zeros for an expert that no row has
+  at::Tensor A;            ///< [r, d_in]; both undefined unless the call trains; zeros for an expert that no row has
   at::Tensor B;            ///< [d_out, r]
   at::Tensor expert_sums;  ///< [rows, N]: Σ over an expert's entries of (B^T dy) ⊙ u; undefined unless wanted
 };

@@ -193,9 +193,12 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
     const at::Tensor weights = diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(type);
     const at::Tensor dv = at::mm(dy, B.to(type));
     const at::Tensor du = dv * weights;
-    // The mask of the forward is drawn again instead of stored.
-    const at::Tensor dropped = nn::apply_keyed_dropout(source.all(), dropout_, key_, context);
-    gradients.trained = {at::mm(du.t(), dropped).to(at::kFloat), at::mm(dy.t(), tape * weights).to(at::kFloat)};
+    gradients.trained.resize(2);
+    if (trains()) {
+      // The mask of the forward is drawn again instead of stored.
+      const at::Tensor dropped = nn::apply_keyed_dropout(source.all(), dropout_, key_, context);
+      gradients.trained = {at::mm(du.t(), dropped).to(at::kFloat), at::mm(dy.t(), tape * weights).to(at::kFloat)};
+    }
     if (dx.defined()) {
       dx.add_(nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context));
       if (source.chains()) {
@@ -236,12 +239,13 @@ LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& co
   const at::Tensor weights =
       only.empty() ? diagonal(omega, segments)
                    : at::full({segments, A.size(0) / experts_}, scaling_, A.options().requires_grad(false));
-  return {A, B, weights, omega.of_row, experts_, nn::dropout_mask(dropout_, key_, context), std::move(only)};
+  return {A, B, weights, omega.of_row, experts_, nn::dropout_mask(dropout_, key_, context), std::move(only), trains()};
 }
 
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
-  if (!(dropout_ > 0.0 && context.dropout.active()) && few_rows_adapted_serves(x, weight, bias, A, B)) {
+  if (!(dropout_ > 0.0 && context.dropout.active()) &&
+      few_rows_adapted_serves(x, weight, bias, A, B, context.expert_weights)) {
     const Omega omega = omega_of(x, context);
     return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_,
                             expert_of_segment(omega, context));

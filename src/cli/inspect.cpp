@@ -12,6 +12,7 @@
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/data/split.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -205,10 +206,19 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
     line("trained parameters", with_commas(shape.parameter_count(/*tied_head=*/true)) + " (all)");
     return;
   }
+  if (config.mode == train::Mode::new_task) {
+    const MoeLoraConfig adapter = read_adapter_info(config.adapter_from).config;
+    line("trained parameters", with_commas(adapter.task_embedding_dim) + " (the new task's embedding" +
+                                   (adapter.per_linear ? ", for each adapted linear)" : ")"));
+    print_adapter_config(adapter);
+    return;
+  }
   std::int64_t tasks = kPaperTasks;
   std::string whose = "these settings and " + std::to_string(tasks) + " tasks (" + config.data.train + " is not here)";
   if (fs::exists(config.data.train)) {
-    tasks = static_cast<std::int64_t>(data::task_names_of(data::read_records(config.data.train).records).size());
+    const auto records =
+        data::select_tasks(data::read_records(config.data.train).records, config.data.tasks, config.data.without_tasks);
+    tasks = static_cast<std::int64_t>(data::task_names_of(records).size());
     whose = "these settings and the " + std::to_string(tasks) + " tasks of " + config.data.train;
   }
   print_prediction(shape, config.adapter, tasks, whose);
@@ -224,6 +234,8 @@ void plan_configuration(const fs::path& path) {
   session.model = model::ChatGlm(shape, [&](const std::string&, at::IntArrayRef sizes) { return zero.expand(sizes); });
   if (config.mode == train::Mode::adapter) {
     session.adapter = inject(*session.model, config.adapter, TaskNames({"task"}));
+  } else if (config.mode == train::Mode::new_task) {
+    session.adapter = inject(*session.model, read_adapter_info(config.adapter_from).config, TaskNames({"task"}));
   }
   const auto source = std::min(config.data.encode.max_source_length, shape.max_sequence_length / 2);
   const auto target = std::min(config.data.encode.max_target_length, shape.max_sequence_length / 2);

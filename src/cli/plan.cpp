@@ -20,7 +20,14 @@ std::string fixed_number(double value, const char* unit, int digits) {
   return text;
 }
 
-std::vector<at::Tensor> trained_tensors(const Session& session) {
+std::vector<at::Tensor> trained_tensors(const Session& session, train::Mode mode) {
+  if (mode == train::Mode::new_task) {
+    std::vector<at::Tensor> embeddings;
+    for (const TaskGate& gate : session.adapter->gates()) {
+      embeddings.push_back(gate->task_embedding);
+    }
+    return embeddings;
+  }
   const auto tensors = session.adapter ? session.adapter->parameters() : session.model->parameters();
   return {tensors.begin(), tensors.end()};
 }
@@ -29,7 +36,7 @@ std::vector<at::Tensor> trained_tensors(const Session& session) {
 
 void print_plan(const Session& session, const train::TrainConfig& config, const std::vector<data::Example>& examples,
                 double absent_bytes) {
-  MOELORA_CHECK(config.mode == train::Mode::adapter,
+  MOELORA_CHECK(config.mode != train::Mode::full,
                 "only the training of an adapter is planned, not that of a whole model; set \"mode\" to \"adapter\"");
   MOELORA_CHECK(!examples.empty(), "expected samples to plan with, found none");
   const train::TrainingOptions& options = config.training;
@@ -48,9 +55,9 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
     for (const std::int64_t sample : sampler.next().samples) {
       samples.push_back(&examples[static_cast<std::size_t>(sample)]);
     }
-    const train::StepPlan plan =
-        train::plan_step(*session.model, session.adapter ? session.adapter.get() : nullptr, trained_tensors(session),
-                         samples, options.micro_batch_tokens, options.memory_budget_gb * 1e9, machine);
+    const train::StepPlan plan = train::plan_step(*session.model, session.adapter ? session.adapter.get() : nullptr,
+                                                  trained_tensors(session, config.mode), samples,
+                                                  options.micro_batch_tokens, options.memory_budget_gb * 1e9, machine);
     seconds += plan.seconds / static_cast<double>(steps);
     if (plan.peak_bytes > worst.peak_bytes) {
       worst = plan;

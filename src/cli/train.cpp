@@ -1,4 +1,4 @@
-// moelora train: an adapter on a frozen base, or all parameters of a model.
+// moelora train: an adapter on a frozen base, a new task of one, or all parameters of a model.
 
 #include <ATen/Parallel.h>
 
@@ -15,6 +15,7 @@
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
 #include "moelora/log/log.h"
+#include "moelora/train/new_task.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/trainer.h"
 
@@ -68,10 +69,14 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     require_empty(options.output);
   }
   const train::RunData data = train::read_run_data(config.data, config.training.seed);
-  const TaskNames tasks(data::task_names_of(data.train));
   Session session = open_model(config.model);
+  TaskNames tasks(data::task_names_of(data.train));
   if (config.mode == train::Mode::adapter) {
     session.adapter = inject(*session.model, config.adapter, tasks);
+  } else if (config.mode == train::Mode::new_task) {
+    session.adapter = train::load_with_new_task(*session.model, config.adapter_from, data.train,
+                                                session.base_fingerprint, session.tokenizer->fingerprint());
+    tasks = session.adapter->tasks();
   }
   const auto examples = train::encode_examples(data.train, tasks, *session.tokenizer, config.data.encode, "training");
   if (options.dry_run) {
@@ -98,7 +103,8 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
                                   .base_fingerprint = session.base_fingerprint,
                                   .tokenizer_fingerprint = session.tokenizer->fingerprint(),
                                   .provenance = provenance_of(options, config, data),
-                                  .ranks = ranks};
+                                  .ranks = ranks,
+                                  .new_task_only = config.mode == train::Mode::new_task};
   train::Callbacks callbacks;
   callbacks.save_model = [&](const std::filesystem::path& folder) {
     save_model(session.model, folder, config.model.tokenizer_path());
@@ -127,7 +133,8 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
 }  // namespace
 
 void add_train(CLI::App& app, int& status) {
-  auto* verb = app.add_subcommand("train", "train an adapter on a frozen base, or a whole model");
+  auto* verb =
+      app.add_subcommand("train", "train an adapter on a frozen base, one more task of an adapter, or a whole model");
   auto options = std::make_shared<TrainVerbOptions>();
   verb->add_option("--config", options->config, "configuration (JSON; lines of // are comments)")->required();
   verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
@@ -144,7 +151,8 @@ void add_train(CLI::App& app, int& status) {
       "  moelora train --config configs/quickstart.json --output out/run\n"
       "  moelora train --config configs/quickstart.json --set training.steps=50 --set adapter.num_experts=4 --output "
       "out/x\n"
-      "  moelora train --config configs/quickstart.json --output out/run --resume");
+      "  moelora train --config configs/quickstart.json --output out/run --resume\n"
+      "  moelora train --config configs/new-task.json --output out/new-task");
   verb->callback([options, &status] {
     status = run_with_ranks("train", [&](train::ProcessGroup* ranks) { return run_train(*options, ranks); });
   });

@@ -44,7 +44,9 @@ void add_line(eval::TrainingReport& report, std::map<std::string, std::size_t>& 
 void write_training_report(const std::filesystem::path& output, const train::TrainConfig& config,
                            const train::TrainResult& result) {
   eval::TrainingReport report;
-  report.title = config.mode == train::Mode::adapter ? "MOELoRA training" : "Full-parameter training";
+  report.title = config.mode == train::Mode::full       ? "Full-parameter training"
+                 : config.mode == train::Mode::new_task ? "A new task on a trained adapter"
+                                                        : "MOELoRA training";
   report.facts = {
       {"base", config.model.init.is_null() ? config.model.path : "new model, random weights"},
       {"data", config.data.train},

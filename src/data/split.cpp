@@ -6,12 +6,14 @@
 #include <utility>
 
 #include "moelora/io/error.h"
+#include "moelora/io/json_reader.h"
 #include "moelora/io/sha256.h"
 
 namespace moelora::data {
 namespace {
 
 constexpr std::uint64_t kPartSalt = 1;
+constexpr std::uint64_t kFewSalt = 0x6665772072656373ull;  // far from those that a seed makes
 
 /// How many records each task gives: proportional shares rounded down, the rest to the largest remainders, then at
 /// least one for every task that can spare it.
@@ -71,6 +73,52 @@ std::vector<Record> select_part(std::vector<Record> records, std::int64_t index,
     });
   }
   return records;
+}
+
+std::vector<Record> select_tasks(std::vector<Record> records, const std::vector<std::string>& tasks,
+                                 const std::vector<std::string>& without) {
+  MOELORA_CHECK(tasks.empty() || without.empty(), "expected either tasks to take or tasks to leave out, found both; ",
+                "leave one of the two lists out");
+  const std::vector<std::string>& named = tasks.empty() ? without : tasks;
+  if (named.empty()) {
+    return records;
+  }
+  const std::vector<std::string> known = task_names_of(records);
+  for (const std::string& name : named) {
+    MOELORA_CHECK(std::find(known.begin(), known.end(), name) != known.end(), "no record is of task '", name, "'",
+                  io::suggestion(name, known));
+  }
+  std::erase_if(records, [&](const Record& record) {
+    const bool is_named = std::find(named.begin(), named.end(), record.task) != named.end();
+    return is_named != !tasks.empty();
+  });
+  MOELORA_CHECK(!records.empty(), "expected records of some task, found that all ", known.size(),
+                " tasks are left out; name fewer");
+  return records;
+}
+
+std::vector<Record> select_few(std::vector<Record> records, std::int64_t count) {
+  MOELORA_CHECK(count >= 1, "expected at least one record to take, found ", count);
+  if (count >= static_cast<std::int64_t>(records.size())) {
+    return records;
+  }
+  std::vector<std::pair<std::uint64_t, std::size_t>> hashed;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    hashed.emplace_back(record_hash(records[i], kFewSalt), i);
+  }
+  std::sort(hashed.begin(), hashed.end());
+  hashed.resize(static_cast<std::size_t>(count));
+  std::vector<bool> chosen(records.size(), false);
+  for (const auto& [hash, place] : hashed) {
+    chosen[place] = true;
+  }
+  std::vector<Record> few;
+  for (std::size_t i = 0; i < records.size(); ++i) {
+    if (chosen[i]) {
+      few.push_back(std::move(records[i]));
+    }
+  }
+  return few;
 }
 
 Split carve_validation(std::vector<Record> records, std::int64_t size, std::uint64_t seed) {

@@ -12,7 +12,7 @@ namespace {
 
 using Problems = std::vector<std::pair<std::string, std::string>>;  // key, text
 
-const std::vector<std::string> kModes{"adapter", "full"};
+const std::vector<std::string> kModes{"adapter", "full", "new_task"};
 const std::vector<std::string> kSchedules{"linear", "cosine", "constant"};
 const std::vector<std::string> kBatchings{"random", "by_task"};
 const std::vector<std::string> kDtypes{"auto", "float32", "float16", "bfloat16"};
@@ -126,6 +126,15 @@ void read_data(io::JsonReader reader, DataSection& data) {
   if (data.part_of < 1 || data.part_index < 0 || data.part_index >= data.part_of) {
     part.problem(detail::concat("expected 0 <= index < of, found index ", data.part_index, " of ", data.part_of));
   }
+  reader.read("tasks", data.tasks);
+  reader.read("without_tasks", data.without_tasks);
+  reader.read("max_records", data.max_records);
+  if (!data.tasks.empty() && !data.without_tasks.empty()) {
+    reader.problem("without_tasks", "\"tasks\" names the tasks already; leave one of the two out");
+  }
+  if (data.max_records < 0) {
+    reader.problem("max_records", detail::concat("expected 0 (all) or more, found ", data.max_records));
+  }
   reader.read_or_null("task_prompts", data.task_prompts);
   reader.read("deduplicate", data.deduplicate);
   reader.read("max_source_length", data.encode.max_source_length);
@@ -146,6 +155,31 @@ void read_data(io::JsonReader reader, DataSection& data) {
   }
   if (data.encode.max_target_length < 3) {
     reader.problem("max_target_length", detail::concat("expected at least 3, found ", data.encode.max_target_length));
+  }
+}
+
+void read_adapter(io::JsonReader& reader, TrainConfig& config) {
+  nlohmann::ordered_json adapter;
+  if (reader.read("adapter", adapter) && !adapter.is_null()) {
+    if (config.mode == Mode::full) {
+      reader.problem("adapter", "mode \"full\" trains no adapter; leave the section out");
+    } else if (config.mode == Mode::new_task) {
+      reader.problem("adapter",
+                     "mode \"new_task\" takes the adapter in \"adapter_from\" as it is; leave the section out");
+    } else {
+      try {
+        config.adapter = MoeLoraConfig::from_json(adapter);
+      } catch (const Error& error) {
+        reader.problem(error.what());
+      }
+    }
+  }
+  reader.read_or_null("adapter_from", config.adapter_from);
+  if ((config.mode == Mode::new_task) == config.adapter_from.empty()) {
+    reader.problem("adapter_from",
+                   config.adapter_from.empty()
+                       ? "mode \"new_task\" needs the folder of the trained adapter, such as out/run/adapter"
+                       : "only mode \"new_task\" begins from an adapter; set \"mode\" or leave the key out");
   }
 }
 
@@ -173,6 +207,9 @@ nlohmann::ordered_json data_to_json(const DataSection& data) {
     json["validation"] = data.validation;
   }
   json["part"] = {{"index", data.part_index}, {"of", data.part_of}};
+  json["tasks"] = data.tasks;
+  json["without_tasks"] = data.without_tasks;
+  json["max_records"] = data.max_records;
   json["task_prompts"] = data.task_prompts;
   json["deduplicate"] = data.deduplicate;
   json["max_source_length"] = data.encode.max_source_length;
@@ -227,19 +264,15 @@ TrainConfig TrainConfig::from_json(const nlohmann::ordered_json& json) {
   io::JsonReader reader(json);
   read_enum(reader, "mode", kModes, config.mode);
   read_model(reader.child("model"), config.mode, config.model);
-  nlohmann::ordered_json adapter;
-  if (reader.read("adapter", adapter) && config.mode == Mode::full && !adapter.is_null()) {
-    reader.problem("adapter", "mode \"full\" trains no adapter; leave the section out");
-  } else if (!adapter.is_null()) {
-    try {
-      config.adapter = MoeLoraConfig::from_json(adapter);
-    } catch (const Error& error) {
-      reader.problem(error.what());
-    }
-  }
+  read_adapter(reader, config);
   read_data(reader.child("data"), config.data);
   io::JsonReader training = reader.child("training");
   read_training(training, config.training);
+  if (config.mode == Mode::new_task && config.training.weight_decay != 0.0) {
+    training.problem("weight_decay", detail::concat("mode \"new_task\" must leave the other tasks' embeddings as they "
+                                                    "are: expected 0, found ",
+                                                    config.training.weight_decay));
+  }
   try {
     reader.finish();
   } catch (const Error& error) {
@@ -252,6 +285,8 @@ nlohmann::ordered_json TrainConfig::to_json() const {
   nlohmann::ordered_json json{{"mode", enum_name(kModes, mode)}, {"model", model_to_json(model)}};
   if (mode == Mode::adapter) {
     json["adapter"] = adapter.to_json();
+  } else if (mode == Mode::new_task) {
+    json["adapter_from"] = adapter_from;
   }
   json["data"] = data_to_json(data);
   json["training"] = training.to_json();

@@ -22,11 +22,17 @@ RunData read_run_data(const DataSection& section, std::uint64_t seed) {
   data::ReadOptions read;
   read.deduplicate = section.deduplicate;
   read.need_target = true;
+  const auto of_tasks = [&](std::vector<data::Record> records) {
+    return data::select_tasks(std::move(records), section.tasks, section.without_tasks);
+  };
   std::vector<data::Record> records =
-      data::select_part(read_and_report(section.train, read), section.part_index, section.part_of);
+      data::select_part(of_tasks(read_and_report(section.train, read)), section.part_index, section.part_of);
+  if (section.max_records > 0) {
+    records = data::select_few(std::move(records), section.max_records);
+  }
   RunData result;
   if (!section.validation.empty()) {
-    result = {std::move(records), read_and_report(section.validation, read)};
+    result = {std::move(records), of_tasks(read_and_report(section.validation, read))};
   } else {
     const std::int64_t size = section.validation_size >= 0
                                   ? section.validation_size

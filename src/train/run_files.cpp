@@ -23,10 +23,14 @@ void save_adapter_of(const TrainInputs& inputs, const std::filesystem::path& fol
 }  // namespace
 
 io::NamedTensors trained_parameters(const TrainInputs& inputs) {
-  if (inputs.adapter != nullptr) {
-    return adapter_tensors(*inputs.adapter);
-  }
   io::NamedTensors parameters;
+  if (inputs.adapter != nullptr) {
+    parameters = adapter_tensors(*inputs.adapter);
+    if (inputs.new_task_only) {
+      std::erase_if(parameters, [](const auto& named) { return !named.first.ends_with(".task_embedding"); });
+    }
+    return parameters;
+  }
   std::set<const void*> seen;
   for (const auto& parameter : inputs.model.named_parameters()) {
     if (seen.insert(parameter.value().unsafeGetTensorImpl()).second) {

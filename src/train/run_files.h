@@ -10,8 +10,8 @@
 
 namespace moelora::train {
 
-/// The trained tensors by their names in files: the adapter's, or the model's parameters (each tensor once, however
-/// many names it has).
+/// The trained tensors by their names in files: the adapter's (of a new task only the gates' embeddings), or the
+/// model's parameters (each tensor once, however many names it has).
 io::NamedTensors trained_parameters(const TrainInputs& inputs);
 
 /// A checkpoint's content besides state.json.

@@ -18,6 +18,7 @@
 #include "moelora/train/optimizer.h"
 #include "moelora/train/progress.h"
 #include "moelora/train/step.h"
+#include "train/new_task_only.h"
 #include "train/run_files.h"
 #include "train/shared_step.h"
 
@@ -67,6 +68,9 @@ void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, con
   MOELORA_CHECK(!inputs.train.empty(), "expected at least one training sample, found none");
   MOELORA_CHECK(inputs.adapter != nullptr || callbacks.save_model,
                 "full-parameter training needs Callbacks::save_model");
+  if (inputs.new_task_only) {
+    check_new_task_only(inputs, options);
+  }
   const std::int64_t longest = inputs.model.max_sequence_length();
   const auto tasks = static_cast<std::int64_t>(inputs.tasks.size());
   for (const auto* examples : {&inputs.train, &inputs.validation}) {
@@ -146,6 +150,9 @@ RunIdentity Run::identity() const {
   if (inputs_.adapter != nullptr) {
     nlohmann::ordered_json adapter = inputs_.adapter->config().to_json();
     adapter["tasks"] = inputs_.adapter->tasks().names();
+    if (inputs_.new_task_only) {
+      adapter["trained_before"] = fingerprint_of_frozen(*inputs_.adapter);
+    }
     identity.adapter = adapter.dump();
   }
   identity.data_hash = examples_hash(inputs_.train, inputs_.validation);
@@ -339,6 +346,10 @@ TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, con
   }
   if (inputs.adapter == nullptr) {
     unfreeze(inputs.model);
+  }
+  std::optional<OnlyEmbeddings> only_embeddings;
+  if (inputs.new_task_only) {
+    only_embeddings.emplace(*inputs.adapter);
   }
   return Run(inputs, options, callbacks).to_the_end();
 }

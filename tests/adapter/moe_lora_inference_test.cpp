@@ -56,8 +56,13 @@ TEST(MoeLoraInference, GradientsAndDropoutTakeTheOtherWay) {
   const nn::FrozenWeight weight(at::randn({8, 64}));
   const at::Tensor x = at::randn({2, 64});
   EXPECT_FALSE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B));
-  const at::NoGradGuard guard;
+  delta->A.set_requires_grad(false);
+  delta->B.set_requires_grad(false);
   EXPECT_TRUE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B));
+  const at::Tensor omega = at::ones({1, 2, 1}).set_requires_grad(true);  // as when a gate alone is trained
+  EXPECT_FALSE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B, omega));
+  const at::NoGradGuard guard;
+  EXPECT_TRUE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B, omega));
   delta->A.normal_();
   delta->B.normal_();
   nn::RowContext context = nn::RowContext::plain(nn::Segments::from_lengths({2}, {2}));

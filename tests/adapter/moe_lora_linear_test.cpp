@@ -42,6 +42,25 @@ class MoeLoraLinearCase : public ::testing::TestWithParam<Case> {
   at::Tensor bias = at::randn({9});
 };
 
+TEST_P(MoeLoraLinearCase, FrozenMatricesChangeNoOtherGradient) {
+  std::vector<at::Tensor> inputs{x};
+  if (omega.defined()) {
+    inputs.push_back(omega);
+  }
+  const at::Tensor probe = at::randn({7, 9});
+  const auto gradients = [&] {
+    const at::Tensor y = delta->forward(x, nn::FrozenWeight(weight), bias, context);
+    return torch::autograd::grad({(y * probe).sum()}, inputs);
+  };
+  const auto trained = gradients();
+  delta->A.set_requires_grad(false);
+  delta->B.set_requires_grad(false);
+  const auto frozen = gradients();
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    EXPECT_TRUE(at::equal(frozen[i], trained[i])) << "input " << i;
+  }
+}
+
 TEST_P(MoeLoraLinearCase, EqualsPlainOperationsWithGradients) {
   std::vector<at::Tensor> inputs{x, delta->A, delta->B};
   if (omega.defined()) {

@@ -286,6 +286,46 @@ TEST(Program, TrainsAPrefixAloneThatIsServedUnmerged) {
   }
 }
 
+TEST(Program, AddsATaskToATrainedAdapter) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const std::string config = write_config(folder.path() / "config.json", data);
+  const std::string two = folder.path() / "two-tasks";
+  const Outcome first =
+      moelora_run({"train", "--config", config, "--set", "data.without_tasks=[\"three\"]", "--output", two});
+  ASSERT_EQ(first.code, 0) << first.text;
+  const auto new_task = [&](const std::string& tasks, const std::vector<std::string>& more) {
+    std::vector<std::string> words{"train",
+                                   "--config",
+                                   config,
+                                   "--set",
+                                   "mode=new_task",
+                                   "adapter=null",
+                                   "adapter_from=" + two + "/adapter",
+                                   "data.tasks=" + tasks,
+                                   "data.max_records=5",
+                                   "data.validation_size=0"};
+    words.insert(words.end(), more.begin(), more.end());
+    return moelora_run(words);
+  };
+  const Outcome plan = new_task("[\"three\"]", {"--dry-run"});
+  EXPECT_EQ(plan.code, 0) << plan.text;
+  const Outcome known = new_task("[\"two\"]", {"--output", folder.path() / "never"});
+  EXPECT_EQ(known.code, 2) << known.text;
+  EXPECT_NE(known.text.find("found records of two"), std::string::npos) << known.text;
+  const fs::path run = folder.path() / "run";
+  const Outcome trained = new_task("[\"three\"]", {"--output", run});
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  std::ifstream description(run / "adapter" / "adapter.json");
+  EXPECT_EQ(ordered_json::parse(description)["tasks"].size(), 3u);
+  const Outcome inspected = moelora_run({"inspect", run / "config.json"});
+  EXPECT_EQ(inspected.code, 0) << inspected.text;
+  EXPECT_NE(inspected.text.find("8 (the new task's embedding)"), std::string::npos) << inspected.text;
+  const Outcome merged = moelora_run({"merge", "--model", tiny_model(), "--adapter", run / "adapter", "--task", "three",
+                                      "--output", folder.path() / "merged"});
+  EXPECT_EQ(merged.code, 0) << merged.text;
+}
+
 TEST(Program, ReadsAdaptersOfOtherPrograms) {
   const TemporaryFolder folder;
   for (const char* name : {"moelora-tiny", "lora-tiny"}) {

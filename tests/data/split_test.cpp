@@ -48,6 +48,35 @@ TEST(Parts, CoverTheFileOnceAndDoNotDependOnItsOrder) {
   EXPECT_THROW(select_part(records, 2, 2), Error);
 }
 
+TEST(Tasks, AreTakenOrLeftOutByName) {
+  const std::vector<Record> records = toy_records({{"A", 5}, {"B", 3}, {"C", 2}});
+  EXPECT_EQ(select_tasks(records, {}, {}).size(), 10u);
+  EXPECT_EQ(task_names_of(select_tasks(records, {"C", "A"}, {})), (std::vector<std::string>{"A", "C"}));
+  EXPECT_EQ(inputs_of(select_tasks(records, {}, {"A", "C"})), (std::set<std::string>{"B0", "B1", "B2"}));
+  EXPECT_THROW(select_tasks(records, {"A", "D"}, {}), Error);
+  EXPECT_THROW(select_tasks(records, {}, {"D"}), Error);
+  EXPECT_THROW(select_tasks(records, {"A"}, {"B"}), Error);
+  EXPECT_THROW(select_tasks(records, {}, {"A", "B", "C"}), Error);
+}
+
+TEST(Few, AreTheSameInAnyOrderAndPartOfAnyMore) {
+  std::vector<Record> records = toy_records({{"A", 60}});
+  const auto few = select_few(records, 8);
+  EXPECT_EQ(few.size(), 8u);
+  EXPECT_NE(inputs_of(few), inputs_of(std::vector<Record>(records.begin(), records.begin() + 8)));
+  const auto more = inputs_of(select_few(records, 16));
+  for (const Record& record : few) {
+    EXPECT_TRUE(more.contains(record.input)) << record.input;
+  }
+  EXPECT_TRUE(std::is_sorted(few.begin(), few.end(), [](const Record& a, const Record& b) {
+    return std::stoi(a.input.substr(1)) < std::stoi(b.input.substr(1));  // the order of the file
+  }));
+  std::reverse(records.begin(), records.end());
+  EXPECT_EQ(inputs_of(select_few(records, 8)), inputs_of(few));
+  EXPECT_EQ(select_few(records, 100).size(), 60u);
+  EXPECT_THROW(select_few(records, 0), Error);
+}
+
 TEST(Validation, TakesEachTasksShareAndAtLeastOne) {
   const std::vector<Record> records = toy_records({{"A", 600}, {"B", 390}, {"C", 9}, {"D", 1}});
   const Split split = carve_validation(records, 50, 7);

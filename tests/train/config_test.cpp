@@ -77,6 +77,39 @@ TEST(TrainConfig, ListsEveryProblemAtOnce) {
   }
 }
 
+TEST(TrainConfig, OfANewTaskNamesATrainedAdapterAndSurvivesTheWayToJsonAndBack) {
+  const auto json = nlohmann::ordered_json::parse(R"({
+      "mode": "new_task", "adapter_from": "out/run/adapter", "model": {"path": "base"},
+      "data": {"train": "train.json", "tasks": ["QIC"], "max_records": 16}})");
+  const TrainConfig config = TrainConfig::from_json(json);
+  EXPECT_EQ(config.mode, Mode::new_task);
+  EXPECT_EQ(config.adapter_from, "out/run/adapter");
+  EXPECT_EQ(config.data.tasks, std::vector<std::string>{"QIC"});
+  EXPECT_EQ(config.data.max_records, 16);
+  const nlohmann::ordered_json once = config.to_json();
+  EXPECT_EQ(once["mode"], "new_task");
+  EXPECT_FALSE(once.contains("adapter"));
+  EXPECT_EQ(TrainConfig::from_json(once).to_json(), once);
+}
+
+TEST(TrainConfig, OfANewTaskRefusesWhatWouldChangeTheOthers) {
+  nlohmann::ordered_json json = smallest_config();
+  json["adapter_from"] = "out/run/adapter";
+  EXPECT_NE(problems_of_config(json).find("adapter_from: only mode \"new_task\""), std::string::npos);
+  json.erase("adapter_from");
+  json["mode"] = "new_task";
+  json["adapter"] = {{"rank", 4}};
+  json["training"] = {{"weight_decay", 0.1}};
+  json["data"] = {{"train", "a"}, {"tasks", {"A"}}, {"without_tasks", {"B"}}, {"max_records", -1}};
+  const std::string text = problems_of_config(json);
+  for (const char* part :
+       {"adapter_from: mode \"new_task\" needs the folder", "adapter: mode \"new_task\" takes the adapter in",
+        "training.weight_decay: mode \"new_task\" must leave", "data.without_tasks: \"tasks\" names the tasks already",
+        "data.max_records: expected 0 (all) or more, found -1"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nin\n" << text;
+  }
+}
+
 TEST(TrainConfig, RefusesAnAdapterInFullModeAndHalfPrecisionThere) {
   nlohmann::ordered_json json = smallest_config();
   json["mode"] = "full";

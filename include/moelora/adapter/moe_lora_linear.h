@@ -57,6 +57,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
+  bool trains() const { return A.requires_grad() || B.requires_grad(); }  // else backward leaves A and B out
   bool routes_tokens() const { return router.defined(); }
   bool single_;
   std::int64_t experts_;

@@ -1,8 +1,10 @@
 #pragma once
-// Cutting a list of records: parts of a file, and a validation part carved out of the training records. Both decide by
-// a hash of the record itself, so that neither the order of the file nor other records matter.
+// Cutting a list of records: parts of a file, some of its tasks, a few of its records, and a validation part carved out
+// of the training records. What is not decided by the task is decided by a hash of the record itself, so that neither
+// the order of the file nor other records matter.
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "moelora/data/record.h"
@@ -14,6 +16,14 @@ std::uint64_t record_hash(const Record& record, std::uint64_t salt);
 
 /// The records whose hash modulo `of` is `index`. Error unless 0 <= index < of.
 std::vector<Record> select_part(std::vector<Record> records, std::int64_t index, std::int64_t of);
+
+/// The records of `tasks` (empty: of all), or all but those of `without`. Error: a name of which there is no record,
+/// both lists, nothing left.
+std::vector<Record> select_tasks(std::vector<Record> records, const std::vector<std::string>& tasks,
+                                 const std::vector<std::string>& without);
+
+/// At most `count` records, those of the smallest hashes, in the order they have: a larger count only adds some.
+std::vector<Record> select_few(std::vector<Record> records, std::int64_t count);
 
 struct Split {
   std::vector<Record> train;

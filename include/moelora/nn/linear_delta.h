@@ -20,7 +20,7 @@ struct LowRank {
 
 /// Gradients of what a linear's delta trains, as written-out backward functions hand them on.
 struct DeltaGradients {
-  std::vector<at::Tensor> trained;  ///< In the order of LinearDelta::trained().
+  std::vector<at::Tensor> trained;  ///< In the order of LinearDelta::trained(); undefined: frozen.
   at::Tensor expert_weights;        ///< [gates, S, N] fp32, added to; undefined: not wanted.
 };
 

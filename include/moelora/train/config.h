@@ -1,11 +1,12 @@
 #pragma once
-// The configuration of `moelora train` as typed structs. As JSON it has the sections mode, model, adapter, data and
-// training, with the names of the members below as keys. Unknown keys, wrong types and values out of range are all
-// listed in one Error.
+// The configuration of `moelora train` as typed structs. As JSON it has the sections mode, model, adapter (mode
+// new_task: the key adapter_from instead), data and training, with the names of the members below as keys. Unknown
+// keys, wrong types and values out of range are all listed in one Error.
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "moelora/adapter/config.h"
 #include "moelora/data/example.h"
@@ -15,8 +16,9 @@
 namespace moelora::train {
 
 enum class Mode {
-  adapter,  ///< The base is frozen; an adapter is trained.
-  full,     ///< Every parameter of the base is trained; no adapter.
+  adapter,   ///< The base is frozen; an adapter is trained.
+  full,      ///< Every parameter of the base is trained; no adapter.
+  new_task,  ///< A trained adapter gets one more task, and only that task's embedding is trained (train/new_task.h).
 };
 
 /// Section "model": {"path": folder} or {"init": {…}, "tokenizer": folder, "seed": n}; "dtype" and "device" for both.
@@ -38,6 +40,10 @@ struct DataSection {
   std::int64_t validation_size = -1;  ///< Records carved out; -1: 5 %, at most 500; 0: none.
   std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
   std::int64_t part_of = 1;
+  std::vector<std::string> tasks;          ///< Only the records of these tasks; empty: all.
+  std::vector<std::string> without_tasks;  ///< All but these; not beside `tasks`.
+  /// That are taken of `train`, chosen by a hash of the record; the validation part is carved out of them. 0: all.
+  std::int64_t max_records = 0;
   std::string task_prompts;    ///< JSON file (data::TaskPrompts): texts in front of the inputs; empty: none.
   bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
   data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix, with_history
@@ -75,7 +81,8 @@ struct TrainingOptions {
 struct TrainConfig {
   Mode mode = Mode::adapter;
   ModelSection model;
-  MoeLoraConfig adapter;  ///< Mode adapter only.
+  MoeLoraConfig adapter;     ///< Mode adapter only.
+  std::string adapter_from;  ///< Mode new_task only: folder of the trained adapter.
   DataSection data;
   TrainingOptions training;
 

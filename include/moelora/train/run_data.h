@@ -21,7 +21,8 @@ struct RunData {
 /// Reads a file of records and logs what was left out.
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
-/// Part, duplicates and validation part as configured, task prompts in front. `seed`: of the part that is carved out.
+/// Tasks, part, number, duplicates and validation part as configured, task prompts in front. `seed`: of the part that
+/// is carved out.
 RunData read_run_data(const DataSection& section, std::uint64_t seed);
 
 /// Training form of all records; logs how many were cut. Error: a task that is not among `tasks`.

@@ -1,5 +1,5 @@
 #pragma once
-// The trainer: one loop for adapters (base frozen) and for full-parameter training.
+// The trainer: one loop for adapters (base frozen), for full-parameter training, and for one new task of an adapter.
 //
 // OUTPUT/adapter/ or OUTPUT/model/   the result: the best checkpoint by validation loss, else the last
 // OUTPUT/checkpoints/step-N/         what a run is resumed from (train/checkpoint.h)
@@ -44,6 +44,9 @@ struct TrainInputs {
   std::string tokenizer_fingerprint;
   nlohmann::ordered_json provenance;  ///< Stored in the adapter's folder as given.
   ProcessGroup* ranks = nullptr;      ///< Null: one process.
+  /// Only the embedding of the adapter's last task is trained (with_new_task(), one row for each gate); all training
+  /// samples are of that task. Every other byte of the adapter stays.
+  bool new_task_only = false;
 };
 
 struct StepReport {
