@@ -7,9 +7,9 @@
 #include <optional>
 
 #include "experiment/bench.h"
-#include "experiment/few_examples.h"
 #include "experiment/methods/single_loras.h"
 #include "moelora/adapter/lorahub.h"
+#include "moelora/data/split.h"
 #include "moelora/io/error.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
@@ -24,7 +24,7 @@ class NewTaskCell {
  public:
   NewTaskCell(Workbench& bench, const std::string& task, const Cell& cell)
       : bench_(bench), section_(bench.experiment.new_tasks), task_(task), seed_(cell.seed) {
-    shown_ = few_examples(bench.train, task, section_.examples, seed_);
+    shown_ = data::select_few(data::select_tasks(bench.train, {task}, {}), section_.examples);
     for (const data::Record& record : evaluation_records(bench.experiment, bench.tasks)) {
       if (record.task == task) {
         references_.push_back(record);

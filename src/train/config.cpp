@@ -129,6 +129,7 @@ void read_data(io::JsonReader reader, DataSection& data) {
   reader.read("tasks", data.tasks);
   reader.read("without_tasks", data.without_tasks);
   reader.read("max_records", data.max_records);
+  reader.read("as_text", data.as_text);
   if (!data.tasks.empty() && !data.without_tasks.empty()) {
     reader.problem("without_tasks", "\"tasks\" names the tasks already; leave one of the two out");
   }
@@ -210,6 +211,7 @@ nlohmann::ordered_json data_to_json(const DataSection& data) {
   json["tasks"] = data.tasks;
   json["without_tasks"] = data.without_tasks;
   json["max_records"] = data.max_records;
+  json["as_text"] = data.as_text;
   json["task_prompts"] = data.task_prompts;
   json["deduplicate"] = data.deduplicate;
   json["max_source_length"] = data.encode.max_source_length;

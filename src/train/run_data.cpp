@@ -1,5 +1,6 @@
 #include "moelora/train/run_data.h"
 
+#include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/io/error.h"
@@ -40,7 +41,10 @@ RunData read_run_data(const DataSection& section, std::uint64_t seed) {
     data::Split split = data::carve_validation(std::move(records), size, seed);
     result = {std::move(split.train), std::move(split.validation)};
   }
-  // Afterwards, so that prompts change no hash that parts are decided by.
+  // Afterwards, so that the changes touch no hash that parts are decided by.
+  if (section.as_text) {
+    return {data::as_texts(std::move(result.train)), data::as_texts(std::move(result.validation))};
+  }
   const data::TaskPrompts prompts = data::TaskPrompts::from_file(section.task_prompts);
   return {prompts.apply_all(std::move(result.train)), prompts.apply_all(std::move(result.validation))};
 }

@@ -12,7 +12,7 @@
 #include "moelora/model/chatglm/tokenizer.h"
 #include "support/shared.h"
 
-namespace moelora::experiment::testing {
+namespace moelora::experiment::fixture {
 
 inline std::filesystem::path source(const std::string& path) {
   return std::filesystem::path(MOELORA_SOURCE_DIR) / path;
@@ -87,4 +87,4 @@ inline std::string bytes_of(const std::filesystem::path& file) {
   return std::string(std::istreambuf_iterator<char>(stream), {});
 }
 
-}  // namespace moelora::experiment::testing
+}  // namespace moelora::experiment::fixture

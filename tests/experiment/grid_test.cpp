@@ -19,7 +19,7 @@ using nlohmann::ordered_json;
 class Grid : public ::testing::Test {
  protected:
   ExperimentConfig read(const ordered_json& changes = ordered_json::object()) const {
-    ordered_json json = testing::small_experiment(folder.path());
+    ordered_json json = fixture::small_experiment(folder.path());
     json.update(changes);
     return ExperimentConfig::from_json(json);
   }
@@ -35,7 +35,7 @@ class Grid : public ::testing::Test {
     std::filesystem::create_directories(cell_folder(output, cell.id));
     io::write_json_file(cell_folder(output, cell.id) / "result.json", result);
   }
-  moelora::testing::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   std::filesystem::path output = folder.path() / "out";
 };
 
@@ -61,12 +61,12 @@ TEST_F(Grid, EveryCellIsNamedOnceAndComesAfterWhatItNeeds) {
 
 TEST_F(Grid, TheRateWithTheLowestFiniteValidationLossIsChosen) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 3e-3, 1e-2}}}}});
-  finish(testing::cell_of(config, "tune/molora/rate-0.001"), {{"validation_loss", 2.0}});
-  finish(testing::cell_of(config, "tune/molora/rate-0.003"), {{"validation_loss", 1.5}});
-  finish(testing::cell_of(config, "tune/molora/rate-0.01"), {{"validation_loss", nullptr}});
+  finish(fixture::cell_of(config, "tune/molora/rate-0.001"), {{"validation_loss", 2.0}});
+  finish(fixture::cell_of(config, "tune/molora/rate-0.003"), {{"validation_loss", 1.5}});
+  finish(fixture::cell_of(config, "tune/molora/rate-0.01"), {{"validation_loss", nullptr}});
   EXPECT_EQ(chosen_rate(config, output, "molora"), 3e-3);
   for (const char* rate : {"0.001", "0.003", "0.01"}) {
-    finish(testing::cell_of(config, std::string("tune/full/rate-") + rate), {{"validation_loss", nullptr}});
+    finish(fixture::cell_of(config, std::string("tune/full/rate-") + rate), {{"validation_loss", nullptr}});
   }
   EXPECT_TRUE(io::raises([&] { chosen_rate(config, output, "full"); }, "add smaller ones"));
 }
@@ -94,7 +94,7 @@ TEST_F(Grid, InputsAreCheckedBeforeTheLongPart) {
 TEST_F(Grid, ACellThatNeedsAnUnfinishedOneSaysSo) {
   const auto config = read();
   EXPECT_TRUE(
-      io::raises([&] { run_cell(config, testing::cell_of(config, run_id("ties", 1)), output, testing::tiny_base()); },
+      io::raises([&] { run_cell(config, fixture::cell_of(config, run_id("ties", 1)), output, fixture::tiny_base()); },
                  "run/lora-single/seed-1"));
 }
 
@@ -124,7 +124,7 @@ TEST_F(Grid, AFailedCellBlocksWhatNeedsItAndNothingElse) {
 
 TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}}, {"sweeps", {{"rank", {4}}}}});
-  run_cell(config, testing::cell_of(config, run_id("base", 1)), output, testing::tiny_base());
+  run_cell(config, fixture::cell_of(config, run_id("base", 1)), output, fixture::tiny_base());
   const Results results = collect(config, output);
   ASSERT_EQ(results.rows.size(), methods().size());
   EXPECT_EQ(results.rows.front().runs.size(), 1u);

@@ -21,19 +21,19 @@ namespace fs = std::filesystem;
 class EveryMethod : public ::testing::TestWithParam<std::string> {
  protected:
   EveryMethod() : method(find_method(GetParam())) {
-    const auto json = testing::small_experiment(folder.path());
+    const auto json = fixture::small_experiment(folder.path());
     config = ExperimentConfig::from_json(json);
-    base = testing::tiny_base();
+    base = fixture::tiny_base();
     for (const fs::path& output : {first, second}) {
       for (const std::string& needed : method.needs()) {
-        run_cell(config, testing::cell_of(config, run_id(needed, 1)), output, base);
+        run_cell(config, fixture::cell_of(config, run_id(needed, 1)), output, base);
       }
     }
-    cell = testing::cell_of(config, run_id(method.key(), 1));
+    cell = fixture::cell_of(config, run_id(method.key(), 1));
   }
   fs::path product(const fs::path& output) const { return cell_folder(output, cell.id) / "run"; }
 
-  moelora::testing::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   fs::path first = folder.path() / "first";
   fs::path second = folder.path() / "second";
   const Method& method;
@@ -57,10 +57,10 @@ TEST_P(EveryMethod, TrainsResumesBitForBitAndEvaluates) {
   EXPECT_EQ(here.at("steps"), method.is_trained() ? 3 : 0);
   for (const char* file : {"adapter/adapter.safetensors", "model/model.safetensors"}) {
     ASSERT_EQ(fs::exists(product(first) / file), fs::exists(product(second) / file));
-    EXPECT_EQ(testing::bytes_of(product(first) / file), testing::bytes_of(product(second) / file)) << file;
+    EXPECT_EQ(fixture::bytes_of(product(first) / file), fixture::bytes_of(product(second) / file)) << file;
   }
-  const std::string answers = testing::bytes_of(cell_folder(first, cell.id) / "predictions.json");
-  EXPECT_EQ(answers, testing::bytes_of(cell_folder(second, cell.id) / "predictions.json"));
+  const std::string answers = fixture::bytes_of(cell_folder(first, cell.id) / "predictions.json");
+  EXPECT_EQ(answers, fixture::bytes_of(cell_folder(second, cell.id) / "predictions.json"));
   const auto predictions = data::read_records(cell_folder(first, cell.id) / "predictions.json").records;
   const auto references = data::read_records(config.evaluation).records;
   ASSERT_EQ(predictions.size(), references.size());
@@ -101,7 +101,7 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
     // The run can't be continued on another base. Checkpoints are gone, so a new one is begun and stopped.
     const std::atomic<bool> stop = true;
     EXPECT_FALSE(run_cell(config, cell, second, base, &stop));
-    EXPECT_TRUE(io::raises([&] { run_cell(config, cell, second, testing::tiny_base(0.5)); }, "base"));
+    EXPECT_TRUE(io::raises([&] { run_cell(config, cell, second, fixture::tiny_base(0.5)); }, "base"));
     return;
   }
   if (!fs::exists(adapter)) {
@@ -111,7 +111,7 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
   const Base same = base({});
   Adapter loaded = load_adapter(*same.model, adapter, same.fingerprint, same.tokenizer->fingerprint());
   EXPECT_EQ(loaded->tasks().size(), 8);
-  const Base other = testing::tiny_base(0.5)({});
+  const Base other = fixture::tiny_base(0.5)({});
   EXPECT_TRUE(io::raises(
       [&] { load_adapter(*other.model, adapter, other.fingerprint, other.tokenizer->fingerprint()); }, "another base"));
 }
@@ -175,9 +175,9 @@ TEST_P(EveryMethod, CostsAreMeasured) {
     return;
   }
   for (const std::string& key : {std::string("lora-full"), method.key()}) {
-    run_cell(config, testing::cell_of(config, run_id(key, 1)), first, base);
+    run_cell(config, fixture::cell_of(config, run_id(key, 1)), first, base);
   }
-  ASSERT_TRUE(run_cell(config, testing::cell_of(config, "cost/" + method.key()), first, base));
+  ASSERT_TRUE(run_cell(config, fixture::cell_of(config, "cost/" + method.key()), first, base));
   const auto cost = read_result(first, "cost/" + method.key());
   EXPECT_GT(cost.at("ms_per_token").get<double>(), 0.0);
   EXPECT_EQ(cost.contains("ms_per_token_merged"), method.not_mergeable().empty());
@@ -212,12 +212,12 @@ TEST(Methods, HaveKeysOfTheirOwnAndANearMissIsNamed) {
 }
 
 TEST(Methods, ParametersAgreeApartFromTheGate) {
-  moelora::testing::TemporaryFolder folder;
-  const auto config = ExperimentConfig::from_json(testing::small_experiment(folder.path()));
+  testing::TemporaryFolder folder;
+  const auto config = ExperimentConfig::from_json(fixture::small_experiment(folder.path()));
   std::map<std::string, std::int64_t> without_gate;
   for (const char* key : {"lora-full", "moelora-no-gate", "moelora-d", "moelora-s"}) {
-    const Cell cell = testing::cell_of(config, run_id(key, 1));
-    run_cell(config, cell, folder.path() / "out", testing::tiny_base());
+    const Cell cell = fixture::cell_of(config, run_id(key, 1));
+    run_cell(config, cell, folder.path() / "out", fixture::tiny_base());
     const auto result = read_result(folder.path() / "out", cell.id);
     without_gate[key] =
         result.at("trained_parameters").get<std::int64_t>() - result.at("gate_parameters").get<std::int64_t>();

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <chrono>
 
-#include "experiment/few_examples.h"
 #include "experiment/methods/registry.h"
 #include "experiment/methods/single_loras.h"
+#include "moelora/data/split.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
 
@@ -28,9 +28,9 @@ class LoraHub : public Method {
     Adapter adapter{nullptr};
     for (const std::string& task : bench.tasks.names()) {
       bench.status("searching weights of " + task, static_cast<std::int64_t>(found.size()), bench.tasks.size());
-      const auto examples =
-          train::encode_examples(few_examples(bench.train, task, bench.experiment.lorahub.examples, bench.seed),
-                                 bench.tasks, *bench.base.tokenizer, bench.config.data.encode, task);
+      const auto examples = train::encode_examples(
+          data::select_few(data::select_tasks(bench.train, {task}, {}), bench.experiment.lorahub.examples), bench.tasks,
+          *bench.base.tokenizer, bench.config.data.encode, task);
       std::vector<const data::Example*> shown;
       for (const data::Example& example : examples) {
         shown.push_back(&example);
