@@ -52,6 +52,8 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
          "it to 0 or routing to \"token\"");
   expect((config.routing == Routing::table) == !config.table.empty(),
          "table: expected with routing \"table\", and only ", "there; found ", config.table.size(), " rows");
+  expect(config.routing != Routing::table || config.num_experts > 1, "table: weights of several experts; found ",
+         "num_experts 1, whose weight is always 1");
   for (const auto& row : config.table) {
     expect(static_cast<std::int64_t>(row.size()) == config.num_experts,
            "table: expected num_experts = ", config.num_experts, " numbers in each row, found ", row.size());

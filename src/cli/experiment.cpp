@@ -82,6 +82,7 @@ void list_changes(const ordered_json& then, const ordered_json& now, const std::
 /// same.
 ordered_json effective_config(const ExperimentVerbOptions& options) {
   ordered_json json = io::read_json_file(options.config);
+  MOELORA_CHECK(json.is_object(), options.config.string(), ": expected an object, found ", json.type_name());
   for (const std::string& assignment : options.overrides) {
     train::apply_override(json, assignment);
   }
@@ -89,15 +90,20 @@ ordered_json effective_config(const ExperimentVerbOptions& options) {
     json["jobs"] = options.jobs;
   }
   const auto cores = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
-  if (json.value("jobs", std::int64_t{0}) <= 0) {
+  const auto number_at = [](const ordered_json& section, const char* key) {
+    const auto found = section.is_object() ? section.find(key) : section.end();
+    return section.is_object() && found != section.end() && found->is_number() ? found->get<std::int64_t>() : 0;
+  };
+  if (!json.contains("jobs") || (json["jobs"].is_number() && number_at(json, "jobs") <= 0)) {
     json["jobs"] = cores;
   }
-  const bool threads_given = json.contains("training") && json["training"].value("threads", std::int64_t{0}) > 0;
-  if (!threads_given) {
-    json["training"]["threads"] = std::max<std::int64_t>(1, cores / json["jobs"].get<std::int64_t>());
+  const bool threads_given = json.contains("training") && number_at(json["training"], "threads") > 0;
+  if (!threads_given && number_at(json, "jobs") > 0 && (!json.contains("training") || json["training"].is_object())) {
+    json["training"]["threads"] = std::max<std::int64_t>(1, cores / number_at(json, "jobs"));
   }
+  ExperimentConfig::from_json(json);  // wrong types and values are named before anything is compared
   const std::filesystem::path stored = options.output / kConfigFile;
-  if (!std::filesystem::exists(stored)) {
+  if (options.output.empty() || !std::filesystem::exists(stored)) {
     return json;
   }
   ordered_json then = io::read_json_file(stored);
@@ -172,6 +178,7 @@ int run_experiment(const ExperimentVerbOptions& options) {
   }
   experiment::check_inputs(config);  // bad input shows before the long part
   std::filesystem::create_directories(options.output);
+  const experiment::FolderLock lock(options.output);
   io::write_json_file(options.output / kConfigFile, json);
   setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);  // cells share the cores
   setenv("OMP_NUM_THREADS", std::to_string(config.training.threads).c_str(), 1);
@@ -223,7 +230,7 @@ void add_experiment(CLI::App& app, int& status) {
       "  moelora experiment --config configs/experiments/sample.json --output out/experiment\n"
       "  moelora experiment --config configs/experiments/sample.json --output out/experiment --resume\n"
       "  moelora experiment --config configs/experiments/sample.json --set 'methods=[\"lora-full\",\"moelora-d\"]' \\\n"
-      "      --output out/two");
+      "      'sweeps={}' 'new_tasks={}' --output out/two");
   verb->callback([options, &status] { status = run_experiment(*options); });
 }
 

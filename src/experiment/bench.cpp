@@ -1,7 +1,9 @@
 #include "experiment/bench.h"
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <set>
 
 #include "moelora/data/task_prompts.h"
 #include "moelora/io/atomic_file.h"
@@ -54,6 +56,26 @@ Surroundings::Surroundings(const ExperimentConfig& config, train::TrainConfig ow
             StatusFile(folder / "status"),
             stop} {}
 
+std::optional<double> median_of(std::vector<double> values) {
+  if (values.empty()) {
+    return std::nullopt;
+  }
+  std::sort(values.begin(), values.end());
+  const auto middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
+}
+
+bool diverged(const Error& error) { return std::string(error.what()).find("is not finite") != std::string::npos; }
+
+std::int64_t parameters_of(const torch::nn::Module& module) {
+  std::set<const void*> seen;
+  std::int64_t count = 0;
+  for (const at::Tensor& parameter : module.parameters()) {
+    count += seen.insert(parameter.unsafeGetTensorImpl()).second ? parameter.numel() : 0;
+  }
+  return count;
+}
+
 std::int64_t gate_parameters_of(const AdapterImpl& adapter) {
   std::int64_t count = 0;
   for (const TaskGate& gate : adapter.gates()) {
@@ -104,11 +126,7 @@ Product train_row(Workbench& bench) {
   product.steps = result.step;
   product.validation_loss = result.best_validation_loss;
   product.training_seconds = result.seconds;
-  const torch::nn::Module& trained = product.adapter ? static_cast<const torch::nn::Module&>(*product.adapter)
-                                                     : static_cast<const torch::nn::Module&>(*bench.base.model);
-  for (const at::Tensor& parameter : trained.parameters()) {
-    product.trained_parameters += parameter.numel();
-  }
+  product.trained_parameters = product.adapter ? parameters_of(*product.adapter) : parameters_of(*bench.base.model);
   product.gate_parameters = product.adapter ? gate_parameters_of(*product.adapter) : 0;
   return product;
 }
@@ -143,7 +161,7 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
 void write_predictions(const std::filesystem::path& file, const std::vector<data::Record>& records) {
   std::string text;
   for (const data::Record& record : records) {
-    text += data::to_json(record).dump() + "\n";
+    text += data::to_json(record).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
   }
   io::write_file_atomically(file, text);
 }

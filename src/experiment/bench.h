@@ -3,11 +3,13 @@
 
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "moelora/eval/evaluate.h"
 #include "moelora/experiment/cell.h"
+#include "moelora/io/error.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -40,6 +42,15 @@ void write_predictions(const std::filesystem::path& file, const std::vector<data
 
 /// Evaluation records; those of tasks that training does not have are left out, with a warning.
 std::vector<data::Record> evaluation_records(const ExperimentConfig& config, const TaskNames& tasks);
+
+/// The mean of the two middle values of an even number; nothing of none.
+std::optional<double> median_of(std::vector<double> values);
+
+/// Whether training ended because a loss or gradient was not finite: the learning rate is too large.
+bool diverged(const Error& error);
+
+/// Numbers of a module's parameters; a tensor that has two names (a tied head) counts once.
+std::int64_t parameters_of(const torch::nn::Module& module);
 
 /// Parameters of gates and routers.
 std::int64_t gate_parameters_of(const AdapterImpl& adapter);

@@ -24,16 +24,6 @@ double peak_memory_bytes() {
   return static_cast<double>(usage.ru_maxrss) * 1024.0;
 }
 
-std::int64_t parameters_of(const torch::nn::Module& module) {
-  std::int64_t count = 0;
-  for (const at::Tensor& parameter : module.parameters()) {
-    count += parameter.numel();
-  }
-  return count;
-}
-
-bool diverged(const Error& error) { return std::string(error.what()).find("is not finite") != std::string::npos; }
-
 ordered_json tune(Workbench& bench, const Method& method, bool& stopped) {
   ordered_json result{{"learning_rate", bench.config.training.learning_rate}};
   try {
@@ -71,8 +61,10 @@ ordered_json run(Workbench& bench, const Method& method, bool& stopped) {
   if (product.adapter && !product.adapter->gates().empty()) {
     at::NoGradGuard no_grad;
     for (const std::string& task : bench.tasks.names()) {
-      const at::Tensor weights =
-          product.adapter->expert_weights(single_tasks({bench.tasks.index(task)})).mean(0).to(at::kFloat).contiguous();
+      const at::Tensor weights = product.adapter->expert_weights(single_tasks({bench.tasks.index(task)}))
+                                     .mean(0)
+                                     .to(at::kCPU, at::kFloat)
+                                     .contiguous();
       const float* row = weights.const_data_ptr<float>();
       result["expert_weights"][task] = std::vector<float>(row, row + weights.numel());
     }
@@ -133,9 +125,7 @@ std::unique_ptr<Surroundings> open_bench(const ExperimentConfig& config, const C
   const std::filesystem::path folder = cell_folder(output, cell.id);
   std::function<std::filesystem::path(const std::string&)> adapter_of = [&config, output,
                                                                          seed = cell.seed](const std::string& key) {
-    const auto& seeds = config.seeds_for(key);
-    const bool same = std::find(seeds.begin(), seeds.end(), seed) != seeds.end();
-    return cell_folder(output, run_id(key, same ? seed : seeds.front())) / "run" / "adapter";
+    return cell_folder(output, needed_run(config, key, seed)) / "run" / "adapter";
   };
   return std::make_unique<Surroundings>(config, std::move(own), open_base(config.model), std::move(tasks),
                                         std::move(records), folder, cell.seed, std::move(adapter_of), stop);
@@ -144,7 +134,7 @@ std::unique_ptr<Surroundings> open_bench(const ExperimentConfig& config, const C
 void check_inputs(const ExperimentConfig& config) {
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));
-  evaluation_records(config, tasks);
+  const std::vector<data::Record> references = evaluation_records(config, tasks);
   const auto prompts = data::TaskPrompts::from_file(config.task_prompts);
   for (const std::string& task : tasks.names()) {
     if (!prompts.empty()) {
@@ -153,14 +143,24 @@ void check_inputs(const ExperimentConfig& config) {
   }
   for (const std::string& task : config.new_tasks.tasks) {
     tasks.index(task);
+    MOELORA_CHECK(tasks.size() > 1, "new task ", task, " is the only task: there would be none to train on");
+    MOELORA_CHECK(std::any_of(references.begin(), references.end(),
+                              [&](const data::Record& record) { return record.task == task; }),
+                  config.evaluation, " has no record of the new task ", task);
+  }
+  for (const data::Record& record : records.validation) {
+    MOELORA_CHECK(tasks.contains(record.task), "the validation records have task ", record.task,
+                  ", which no training record has");
   }
   for (const Cell& cell : plan_cells(config)) {
-    const train::TrainConfig own = config_of(config, find_method(cell.method), tasks.size(), cell.seed, 1.0);
-    if (cell.kind == Cell::Kind::run && own.mode == train::Mode::adapter) {
-      own.adapter.validate();
-    } else if (cell.kind == Cell::Kind::sweep) {
-      MoeLoraConfig adapter = own.adapter;
-      apply_sweep(cell, adapter);
+    MoeLoraConfig adapter = config_of(config, find_method(cell.method), tasks.size(), cell.seed, 1.0).adapter;
+    try {
+      if (cell.kind == Cell::Kind::sweep) {
+        apply_sweep(cell, adapter);
+      }
+      adapter.validate();
+    } catch (const Error& error) {
+      throw Error(cell.id + ": " + error.what());
     }
   }
   const bool needs_validation = config.tuning.learning_rates.size() > 1 || config.has("task-arithmetic") ||

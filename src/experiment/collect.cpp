@@ -25,15 +25,6 @@ std::optional<double> number_at(const ordered_json& json, const char* key) {
   return found != json.end() && found->is_number() ? std::optional(found->get<double>()) : std::nullopt;
 }
 
-std::optional<double> median_of(std::vector<double> values) {
-  if (values.empty()) {
-    return std::nullopt;
-  }
-  std::sort(values.begin(), values.end());
-  const auto middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
-}
-
 /// Collects from one output folder.
 class Collector {
  public:
@@ -160,6 +151,27 @@ class Collector {
   const std::filesystem::path& output_;
 };
 
+void add_notes(const ExperimentConfig& config, Results& results) {
+  const auto note = [&](bool holds, const char* text) {
+    if (holds) {
+      results.notes.emplace_back(text);
+    }
+  };
+  note(config.has("lora-single"),
+       "LoRA (Single) trains all its LoRAs in the same mixed batches, each on its own task's samples alone and without "
+       "a "
+       "common gradient norm; learning rate and best step are chosen for all of them together.");
+  note(config.has("task-arithmetic") || config.has("ties") || config.has("dare") || config.has("lorahub"),
+       "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
+       "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.");
+  note(!config.sweeps.num_experts.empty() || !config.sweeps.rank.empty() || !config.sweeps.top_k.empty(),
+       "Sweeps have one seed and the learning rate of their row; alpha / rank stays the same when the rank changes.");
+  note(
+      !config.new_tasks.tasks.empty(),
+      "New tasks: MOELoRA is trained without the task, but with the learning rate that was tuned on all tasks. The few "
+      "examples are training records of the task.");
+}
+
 }  // namespace
 
 Results collect(const ExperimentConfig& config, const std::filesystem::path& output) {
@@ -198,6 +210,7 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
       {"evaluation", config.evaluation + ", " + std::to_string(results.references.size()) + " records"},
       {"adapter", "rank " + std::to_string(config.adapter.rank) + ", " + std::to_string(config.adapter.num_experts) +
                       " experts, alpha " + std::to_string(static_cast<std::int64_t>(config.adapter.alpha))}};
+  add_notes(config, results);
   if (config.tuning.learning_rates.size() > 1) {
     results.notes.push_back(kSameTunedHow);
     if (config.tuning.steps > 0 && config.tuning.steps != config.training.steps) {

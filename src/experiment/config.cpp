@@ -18,9 +18,27 @@ void at_least(io::JsonReader& reader, const char* key, std::int64_t value, std::
   }
 }
 
+template <typename Value>
+void expect_distinct(io::JsonReader& reader, const char* key, const std::vector<Value>& values) {
+  if (std::set<Value>(values.begin(), values.end()).size() != values.size()) {
+    reader.problem(key, "a value is listed twice");
+  }
+}
+
 void expect_rates(io::JsonReader& reader, const char* key, const std::vector<double>& rates) {
   if (!std::all_of(rates.begin(), rates.end(), [](double rate) { return rate > 0.0; })) {
     reader.problem(key, "expected numbers above 0");
+  }
+  expect_distinct(reader, key, rates);
+}
+
+/// Keys that say what a row is: they are the rows' own.
+void refuse_row_keys(io::JsonReader& reader, const char* section, const ordered_json& value,
+                     std::initializer_list<const char*> keys, const char* advice) {
+  for (const char* key : keys) {
+    if (value.is_object() && value.contains(key)) {
+      reader.problem(std::string(section) + "." + key, advice);
+    }
   }
 }
 
@@ -33,6 +51,12 @@ void read_common(io::JsonReader& reader, ExperimentConfig& config) {
       common[section] = value;
     }
   }
+  refuse_row_keys(
+      reader, "adapter", common.value("adapter", ordered_json()),
+      {"routing", "top_k", "per_linear", "table", "balance_loss", "prefix", "seed"},
+      "differs by row, so it can't be common to all; see sparse_top_k, balance_loss, prefix_length and seeds");
+  refuse_row_keys(reader, "data", common.value("data", ordered_json()), {"task_prompts", "as_text"},
+                  "would change every row; the row lora-full-tp takes the key task_prompts beside this section");
   try {
     const train::TrainConfig read = train::TrainConfig::from_json(common);
     config.model = read.model;
@@ -46,7 +70,10 @@ void read_common(io::JsonReader& reader, ExperimentConfig& config) {
 
 void read_seeds(io::JsonReader& reader, ExperimentConfig& config) {
   std::vector<std::int64_t> seeds;
-  const auto take = [](const std::vector<std::int64_t>& from) {
+  const auto take = [&](const std::vector<std::int64_t>& from) {
+    if (std::any_of(from.begin(), from.end(), [](std::int64_t seed) { return seed < 0; })) {
+      reader.problem("seeds", "expected numbers of 0 or more");
+    }
     return std::vector<std::uint64_t>(from.begin(), from.end());
   };
   if (reader.read("seeds", seeds)) {
@@ -66,14 +93,16 @@ void read_seeds(io::JsonReader& reader, ExperimentConfig& config) {
   } catch (const Error& error) {
     reader.problem(error.what());
   }
-  for (const auto& [row, own] : config.seeds_of) {
+  const auto check = [&](const char* key, const std::string& row, const std::vector<std::uint64_t>& own) {
     if (own.empty()) {
-      reader.problem("seeds_of", "expected one seed or more for " + row);
+      reader.problem(key, "expected one seed or more" + row);
     }
+    expect_distinct(reader, key, own);
+  };
+  for (const auto& [row, own] : config.seeds_of) {
+    check("seeds_of", " for " + row, own);
   }
-  if (config.seeds.empty()) {
-    reader.problem("seeds", "expected one seed or more");
-  }
+  check("seeds", "", config.seeds);
 }
 
 void read_methods(io::JsonReader& reader, ExperimentConfig& config) {
@@ -113,18 +142,28 @@ void read_sections(io::JsonReader& reader, ExperimentConfig& config) {
   sweeps.read("num_experts", config.sweeps.num_experts);
   sweeps.read("rank", config.sweeps.rank);
   sweeps.read("top_k", config.sweeps.top_k);
+  expect_distinct(sweeps, "num_experts", config.sweeps.num_experts);
+  expect_distinct(sweeps, "rank", config.sweeps.rank);
+  expect_distinct(sweeps, "top_k", config.sweeps.top_k);
+  if (!(config.sweeps.num_experts.empty() && config.sweeps.rank.empty()) && !config.has("moelora-d")) {
+    sweeps.problem("num_experts and rank are swept with the row moelora-d, which is not listed in methods");
+  }
+  if (!config.sweeps.top_k.empty() && !config.has("moelora-s")) {
+    sweeps.problem("top_k", "is swept with the row moelora-s, which is not listed in methods");
+  }
   io::JsonReader in_context = reader.child("in_context");
   in_context.read("examples", config.in_context.examples);
   in_context.read("max_source_length", config.in_context.max_source_length);
   at_least(in_context, "examples", config.in_context.examples, 1);
   io::JsonReader composition = reader.child("composition");
   composition.read("lambdas", config.composition.lambdas);
+  composition.read("ties_lambdas", config.composition.ties_lambdas);
   composition.read("densities", config.composition.densities);
   composition.read("drop_rates", config.composition.drop_rates);
-  for (const auto* list :
-       {&config.composition.lambdas, &config.composition.densities, &config.composition.drop_rates}) {
+  for (const auto* list : {&config.composition.lambdas, &config.composition.ties_lambdas, &config.composition.densities,
+                           &config.composition.drop_rates}) {
     if (list->empty()) {
-      composition.problem("expected at least one value in lambdas, densities and drop_rates each");
+      composition.problem("expected at least one value in lambdas, ties_lambdas, densities and drop_rates each");
     }
   }
   io::JsonReader lorahub = reader.child("lorahub");
@@ -134,6 +173,7 @@ void read_sections(io::JsonReader& reader, ExperimentConfig& config) {
   at_least(lorahub, "evaluations", config.lorahub.evaluations, 1);
   io::JsonReader new_tasks = reader.child("new_tasks");
   new_tasks.read("tasks", config.new_tasks.tasks);
+  expect_distinct(new_tasks, "tasks", config.new_tasks.tasks);
   new_tasks.read("examples", config.new_tasks.examples);
   new_tasks.read("steps", config.new_tasks.steps);
   new_tasks.read("learning_rates", config.new_tasks.learning_rates);

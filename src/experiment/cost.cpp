@@ -11,8 +11,12 @@
 #include "experiment/bench.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/data/task_prompts.h"
 #include "moelora/model/generation.h"
+#include "moelora/train/optimizer.h"
+#include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
+#include "train/run_files.h"
 
 namespace moelora::experiment {
 namespace {
@@ -29,12 +33,6 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-double median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 /// {"median", "low", "high"}: the interval by resampling the pairs.
 ordered_json ratio_of(const std::vector<double>& ratios) {
   data::SplitMix64 random(7);
@@ -44,43 +42,70 @@ ordered_json ratio_of(const std::vector<double>& ratios) {
     for (std::size_t i = 0; i < ratios.size(); ++i) {
       drawn.push_back(ratios[random.below(ratios.size())]);
     }
-    medians.push_back(median(std::move(drawn)));
+    medians.push_back(*median_of(std::move(drawn)));
   }
   std::sort(medians.begin(), medians.end());
-  return {{"median", median(ratios)}, {"low", medians[25]}, {"high", medians[974]}};
+  return {{"median", *median_of(ratios)}, {"low", medians[25]}, {"high", medians[974]}};
 }
 
-/// The samples of one step, and a model with or without adapter to run it on.
-struct StepCase {
-  model::CausalLM& model;
-  AdapterImpl* adapter;
-  const train::StepSamples& samples;
-  std::int64_t micro_batch_tokens;
+/// A training step of a model with or without adapter: gradients, clipping and AdamW with a rate of 0, so that every
+/// step starts from the same numbers.
+class StepCase {
+ public:
+  StepCase(model::CausalLM& model, AdapterImpl* adapter, const train::StepSamples& samples,
+           const train::TrainingOptions& options)
+      : model_(model),
+        adapter_(adapter),
+        samples_(samples),
+        options_(options),
+        optimizer_(trained(model, adapter), {options.beta1, options.beta2, options.epsilon, 0.0}) {}
 
-  double run() const {
-    if (adapter != nullptr) {
-      adapter->enable();
+  double run() {
+    if (adapter_ != nullptr) {
+      adapter_->enable();
     }
-    const double seconds =
-        seconds_of([&] { train::accumulate_gradients(model, adapter, samples, 1, micro_batch_tokens); });
-    torch::nn::Module& trained = adapter != nullptr ? static_cast<torch::nn::Module&>(*adapter) : model;
-    trained.zero_grad();
-    if (adapter != nullptr) {
-      adapter->disable();
+    const double seconds = seconds_of([&] {
+      train::accumulate_gradients(model_, adapter_, samples_, 1, options_.micro_batch_tokens);
+      optimizer_.collect_gradients(1.0, options_.max_grad_norm);
+      optimizer_.step(0.0);
+      optimizer_.clear_gradients();
+    });
+    if (adapter_ != nullptr) {
+      adapter_->disable();
     }
     return seconds;
   }
+
+ private:
+  static io::NamedTensors trained(model::CausalLM& model, AdapterImpl* adapter) {
+    const std::vector<data::Example> none;
+    return train::trained_parameters({.model = model,
+                                      .adapter = adapter,
+                                      .train = none,
+                                      .validation = none,
+                                      .tasks = {},
+                                      .output = {},
+                                      .base_fingerprint = {},
+                                      .tokenizer_fingerprint = {},
+                                      .provenance = {}});
+  }
+  model::CausalLM& model_;
+  AdapterImpl* adapter_;
+  const train::StepSamples& samples_;
+  const train::TrainingOptions& options_;
+  train::AdamW optimizer_;
 };
 
-std::vector<double> step_ratios(const StepCase& method, const StepCase& reference, std::int64_t rounds) {
+/// Each round is method, reference, reference, method: what comes first gains nothing.
+std::vector<double> step_ratios(StepCase& method, StepCase& reference, std::int64_t rounds) {
   method.run();
   reference.run();
   std::vector<double> ratios;
   for (std::int64_t round = 0; round < rounds; ++round) {
-    const bool first = round % 2 == 0;  // who comes first changes
-    const double a = first ? method.run() : reference.run();
-    const double b = first ? reference.run() : method.run();
-    ratios.push_back(first ? a / b : b / a);
+    double ours = method.run();
+    const double theirs = reference.run() + reference.run();
+    ours += method.run();
+    ratios.push_back(ours / theirs);
   }
   return ratios;
 }
@@ -103,7 +128,8 @@ double ms_per_token(Workbench& bench, const AdapterImpl* adapter, std::int64_t t
 
 void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, ordered_json& result) {
   const data::Record& record = bench.train.front();
-  const model::TokenIds prompt = data::encode_prompt(record, *bench.base.tokenizer, bench.config.data.encode);
+  const data::Record asked = data::TaskPrompts::from_file(bench.config.data.task_prompts).apply(record);
+  const model::TokenIds prompt = data::encode_prompt(asked, *bench.base.tokenizer, bench.config.data.encode);
   const std::int64_t task = bench.tasks.index(record.task);
   const bool merges = adapter && method.not_mergeable().empty();
   std::vector<double> unmerged, merged;
@@ -120,9 +146,11 @@ void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, o
       unmerge(adapter);
     }
   }
-  result["ms_per_token"] = median(unmerged);
+  if (method.serves_unmerged()) {
+    result["ms_per_token"] = *median_of(unmerged);
+  }
   if (merges) {
-    result["ms_per_token_merged"] = median(merged);
+    result["ms_per_token_merged"] = *median_of(merged);
   }
 }
 
@@ -142,15 +170,24 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
   }
   if (method.is_trained() && cell.method != kReference) {
     bench.status("timing steps", 0, config.cost_rounds);
-    std::vector<data::Example> examples;
+    std::vector<data::Record> drawn;
     train::StepSamples samples;
     const std::int64_t count =
         std::min(bench.config.training.batch_size, static_cast<std::int64_t>(bench.train.size()));
     data::SplitMix64 random(11);
     for (std::int64_t i = 0; i < count; ++i) {
-      const data::Record& record = bench.train[random.below(bench.train.size())];
-      examples.push_back(
-          data::encode_pair(record, bench.tasks.index(record.task), *bench.base.tokenizer, bench.config.data.encode));
+      drawn.push_back(bench.train[random.below(bench.train.size())]);
+    }
+    const auto examples =
+        train::encode_examples(drawn, bench.tasks, *bench.base.tokenizer, bench.config.data.encode, "timed step");
+    // The row's own prompts: longer ones are part of what it costs.
+    const auto asked =
+        train::encode_examples(data::TaskPrompts::from_file(bench.config.data.task_prompts).apply_all(drawn),
+                               bench.tasks, *bench.base.tokenizer, bench.config.data.encode, "timed step of the row");
+    train::StepSamples own_samples;
+    for (const data::Example& example : asked) {
+      own_samples.draws.push_back(static_cast<std::int64_t>(own_samples.examples.size()));
+      own_samples.examples.push_back(&example);
     }
     for (const data::Example& example : examples) {
       samples.draws.push_back(static_cast<std::int64_t>(samples.examples.size()));
@@ -159,16 +196,15 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
     const MoeLoraConfig plain = config_of(config, find_method(kReference), bench.tasks.size(), cell.seed, 0.0).adapter;
     Adapter reference = inject(*bench.base.model, plain, bench.tasks, "reference");
     reference->disable();
-    const std::int64_t rows = bench.config.training.micro_batch_tokens;
     Base own;  // full fine-tuning trains a model of its own
     if (bench.config.mode == train::Mode::full) {
       own = open_base(config.model);
       unfreeze(*own.model);
     }
-    const StepCase measured{own.model ? *own.model : *bench.base.model, adapter ? adapter.get() : nullptr, samples,
-                            rows};
-    result["step_ratio"] =
-        ratio_of(step_ratios(measured, {*bench.base.model, reference.get(), samples, rows}, config.cost_rounds));
+    StepCase measured(own.model ? *own.model : *bench.base.model, adapter ? adapter.get() : nullptr, own_samples,
+                      bench.config.training);
+    StepCase yardstick(*bench.base.model, reference.get(), samples, bench.config.training);
+    result["step_ratio"] = ratio_of(step_ratios(measured, yardstick, config.cost_rounds));
     eject(reference);
   }
   bench.status("timing tokens", 0, kLatencyRounds);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <set>
 
 #include "moelora/experiment/method.h"
 #include "moelora/io/error.h"
@@ -87,9 +88,7 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
       cell.seed = seed;
       cell.needs = tune_ids(config, key);
       for (const std::string& needed : method.needs()) {
-        const auto& seeds = config.seeds_for(needed);
-        const bool same = std::find(seeds.begin(), seeds.end(), seed) != seeds.end();
-        cell.needs.push_back(run_id(needed, same ? seed : seeds.front()));
+        cell.needs.push_back(needed_run(config, needed, seed));
       }
       cell.work = 1.5;
       cells.push_back(cell);
@@ -106,12 +105,12 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
     cell.seed = config.seeds_for(kDense).front();
     cell.id = "new-task/" + task + "/seed-" + std::to_string(cell.seed);
     cell.needs = tune_ids(config, kDense);
-    cell.needs.push_back(run_id(kSingle, config.seeds_for(kSingle).front()));
+    cell.needs.push_back(needed_run(config, kSingle, cell.seed));
     cell.work = 1.6;
     cells.push_back(cell);
   }
   for (const std::string& key : ordered) {
-    if (!config.costs || key.starts_with("in-context")) {  // the base's steps and tokens
+    if (!config.costs || key.starts_with("in-context")) {  // nothing is trained, and a token costs what the base's does
       continue;
     }
     Cell cell;
@@ -123,7 +122,19 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
     cell.work = 0.1;
     cells.push_back(cell);
   }
+  std::set<std::string> ids;
+  for (const Cell& cell : cells) {
+    // Two cells of one folder would write the same files.
+    MOELORA_CHECK(ids.insert(cell.id).second, "two cells are named ", cell.id,
+                  "; learning rates have to differ in their first six digits");
+  }
   return cells;
+}
+
+std::string needed_run(const ExperimentConfig& config, const std::string& method, std::uint64_t seed) {
+  const auto& seeds = config.seeds_for(method);
+  const bool same = std::find(seeds.begin(), seeds.end(), seed) != seeds.end();
+  return run_id(method, same ? seed : seeds.front());
 }
 
 std::filesystem::path cell_folder(const std::filesystem::path& output, const std::string& id) {

@@ -4,6 +4,8 @@
 #include "moelora/adapter/new_task.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <optional>
 
 #include "experiment/bench.h"
@@ -53,11 +55,7 @@ class NewTaskCell {
     add_lorahub(result);
     const MoeLoraConfig plain = config_of(bench_.experiment, find_method("lora-full"), 1, seed_, 0.0).adapter;
     Adapter fresh = fit("fresh-lora", false, [&] { return inject(*bench_.base.model, plain, TaskNames({task_})); });
-    std::int64_t parameters = 0;
-    for (const at::Tensor& parameter : fresh->parameters()) {
-      parameters += parameter.numel();
-    }
-    add_way(result, "LoRA of its own, from scratch", "fresh-lora", parameters, fresh);
+    add_way(result, "LoRA of its own, from scratch", "fresh-lora", parameters_of(*fresh), fresh);
     result["details"] = details_;
     return result;
   }
@@ -128,15 +126,24 @@ class NewTaskCell {
     std::int64_t number = 0;
     for (const double rate : section_.learning_rates) {
       Adapter adapter = make();
-      const double loss = train_on(*adapter, encoded(first, adapter->tasks()), encoded(second, adapter->tasks()),
-                                   folder / ("rate-" + std::to_string(number++)), rate, embedding_only);
+      double loss = std::numeric_limits<double>::infinity();
+      try {
+        loss = train_on(*adapter, encoded(first, adapter->tasks()), encoded(second, adapter->tasks()),
+                        folder / ("rate-" + std::to_string(number++)), rate, embedding_only);
+      } catch (const Error& error) {
+        if (!diverged(error)) {
+          throw;
+        }
+      }
       details_[way]["tried"].push_back({{"learning_rate", rate}, {"held_out_loss", loss}});
-      if (!best_loss || loss < *best_loss) {
+      if (std::isfinite(loss) && (!best_loss || loss < *best_loss)) {
         best_loss = loss;
         best_rate = rate;
       }
       eject(adapter);
     }
+    MOELORA_CHECK(best_loss, "no learning rate that was tried for ", way, " gives a finite loss; add smaller ones to ",
+                  "new_tasks.learning_rates");
     details_[way]["learning_rate"] = best_rate;
     Adapter adapter = make();
     train_on(*adapter, encoded(shown_, adapter->tasks()), {}, folder / "all", best_rate, embedding_only);

@@ -22,7 +22,8 @@
 namespace moelora::experiment {
 namespace {
 
-constexpr int kCellStopped = 130;  // the cell's program was asked to stop and did
+constexpr int kCellStopped = 130;               // the cell's program was asked to stop and did
+constexpr int kEndedBySigterm = 128 + SIGTERM;  // the same, before it listened
 
 class Children {
  public:
@@ -58,6 +59,8 @@ class Children {
       arguments.push_back(const_cast<char*>(word.c_str()));
     }
     arguments.push_back(nullptr);
+    std::error_code ignored;
+    std::filesystem::remove(log, ignored);  // of an earlier sitting
     const pid_t parent = getpid();
     const pid_t child = fork();
     MOELORA_CHECK(child >= 0, "a process for ", cell.id, " could not be started: ", std::strerror(errno));
@@ -67,6 +70,8 @@ class Children {
       if (getppid() != parent) {
         _exit(1);
       }
+      signal(SIGINT, SIG_DFL);
+      signal(SIGTERM, SIG_DFL);
       setpgid(0, 0);  // Ctrl-C reaches the schedule, which asks its cells itself
       const int file = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
       if (file >= 0) {
@@ -115,35 +120,33 @@ std::string last_line(const std::filesystem::path& log) {
   return last;
 }
 
-/// One process works in a folder at a time: two would write the same files.
-class FolderLock {
- public:
-  explicit FolderLock(const std::filesystem::path& output) {
-    const std::string path = (output / "lock").string();
-    file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    MOELORA_CHECK(file_ >= 0, path, ": ", std::strerror(errno));
-    struct flock whole {};
-    whole.l_type = F_WRLCK;
-    whole.l_whence = SEEK_SET;
-    if (fcntl(file_, F_SETLK, &whole) != 0) {
-      close(file_);
-      throw Error(output.string() + ": another process runs this experiment; wait for it, or stop it");
-    }
+std::string how_it_ended(int code, const std::filesystem::path& log) {
+  if (code > 128) {
+    return std::string("was ended by signal ") + strsignal(code - 128) +
+           (code == 128 + SIGKILL ? " (by hand, or because memory ran out)" : "");
   }
-  ~FolderLock() { close(file_); }
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int file_ = -1;
-};
+  return detail::concat("failed (exit code ", code, "): ", last_line(log));
+}
 
 }  // namespace
 
+FolderLock::FolderLock(const std::filesystem::path& output) {
+  const std::string path = (output / "lock").string();
+  file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  MOELORA_CHECK(file_ >= 0, path, ": ", std::strerror(errno));
+  struct flock whole {};
+  whole.l_type = F_WRLCK;
+  whole.l_whence = SEEK_SET;
+  if (fcntl(file_, F_SETLK, &whole) != 0) {
+    close(file_);
+    throw Error(output.string() + ": another process runs this experiment; wait for it, or stop it");
+  }
+}
+
+FolderLock::~FolderLock() { close(file_); }
+
 ScheduleResult run_cells(const std::vector<Cell>& cells, const std::filesystem::path& output,
                          const ScheduleOptions& options) {
-  std::filesystem::create_directories(output);
-  const FolderLock lock(output);
   std::set<std::string> finished, failed;
   std::vector<const Cell*> waiting;
   for (const Cell& cell : cells) {
@@ -174,16 +177,18 @@ ScheduleResult run_cells(const std::vector<Cell>& cells, const std::filesystem::
         finished.insert(cell->id);
         ++result.ran;
         progress.finished(*cell);
-      } else if (code != kCellStopped) {
+      } else if (!(asked && (code == kCellStopped || code == kEndedBySigterm))) {
         failed.insert(cell->id);
         progress.clear();
-        log::error(detail::concat(cell->id, " failed (exit code ", code,
-                                  "): ", last_line(cell_folder(output, cell->id) / "log.txt")));
+        log::error(cell->id + " " + how_it_ended(code, cell_folder(output, cell->id) / "log.txt"));
       }
     }
     const bool stop = options.stop != nullptr && options.stop->load();
     if (stop && !asked) {
       asked = true;
+      progress.clear();
+      log::info(
+          "stopping: running cells end after their step, or what they compute at present; once more ends all at once");
       children.ask_to_stop();
     }
     for (auto place = waiting.begin(); !stop && place != waiting.end();) {
@@ -202,6 +207,10 @@ ScheduleResult run_cells(const std::vector<Cell>& cells, const std::filesystem::
     if (children.count() == 0 && (stop || waiting.empty())) {
       break;
     }
+    // Cells that can't be run because of what is missing in the plan itself would be waited for without end.
+    MOELORA_CHECK(children.count() > 0 || stop || waiting.empty() ||
+                      std::any_of(waiting.begin(), waiting.end(), [&](const Cell* cell) { return is_ready(*cell); }),
+                  waiting.front()->id, " needs a cell that is not part of the experiment");
     progress.show(children.cells());
     std::this_thread::sleep_for(std::chrono::milliseconds(100));
   }

@@ -62,14 +62,14 @@ echo "experiment_kill: undisturbed run of $cells cells took $whole_ms ms"
 
 for kill in $(seq 1 "$kills"); do
   before=$([ -d killed/cells ] && stamps_of killed || true)
-  setsid "$moelora" experiment --config config.json --output killed --resume >>killed.err 2>&1 &
+  setsid "$moelora" experiment --config config.json --output "$work/killed" --resume >>killed.err 2>&1 &
   session=$!
   # Moments spread over the run, each in another stage of it.
   sleep "$(awk -v ms="$whole_ms" -v part="$((kill * 2 + 1))" -v all="$((kills * 4))" 'BEGIN {print ms * part / all / 1000}')"
   kill -9 "$session" 2>/dev/null || true
   wait "$session" 2>/dev/null || true
   sleep 0.3 # the cells die with their parent
-  if pgrep -f "$work.*--cell|--output killed --cell" >/dev/null; then
+  if pgrep -f "$work/killed --cell" >/dev/null; then
     echo "experiment_kill: a cell outlived its parent" >&2
     exit 1
   fi

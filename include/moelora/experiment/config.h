@@ -21,14 +21,15 @@ struct InContextSection {
 
 /// Section "composition": task arithmetic, TIES and DARE over the single LoRAs.
 struct CompositionSection {
-  std::vector<double> lambdas{0.1, 0.2, 0.3, 0.5, 0.7, 1.0};  ///< Tried on the validation part.
-  std::vector<double> densities{0.2, 0.5};                    ///< TIES: shares of entries that are kept.
-  std::vector<double> drop_rates{0.5, 0.9};                   ///< DARE.
+  std::vector<double> lambdas{0.1, 0.2, 0.3, 0.5, 0.7, 1.0};  ///< Of sums over tasks; tried on the validation part.
+  std::vector<double> ties_lambdas{1.0, 2.0, 4.0, 8.0};  ///< Of TIES' mean over tasks, which is smaller than a sum.
+  std::vector<double> densities{0.2, 0.5};               ///< TIES: shares of entries that are kept.
+  std::vector<double> drop_rates{0.5, 0.9};              ///< DARE.
 };
 
 /// Section "lorahub".
 struct LoraHubSection {
-  std::int64_t examples = 16;     ///< Of the task, out of the training part.
+  std::int64_t examples = 16;     ///< Of the task, out of the validation part: the LoRAs have not seen them.
   std::int64_t evaluations = 40;  ///< Of the loss on them.
 };
 

@@ -78,6 +78,8 @@ class Method {
   virtual void configure(const ExperimentConfig&, std::int64_t /*tasks*/, train::TrainConfig&) const {}
   /// Why one task of it can't be folded into the weights; empty: it can.
   virtual std::string not_mergeable() const { return {}; }
+  /// Whether the adapter as it is stored is what one would serve; false: only its merged form has a meaningful latency.
+  virtual bool serves_unmerged() const { return true; }
   virtual Product make(Workbench& bench) const = 0;
 
  private:

@@ -4,11 +4,13 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
+#include <cmath>
 #include <optional>
 
 #include "experiment/methods/registry.h"
 #include "experiment/methods/single_loras.h"
 #include "moelora/adapter/task_vectors.h"
+#include "moelora/io/error.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -42,11 +44,12 @@ class Composition : public Method {
       const double loss = validation_loss_of(bench, *adapter, validation);
       product.details["tried"].push_back(
           {{"lambda", candidate.lambda}, {"parameter", candidate.parameter}, {"validation_loss", loss}});
-      if (!best_loss || loss < *best_loss) {
+      if (std::isfinite(loss) && (!best_loss || loss < *best_loss)) {
         best_loss = loss;
         best = candidate;
       }
     }
+    MOELORA_CHECK(best_loss, "no λ that was tried gives a finite validation loss; add smaller ones to composition");
     apply(bench, loras, best, adapter);
     product.adapter = adapter;
     product.validation_loss = best_loss;
@@ -106,6 +109,7 @@ class TaskArithmetic : public Composition {
 class DenseComposition : public Composition {
  public:
   using Composition::Composition;
+  bool serves_unmerged() const override { return false; }
 
  protected:
   void apply(Workbench& bench, const SingleLoras& loras, const Candidate& candidate, Adapter& adapter) const override {
@@ -138,10 +142,7 @@ class Ties : public DenseComposition {
 
  protected:
   std::vector<Candidate> candidates(const CompositionSection& section) const override {
-    // The mean over K tasks is about K times smaller than their sum.
-    std::vector<double> lambdas = section.lambdas;
-    lambdas.push_back(2.0);
-    return pairs(lambdas, section.densities);
+    return pairs(section.ties_lambdas, section.densities);
   }
   TaskVector compose(const std::vector<TaskVector>& vectors, const Candidate& candidate, std::uint64_t) const override {
     return ties(vectors, {.density = candidate.parameter, .lambda = candidate.lambda});

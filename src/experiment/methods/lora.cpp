@@ -1,9 +1,10 @@
 // LoRA (Hu et al., arXiv 2106.09685): one for all tasks, one for each task, and one for all with the task in the
 // prompt.
 
+#include <algorithm>
+
 #include "experiment/methods/registry.h"
 #include "moelora/data/task_prompts.h"
-#include "moelora/io/error.h"
 
 namespace moelora::experiment {
 namespace {
@@ -20,15 +21,19 @@ class TaskPromptLora : public TrainedMethod {
       : TrainedMethod("lora-full-tp", "LoRA (Full + TP)",
                       "one LoRA for all tasks, the task's name and description in the prompt",
                       [](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
-                        MOELORA_CHECK(!experiment.task_prompts.empty(),
-                                      "the row lora-full-tp needs data.task_prompts, a file of descriptions by task");
                         plain_lora(config);
                         config.data.task_prompts = experiment.task_prompts;
                       }) {}
   Product make(Workbench& bench) const override {
-    Product product = train_row(bench);
     const auto prompts =
         std::make_shared<data::TaskPrompts>(data::TaskPrompts::from_file(bench.config.data.task_prompts));
+    // Room for the longest description, so that no input is cut earlier than in other rows.
+    std::int64_t longest = 0;
+    for (const std::string& task : bench.tasks.names()) {
+      longest = std::max(longest, static_cast<std::int64_t>(bench.base.tokenizer->encode(prompts->text(task)).size()));
+    }
+    bench.config.data.encode.max_source_length += longest;
+    Product product = train_row(bench);
     product.prompt = [prompts](const data::Record& record) { return prompts->apply(record); };
     return product;
   }
@@ -37,20 +42,21 @@ class TaskPromptLora : public TrainedMethod {
 }  // namespace
 
 std::vector<MethodPtr> lora_methods() {
-  return {
-      std::make_shared<TrainedMethod>(
-          "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
-          [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
-      std::make_shared<TrainedMethod>("lora-single", "LoRA (Single)",
-                                      "one LoRA of the same rank for each task, trained on that task's records alone",
-                                      [](const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) {
-                                        // Expert t is task t's own LoRA: K experts of rank r, each scaled by alpha / r.
-                                        config.adapter.routing = Routing::single;
-                                        config.adapter.num_experts = tasks;
-                                        config.adapter.rank *= tasks;
-                                        config.adapter.alpha *= static_cast<double>(tasks);
-                                      }),
-      std::make_shared<TaskPromptLora>()};
+  return {std::make_shared<TrainedMethod>(
+              "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
+              [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
+          std::make_shared<TrainedMethod>(
+              "lora-single", "LoRA (Single)",
+              "one LoRA of the same rank for each task, trained on that task's records alone",
+              [](const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) {
+                // Expert t is task t's own LoRA: K experts of rank r, each scaled by alpha / r.
+                config.adapter.routing = Routing::single;
+                config.adapter.num_experts = tasks;
+                config.adapter.rank *= tasks;
+                config.adapter.alpha *= static_cast<double>(tasks);
+                config.training.max_grad_norm = 0.0;  // a common norm would let one task's gradient scale another's
+              }),
+          std::make_shared<TaskPromptLora>()};
 }
 
 }  // namespace moelora::experiment

@@ -1,5 +1,5 @@
 // LoRAHub (adapter/lorahub.h): for each task, weights of all single LoRAs found without gradients from a few of its
-// training records.
+// records in the validation part, which no LoRA was trained on.
 
 #include "moelora/adapter/lorahub.h"
 
@@ -29,8 +29,8 @@ class LoraHub : public Method {
     for (const std::string& task : bench.tasks.names()) {
       bench.status("searching weights of " + task, static_cast<std::int64_t>(found.size()), bench.tasks.size());
       const auto examples = train::encode_examples(
-          data::select_few(data::select_tasks(bench.train, {task}, {}), bench.experiment.lorahub.examples), bench.tasks,
-          *bench.base.tokenizer, bench.config.data.encode, task);
+          data::select_few(data::select_tasks(bench.validation, {task}, {}), bench.experiment.lorahub.examples),
+          bench.tasks, *bench.base.tokenizer, bench.config.data.encode, task);
       std::vector<const data::Example*> shown;
       for (const data::Example& example : examples) {
         shown.push_back(&example);

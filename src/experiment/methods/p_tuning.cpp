@@ -15,6 +15,7 @@ MethodPtr prefix_row(std::string key, std::string title, std::string note, bool 
         adapter.seed = config.adapter.seed;
         adapter.prefix.length = experiment.prefix_length;
         adapter.prefix.projection = projection;
+        adapter.prefix.dropout = config.adapter.dropout;
         config.adapter = adapter;
       },
       "extra keys and values, no change of weights");
