@@ -326,6 +326,50 @@ TEST(Program, AddsATaskToATrainedAdapter) {
   EXPECT_EQ(merged.code, 0) << merged.text;
 }
 
+TEST(Program, ComparesMethodsAndGoesOnWhereItWasStopped) {
+  const TemporaryFolder folder;
+  const fs::path data = write_records(folder.path() / "data.json");
+  const std::string config = folder.path() / "experiment.json";
+  std::ofstream(config) << ordered_json{
+      {"model", {{"path", tiny_model()}}},
+      {"adapter", {{"rank", 4}, {"num_experts", 2}, {"task_embedding_dim", 8}}},
+      {"data", {{"train", data.string()}, {"validation_size", 3}, {"max_target_length", 4}}},
+      {"evaluation", data.string()},
+      {"training", {{"steps", 3}, {"batch_size", 4}, {"checkpoint_every", 1}}},
+      {"methods", {"base", "lora-full", "moelora-d"}},
+      {"tuning", {{"learning_rates", {1e-3, 1e-2}}}},
+      {"jobs", 2}};
+  const std::string output = folder.path() / "out";
+  const auto experiment = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), {"experiment", "--config", config});
+    return moelora_run(more);
+  };
+  const Outcome listed = experiment({"--list"});
+  EXPECT_EQ(listed.code, 0) << listed.text;
+  EXPECT_NE(listed.text.find("to do     run/moelora-d/seed-1"), std::string::npos) << listed.text;
+  const Outcome cell = experiment({"--output", output, "--cell", "run/moelora-d/seed-1"});
+  EXPECT_EQ(cell.code, 2) << cell.text;
+  EXPECT_NE(cell.text.find("needs tune/moelora-d/rate-0.001"), std::string::npos) << cell.text;
+  const Outcome ran = experiment({"--output", output, "--resume"});
+  ASSERT_EQ(ran.code, 0) << ran.text;
+  EXPECT_NE(ran.text.find("MOELoRA (D)"), std::string::npos) << ran.text;
+  for (const char* file : {"results.md", "results.json", "results.html", "config.json"}) {
+    EXPECT_TRUE(fs::exists(fs::path(output) / file)) << file;
+  }
+  const Outcome taken = experiment({"--output", output});
+  EXPECT_EQ(taken.code, 2) << taken.text;
+  const Outcome changed = experiment({"--output", output, "--resume", "--set", "training.steps=4"});
+  EXPECT_EQ(changed.code, 2) << changed.text;
+  EXPECT_NE(changed.text.find("training.steps: 3, now 4"), std::string::npos) << changed.text;
+  const Outcome again = experiment({"--output", output, "--resume"});
+  EXPECT_EQ(again.code, 0) << again.text;
+  EXPECT_EQ(again.text.find("tune/"), std::string::npos) << "finished cells are run again: " << again.text;
+  const Outcome unknown = experiment({"--output", folder.path() / "x", "--set", "methods=[\"lora-ful\"]"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_NE(unknown.text.find("lora-full"), std::string::npos) << unknown.text;
+  EXPECT_FALSE(fs::exists(folder.path() / "x"));
+}
+
 TEST(Program, ReadsAdaptersOfOtherPrograms) {
   const TemporaryFolder folder;
   for (const char* name : {"moelora-tiny", "lora-tiny"}) {

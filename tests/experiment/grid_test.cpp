@@ -1,6 +1,8 @@
 #include "moelora/experiment/grid.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <set>
@@ -81,7 +83,19 @@ TEST_F(Grid, ConfigurationsThatDoNotFitAreNamed) {
   EXPECT_NE(problem({{"seeds_of", {{"moelora-dd", {1}}}}}).find("moelora-dd"), std::string::npos);
   EXPECT_NE(problem({{"tuning", {{"learning_rates", {0.0}}}}}).find("above 0"), std::string::npos);
   EXPECT_NE(problem({{"tunning", ordered_json::object()}}).find("tunning"), std::string::npos);
+  EXPECT_NE(problem({{"seeds", {1, 1}}}).find("listed twice"), std::string::npos);
+  EXPECT_NE(problem({{"seeds", {-1}}}).find("0 or more"), std::string::npos);
+  EXPECT_NE(problem({{"sweeps", {{"rank", {8, 8}}}}}).find("listed twice"), std::string::npos);
+  EXPECT_NE(problem({{"methods", {"base"}}, {"sweeps", {{"top_k", {1}}}}}).find("moelora-s"), std::string::npos);
+  EXPECT_NE(problem({{"methods", {"base"}}, {"sweeps", {{"rank", {8}}}}}).find("moelora-d"), std::string::npos);
+  EXPECT_NE(problem({{"adapter", {{"top_k", 2}}}}).find("sparse_top_k"), std::string::npos);
+  EXPECT_NE(problem({{"data", {{"train", "x"}, {"as_text", true}}}}).find("as_text"), std::string::npos);
   EXPECT_EQ(problem(ordered_json::object()), "");
+}
+
+TEST_F(Grid, RatesThatWouldShareAFolderAreAnError) {
+  const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1.0000000001e-3}}}}});
+  EXPECT_TRUE(io::raises([&] { plan_cells(config); }, "two cells are named"));
 }
 
 TEST_F(Grid, InputsAreCheckedBeforeTheLongPart) {
@@ -120,6 +134,49 @@ TEST_F(Grid, AFailedCellBlocksWhatNeedsItAndNothingElse) {
   const ScheduleResult again = run_cells(cells, output, options);
   EXPECT_EQ(again.ran, 2);
   EXPECT_EQ(again.finished, 4);
+}
+
+TEST_F(Grid, ACellThatEndsWithoutResultHasFailedWhateverItsCode) {
+  const auto config = read({{"methods", {"base"}}, {"costs", false}});
+  const std::vector<Cell> cells = plan_cells(config);
+  ScheduleOptions options;
+  options.quiet = true;
+  for (const char* end : {"exit 0", "exit 130", "kill -9 $$"}) {
+    options.command = [&](const Cell&) -> std::vector<std::string> { return {"/bin/sh", "-c", end}; };
+    const ScheduleResult result = run_cells(cells, output, options);
+    EXPECT_EQ(result.failed, std::vector<std::string>{"run/base/seed-1"}) << end;
+    EXPECT_EQ(result.finished, 0) << end;
+  }
+}
+
+TEST_F(Grid, StopsWhatRunsWhenAsked) {
+  const auto config = read({{"methods", {"base", "lora-full"}}, {"costs", false}});
+  const std::atomic<bool> stop = true;
+  ScheduleOptions options;
+  options.quiet = true;
+  options.stop = &stop;
+  options.command = [&](const Cell&) -> std::vector<std::string> { return {"/bin/sh", "-c", "exit 3"}; };
+  const ScheduleResult result = run_cells(plan_cells(config), output, options);
+  EXPECT_TRUE(result.stopped);
+  EXPECT_TRUE(result.failed.empty()) << "nothing is started after a stop";
+}
+
+TEST_F(Grid, OneProcessAtATimeHasTheFolder) {
+  std::filesystem::create_directories(output);
+  const FolderLock lock(output);
+  // Locks are a process's own: another one has to ask.
+  const pid_t child = fork();
+  if (child == 0) {
+    try {
+      const FolderLock second(output);
+    } catch (const Error&) {
+      _exit(7);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
 TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
