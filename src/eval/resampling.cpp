@@ -94,20 +94,11 @@ std::vector<std::int32_t> all_samples(std::int32_t count) {
   return samples;
 }
 
-// Rows with the same seeds, in any order, draw the same runs.
-struct RunDraws {
-  std::vector<std::size_t> by_seed;  // runs in the order of their seeds
-  std::uint64_t stream = 0;          // a hash of the seeds
-};
-
-RunDraws run_draws(const std::vector<std::uint64_t>& seeds) {
-  RunDraws draws;
-  draws.by_seed.resize(seeds.size());
-  std::iota(draws.by_seed.begin(), draws.by_seed.end(), std::size_t{0});
-  std::stable_sort(draws.by_seed.begin(), draws.by_seed.end(),
-                   [&](std::size_t a, std::size_t b) { return seeds[a] < seeds[b]; });
-  for (const std::size_t run : draws.by_seed) draws.stream = data::stream(draws.stream, seeds[run], 1).next();
-  return draws;
+std::vector<std::size_t> order_by_seed(const std::vector<std::uint64_t>& seeds) {
+  std::vector<std::size_t> order(seeds.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return seeds[a] < seeds[b]; });
+  return order;
 }
 
 void check_runs(const std::vector<BootstrapRow>& rows, const ScoredRun& first) {
@@ -182,42 +173,66 @@ Bootstrap::Bootstrap(const std::vector<BootstrapRow>& rows, const BootstrapOptio
   check_runs(rows, *first);
   tasks_ = first->tasks().size();
   const auto resamples = static_cast<std::size_t>(options.resamples);
-  std::vector<RunDraws> draws;
+  std::vector<const ScoredRun*> scored;  // in the order of `resampled`
+  std::vector<ResampledRun*> resampled;
   for (std::size_t row = 0; row < rows.size(); ++row) {
-    draws.push_back(run_draws(rows[row].seeds));
-    if (rows[row].runs.empty()) continue;
-    rows_[row].resize(tasks_ + 1);
-    for (Resampled& column : rows_[row]) column.resamples.resize(resamples);
-    const auto runs = static_cast<double>(rows[row].runs.size());
-    for (const ScoredRun& run : rows[row].runs) {
-      for (std::size_t task = 0; task < tasks_; ++task) rows_[row][task].value += run.score(task) / runs;
-      rows_[row][tasks_].value += run.average() / runs;
+    rows_[row].resize(rows[row].runs.size());
+    const std::vector<std::size_t> order = order_by_seed(rows[row].seeds);
+    for (std::size_t place = 0; place < order.size(); ++place) {
+      ResampledRun& run = rows_[row][place];
+      run.seed = rows[row].seeds[order[place]];
+      scored.push_back(&rows[row].runs[order[place]]);
+      resampled.push_back(&run);
+      for (std::size_t task = 0; task < tasks_; ++task) {
+        run.tasks.push_back({scored.back()->score(task), std::vector<double>(resamples)});
+      }
     }
   }
   std::vector<std::int32_t> drawn;
-  std::vector<double> scores;
   for (std::size_t resample = 0; resample < resamples; ++resample) {
     for (std::size_t task = 0; task < tasks_; ++task) {
       const auto count = static_cast<std::uint64_t>(first->tasks()[task].count());
       data::SplitMix64 random = data::stream(options.seed, resample, task);
       drawn.resize(count);
       for (std::int32_t& sample : drawn) sample = static_cast<std::int32_t>(random.below(count));
-      for (std::size_t row = 0; row < rows.size(); ++row) {
-        const auto& runs = rows[row].runs;
-        if (runs.empty()) continue;
-        scores.assign(runs.size(), 0.0);
-        for (std::size_t run = 0; run < runs.size(); ++run) scores[run] = runs[run].score(task, drawn);
-        // The same stream for every task: a run is drawn with all its tasks.
-        data::SplitMix64 seeds = data::stream(options.seed, resample, kRunStreams ^ draws[row].stream);
-        double mean = 0;
-        for (std::size_t run = 0; run < runs.size(); ++run)
-          mean += scores[draws[row].by_seed[seeds.below(runs.size())]];
-        mean /= static_cast<double>(runs.size());
-        rows_[row][task].resamples[resample] = mean;
-        rows_[row][tasks_].resamples[resample] += mean / static_cast<double>(tasks_);
+      for (std::size_t run = 0; run < scored.size(); ++run) {
+        resampled[run]->tasks[task].resamples[resample] = scored[run]->score(task, drawn);
       }
     }
   }
+}
+
+Bootstrap::Runs Bootstrap::common_runs(const std::vector<ResampledRun>& row, const std::vector<ResampledRun>& other) {
+  Runs common;
+  for (const ResampledRun& run : row) {
+    const bool is_common = std::any_of(other.begin(), other.end(), [&](const auto& o) { return o.seed == run.seed; });
+    if (is_common) common.push_back(&run);
+  }
+  return common;
+}
+
+// Runs of the same seeds are drawn alike, whatever row they are of.
+Bootstrap::Resampled Bootstrap::mean_of(const Runs& runs, std::size_t column) const {
+  const std::size_t first = column == tasks_ ? 0 : column;
+  const std::size_t end = column == tasks_ ? tasks_ : column + 1;
+  const auto terms = static_cast<double>(runs.size() * (end - first));
+  Resampled mean{0, std::vector<double>(static_cast<std::size_t>(options_.resamples))};
+  std::uint64_t stream = 0;  // a hash of the seeds
+  for (const ResampledRun* run : runs) {
+    stream = data::stream(stream, run->seed, 1).next();
+    for (std::size_t task = first; task < end; ++task) mean.value += run->tasks.at(task).value / terms;
+  }
+  for (std::size_t resample = 0; resample < mean.resamples.size(); ++resample) {
+    // One stream for all tasks: a run is drawn with all its tasks.
+    data::SplitMix64 random = data::stream(options_.seed, resample, kRunStreams ^ stream);
+    double sum = 0;
+    for (std::size_t i = 0; i < runs.size(); ++i) {
+      const ResampledRun& drawn = *runs[random.below(runs.size())];
+      for (std::size_t task = first; task < end; ++task) sum += drawn.tasks[task].resamples[resample];
+    }
+    mean.resamples[resample] = sum / terms;
+  }
+  return mean;
 }
 
 Interval Bootstrap::interval_of(double value, std::vector<double> resamples) const {
@@ -228,21 +243,28 @@ Interval Bootstrap::interval_of(double value, std::vector<double> resamples) con
 
 std::optional<Interval> Bootstrap::interval(std::size_t row, std::size_t column) const {
   if (rows_.at(row).empty()) return std::nullopt;
-  const Resampled& resampled = rows_[row].at(column);
-  return interval_of(resampled.value, resampled.resamples);
+  Resampled mean = mean_of(common_runs(rows_[row], rows_[row]), column);
+  return interval_of(mean.value, std::move(mean.resamples));
 }
 
 std::optional<Difference> Bootstrap::column_difference(std::size_t row, std::size_t baseline,
                                                        std::size_t column) const {
   if (rows_.at(row).empty() || rows_.at(baseline).empty()) return std::nullopt;
-  const Resampled& mine = rows_[row].at(column);
-  const Resampled& other = rows_[baseline].at(column);
+  Runs runs = common_runs(rows_[row], rows_[baseline]);
+  Runs others = common_runs(rows_[baseline], rows_[row]);
+  if (runs.empty()) {
+    runs = common_runs(rows_[row], rows_[row]);
+    others = common_runs(rows_[baseline], rows_[baseline]);
+  }
+  const Resampled mine = mean_of(runs, column);
+  const Resampled other = mean_of(others, column);
   std::vector<double> differences(mine.resamples.size());
   std::transform(mine.resamples.begin(), mine.resamples.end(), other.resamples.begin(), differences.begin(),
                  std::minus<>());
   const auto not_above = std::count_if(differences.begin(), differences.end(), [](double d) { return d <= 0; });
   const double share = static_cast<double>(not_above) / static_cast<double>(differences.size());
-  return Difference{interval_of(mine.value - other.value, std::move(differences)), share};
+  return Difference{interval_of(mine.value - other.value, std::move(differences)), share,
+                    static_cast<std::int64_t>(std::min(runs.size(), others.size()))};
 }
 
 std::optional<Interval> Bootstrap::score(std::size_t row, std::size_t task) const { return interval(row, task); }

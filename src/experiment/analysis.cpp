@@ -54,7 +54,8 @@ Analysis analyse(const Results& results) {
   const eval::BootstrapOptions options;
   std::vector<eval::BootstrapRow> scored = scored_rows(results);
   eval::Bootstrap bootstrap(scored, options);
-  Analysis analysis{{}, "", options, std::move(scored), std::move(bootstrap), {}, {}, {}, {}};
+  Analysis analysis{{}, "", options, std::move(scored), std::move(bootstrap), {}, {}, {}, {}, {}};
+  analysis.base = row_of_key(results, results.base);
   analysis.baseline = row_of_key(results, results.baseline);
   analysis.single = row_of_key(results, results.single);
   analysis.equal_to = row_of_key(results, results.equal_to);
@@ -99,6 +100,23 @@ std::optional<std::size_t> chosen_loss(const Tuning& tuning) {
     if (!chosen || tuning.losses[i].second < tuning.losses[*chosen].second) chosen = i;
   }
   return chosen;
+}
+
+bool is_at_edge(const Tuning& tuning) {
+  const auto chosen = chosen_loss(tuning);
+  if (!chosen) return false;
+  const auto [smallest, largest] = std::minmax_element(tuning.losses.begin(), tuning.losses.end(),
+                                                       [](const auto& a, const auto& b) { return a.first < b.first; });
+  const double rate = tuning.losses[*chosen].first;
+  return rate == smallest->first || rate == largest->first;
+}
+
+std::vector<std::string> rows_of_one_seed(const Results& results) {
+  std::vector<std::string> titles;
+  for (const Row& row : results.rows) {
+    if (row.runs.size() == 1) titles.push_back(row.title);
+  }
+  return titles;
 }
 
 std::vector<std::string> swept_parameters(const Results& results) {

@@ -24,7 +24,8 @@ struct Analysis {
   std::vector<eval::BootstrapRow> scored;  ///< rows, then sweep points
   eval::Bootstrap bootstrap;               ///< of `scored`
   std::vector<eval::Bootstrap> new_tasks;
-  std::optional<std::size_t> baseline;  ///< indices of rows; none: no such row
+  std::optional<std::size_t> base;  ///< indices of rows; none: no such row
+  std::optional<std::size_t> baseline;
   std::optional<std::size_t> single;
   std::optional<std::size_t> equal_to;
 };
@@ -40,6 +41,11 @@ std::optional<double> share_of_base(const Results& results, std::int64_t trained
 
 /// Index of the smallest finite validation loss.
 std::optional<std::size_t> chosen_loss(const Tuning& tuning);
+/// Whether the chosen rate is the smallest or the largest of those tried, so that a better one may lie beyond.
+bool is_at_edge(const Tuning& tuning);
+
+/// Titles of the rows with one run: their intervals hold no variance between seeds.
+std::vector<std::string> rows_of_one_seed(const Results& results);
 
 /// Distinct swept parameters in order of appearance; the points of one, by value.
 std::vector<std::string> swept_parameters(const Results& results);

@@ -56,19 +56,24 @@ Table cost_table(const Results& results) {
                                     [&](const Row& row) { return row.key == results.equal_to; });
   const std::string title = measure == results.rows.end() ? results.equal_to : measure->title;
   Table table;
-  table.columns = {{"method", false},           {"training"},     {"peak memory"},
-                   {"step time over " + title}, {"ms per token"}, {"merged, ms per token"}};
+  table.columns = {{"method", false}, {"training"},
+                   {"peak memory"},   {"step time (forward, backward, optimizer) over " + title + "'s"},
+                   {"ms per token"},  {"merged, ms per token"}};
   for (const Row& row : results.rows) {
     TableCell ratio = text_cell(kMissing);
     if (row.step_ratio) {
       ratio.text = fixed(row.step_ratio->median, 3) + " ×";
       ratio.detail = fixed(row.step_ratio->low, 3) + "–" + fixed(row.step_ratio->high, 3);
     }
-    table.rows.push_back({text_cell(row.title), optional_cell(row.training_seconds, duration),
-                          optional_cell(row.peak_memory_bytes, memory_size), std::move(ratio),
-                          optional_cell(row.ms_per_token, [](double ms) { return fixed(ms, 2); }), merged_cell(row)});
+    TableCell training = optional_cell(row.training_seconds, duration);
+    training.detail = row.cost_note;
+    table.rows.push_back({text_cell(row.title), std::move(training), optional_cell(row.peak_memory_bytes, memory_size),
+                          std::move(ratio), optional_cell(row.ms_per_token, [](double ms) { return fixed(ms, 2); }),
+                          merged_cell(row)});
   }
-  table.note = "Training: time of one run. Step time: median and 95 % interval. Latency: of a generated token.";
+  table.note =
+      "Training: time of one run, in small or in brackets what it needs beside it. Step time: forward and backward "
+      "pass and optimizer; median and 95 % interval. Milliseconds: per generated token.";
   return table;
 }
 
@@ -90,6 +95,7 @@ Table tuning_table(const Results& results) {
   for (const Tuning& tuning : results.tunings) {
     for (const auto& [rate, loss] : tuning.losses) rates.insert(rate);
   }
+  std::vector<std::string> at_edge;
   Table table;
   table.columns = {{"method", false}};
   for (const double rate : rates) table.columns.push_back({short_number(rate)});
@@ -106,11 +112,18 @@ Table tuning_table(const Results& results) {
       cells.push_back(text_cell(std::isfinite(found->second) ? fixed(found->second, 4) : "diverged"));
       if (chosen && static_cast<std::ptrdiff_t>(*chosen) == found - tuning.losses.begin()) {
         cells.back().mark = Mark::best;
+        if (is_at_edge(tuning)) cells.back().detail = "at the edge";
       }
     }
+    if (is_at_edge(tuning)) at_edge.push_back(tuning.title);
     table.rows.push_back(std::move(cells));
   }
   table.note = "Validation loss for each learning rate; bold: chosen.";
+  if (!at_edge.empty()) {
+    table.note +=
+        " At the edge: the smallest or largest rate tried is the chosen one, a better one may lie beyond it (" +
+        listed(at_edge) + ").";
+  }
   return table;
 }
 

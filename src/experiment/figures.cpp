@@ -34,6 +34,7 @@ struct SweptPoint {
   std::int64_t value = 0;
   double place = 0;  // on the axis, 0 … 1
   eval::Interval score;
+  bool is_reference = false;
 };
 
 // Every value has its tick, also one without a run.
@@ -99,10 +100,13 @@ std::string swept_marks(const std::vector<SweptPoint>& points, const PercentAxis
     const double x = x_of(point);
     const double y = axis.y_of(point.score.value);
     path += at(x) + "," + at(y) + " ";
+    if (point.is_reference) {
+      marks += "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"7\" fill=\"none\" stroke=\"var(--c1)\"/>";
+    }
     marks += line_between(x, axis.y_of(point.score.low), x, axis.y_of(point.score.high), "var(--c0)") +
              "<circle cx=\"" + at(x) + "\" cy=\"" + at(y) + "\" r=\"3.5\" fill=\"var(--c0)\"/>" +
-             "<text class=\"value\" x=\"" + at(x) + "\" y=\"" + at(y - 9) + "\" text-anchor=\"middle\">" +
-             percent(point.score.value) + "</text>" + "\n";
+             "<text class=\"value\" x=\"" + at(x) + "\" y=\"" + at(y - (point.is_reference ? 12 : 9)) +
+             "\" text-anchor=\"middle\">" + percent(point.score.value) + "</text>" + "\n";
   }
   return "<polyline points=\"" + path + "\" fill=\"none\" stroke=\"var(--c0)\" stroke-width=\"2\"/>\n" + marks;
 }
@@ -152,20 +156,27 @@ std::string sweep_chart(const Results& results, const Analysis& analysis, const 
   if (values.empty()) return "";
   const std::vector<double> places = places_of(values);
   std::vector<SweptPoint> points;
+  std::vector<std::string> references;
   std::string ticks;
   for (std::size_t i = 0; i < of_parameter.size(); ++i) {
-    SweptPoint point{values[i], places[i], {}};
+    SweptPoint point{values[i], places[i], {}, results.sweeps[of_parameter[i]].reference};
     ticks += text_at(x_of(point), kHeight - 9, "middle", std::to_string(point.value));
     const auto score = analysis.bootstrap.average(results.rows.size() + of_parameter[i]);
     if (!score) continue;
     point.score = *score;
     points.push_back(point);
+    if (point.is_reference) references.push_back(std::to_string(point.value));
   }
   if (points.empty()) return "";
+  std::string caption;
+  if (!references.empty()) {
+    caption = "<p class=\"note\">Ringed: the common setting, " + page::escape(parameter) + " " + listed(references) +
+              ", from the table of scores.</p>\n";
+  }
   const PercentAxis axis(points);
   return "<svg viewBox=\"0 0 " + fixed(kWidth, 0) + " " + fixed(kHeight, 0) +
          "\" role=\"img\" aria-label=\"average score against " + page::escape(parameter) + "\">\n" + grid_lines(axis) +
-         ticks + interval_band(points, axis) + swept_marks(points, axis) + "</svg>\n";
+         ticks + interval_band(points, axis) + swept_marks(points, axis) + "</svg>\n" + caption;
 }
 
 std::string share_bars(const Results& results) {

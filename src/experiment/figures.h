@@ -8,6 +8,7 @@
 namespace moelora::experiment {
 
 /// Average score against a parameter's values, with intervals. Values that are far apart stand on a logarithmic axis.
+/// The common setting is ringed and named below.
 std::string sweep_chart(const Results& results, const Analysis& analysis, const std::string& parameter);
 
 /// Trained parameters as a share of the base, one bar per row.

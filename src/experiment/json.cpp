@@ -22,6 +22,7 @@ Json difference_json(const std::optional<eval::Difference>& difference) {
   if (!difference) return nullptr;
   Json json = interval_json(difference->interval);
   json["share_not_above_zero"] = difference->share_not_above;
+  json["seeds"] = difference->seeds;
   return json;
 }
 
@@ -67,6 +68,7 @@ Json row_json(const Results& results, const Analysis& analysis, std::size_t inde
   json["share_of_base"] = or_null(share_of_base(results, row.trained_parameters));
   json["parameter_deviation"] = or_null(parameter_deviation(results, analysis, row));
   json["training_seconds"] = or_null(row.training_seconds);
+  json["cost_note"] = row.cost_note;
   json["peak_memory_bytes"] = or_null(row.peak_memory_bytes);
   json["step_ratio"] = nullptr;
   if (row.step_ratio) {
@@ -81,15 +83,18 @@ Json row_json(const Results& results, const Analysis& analysis, std::size_t inde
 
 Json sweeps_json(const Results& results, const Analysis& analysis) {
   Json sweeps = Json::array();
-  for (std::size_t i = 0; i < results.sweeps.size(); ++i) {
-    const SweepPoint& point = results.sweeps[i];
-    const std::size_t row = results.rows.size() + i;
-    sweeps.push_back({{"parameter", point.parameter},
-                      {"value", point.value},
-                      {"title", point.title},
-                      {"trained_parameters", point.trained_parameters},
-                      {"scores", scores_json(analysis, row)},
-                      {"runs", runs_json(analysis.scored[row], analysis.tasks)}});
+  for (const std::string& parameter : swept_parameters(results)) {
+    for (const std::size_t i : points_of(results, parameter)) {
+      const SweepPoint& point = results.sweeps[i];
+      const std::size_t row = results.rows.size() + i;
+      sweeps.push_back({{"parameter", point.parameter},
+                        {"value", point.value},
+                        {"title", point.title},
+                        {"reference", point.reference},
+                        {"trained_parameters", point.trained_parameters},
+                        {"scores", scores_json(analysis, row)},
+                        {"runs", runs_json(analysis.scored[row], analysis.tasks)}});
+    }
   }
   return sweeps;
 }
@@ -124,7 +129,8 @@ Json tunings_json(const Results& results) {
     const auto chosen = chosen_loss(tuning);
     tunings.push_back({{"title", tuning.title},
                        {"losses", std::move(losses)},
-                       {"chosen", chosen ? Json(tuning.losses[*chosen].first) : Json(nullptr)}});
+                       {"chosen", chosen ? Json(tuning.losses[*chosen].first) : Json(nullptr)},
+                       {"at_edge", is_at_edge(tuning)}});
   }
   return tunings;
 }
@@ -141,6 +147,7 @@ Json to_json(const Results& results, const Analysis& analysis) {
   for (const TaskFacts& task : analysis.tasks) {
     json["tasks"].push_back({{"task", task.name}, {"metric", task.metric}, {"samples", task.samples}});
   }
+  json["base"] = results.base;
   json["baseline"] = results.baseline;
   json["single"] = results.single;
   json["equal_to"] = results.equal_to;

@@ -42,6 +42,10 @@ std::vector<std::string> all_notes(const Results& results, const Analysis& analy
   for (const Row& row : results.rows) {
     if (!row.note.empty()) notes.push_back(row.title + ": " + row.note);
   }
+  if (const auto titles = rows_of_one_seed(results); !titles.empty()) {
+    notes.push_back("One seed only, so that the intervals hold no variance between seeds and are too narrow: " +
+                    listed(titles) + ".");
+  }
   notes.insert(notes.end(), results.notes.begin(), results.notes.end());
   if (!analysis.segmentation_note.empty()) notes.push_back(analysis.segmentation_note);
   return notes;
@@ -121,8 +125,13 @@ std::string markdown_page(const Results& results, const Analysis& analysis) {
     text += "- " + markdown_escaped(name) + ": " + markdown_escaped(value) + "\n";
   }
   if (!results.facts.empty()) text += "\n";
-  std::string scores = to_markdown(score_table(results, analysis));
-  if (const std::string tasks = task_list(analysis); !tasks.empty()) scores += "\n" + markdown_escaped(tasks) + "\n";
+  // Wide tables in two parts: what a page without scrolling has room for.
+  const Table score = score_table(results, analysis);
+  const Table seesaw = seesaw_table(results, analysis);
+  const std::string seesaw_tasks =
+      analysis.tasks.empty() ? "" : markdown_subsection("Points by task", to_markdown(rest_of(seesaw, kSeesawSummary)));
+  std::string by_task = analysis.tasks.empty() ? "" : to_markdown(rest_of(score, kScoreSummary));
+  if (const std::string tasks = task_list(analysis); !tasks.empty()) by_task += "\n" + markdown_escaped(tasks) + "\n";
   std::string sweeps;
   for (const std::string& parameter : swept_parameters(results)) {
     sweeps += markdown_subsection(parameter, to_markdown(sweep_table(results, analysis, parameter)));
@@ -138,11 +147,12 @@ std::string markdown_page(const Results& results, const Analysis& analysis) {
   }
   std::string notes;
   for (const std::string& note : all_notes(results, analysis)) notes += "- " + markdown_escaped(note) + "\n";
-  return text + markdown_section("Scores", scores) +
+  return text + markdown_section("Scores", to_markdown(summary_of(score, kScoreSummary))) +
+         markdown_section("Scores by task", by_task) +
          markdown_section("Intervals of the tasks' scores", to_markdown(interval_table(results, analysis))) +
          markdown_section("Seesaw: gain or loss against one adapter per task",
-                          to_markdown(seesaw_table(results, analysis))) +
-         markdown_section("Parameters", to_markdown(parameter_table(results, analysis))) +
+                          to_markdown(summary_of(seesaw, kSeesawSummary))) +
+         seesaw_tasks + markdown_section("Parameters", to_markdown(parameter_table(results, analysis))) +
          markdown_section("Time and memory", to_markdown(cost_table(results))) + markdown_section("Sweeps", sweeps) +
          markdown_section("Expert weights per task", weights) +
          markdown_section("A new task from a few examples", new_tasks) +
@@ -152,8 +162,6 @@ std::string markdown_page(const Results& results, const Analysis& analysis) {
 std::string with_mark(const TableCell& cell) {
   return cell.text + (cell.mark == Mark::best ? "*" : cell.mark == Mark::second ? "+" : " ");
 }
-
-constexpr std::size_t kFirstTask = 5;  // columns of score_table before the tasks
 
 std::string overview(const Table& scores, std::size_t methods) {
   std::vector<std::vector<std::string>> lines{{"#", scores.columns[0].title, scores.columns[1].title,
@@ -176,7 +184,7 @@ std::string scores_by_task(const Table& scores, const Analysis& analysis, std::s
   for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
     const TaskFacts& facts = analysis.tasks[task];
     lines.push_back({facts.name, facts.metric, std::to_string(facts.samples)});
-    for (const auto& row : scores.rows) lines.back().push_back(with_mark(row[kFirstTask + task]));
+    for (const auto& row : scores.rows) lines.back().push_back(with_mark(row[kScoreSummary + task]));
   }
   return eval::aligned(lines, 2);
 }
@@ -200,6 +208,7 @@ std::string main_table(const Results& results) {
   const std::size_t methods = results.rows.size();
   std::string text = overview(scores, methods) + "\n" + scores_by_task(scores, analysis, methods) +
                      "percent; * best, + second best of the methods\n";
+  if (!rows_of_one_seed(results).empty()) text += kOneSeedMeaning + "\n";
   if (!analysis.segmentation_note.empty()) text += analysis.segmentation_note + "\n";
   return text;
 }

@@ -17,12 +17,18 @@ TableCell task_cell(const std::optional<eval::Interval>& score, Mark mark) {
   return {percent(score->value), whole_percent_range(score->low, score->high), mark, 0, false};
 }
 
-// Bold where the interval leaves zero out.
+// Bold where the interval leaves zero out and knows of more than one seed.
 TableCell difference_cell(const std::optional<eval::Difference>& difference) {
   if (!difference) return plain(kMissing);
   const eval::Interval& interval = difference->interval;
   return {signed_percent(interval.value), signed_range(interval.low, interval.high), Mark::none, 0,
-          sign_as_displayed(interval.low) > 0 || sign_as_displayed(interval.high) < 0};
+          difference->seeds > 1 && (sign_as_displayed(interval.low) > 0 || sign_as_displayed(interval.high) < 0)};
+}
+
+std::string one_seed_mark(const std::vector<Run>& runs) { return runs.size() == 1 ? " †" : ""; }
+
+TableCell seeds_cell(const std::vector<Run>& runs) {
+  return plain(runs.empty() ? kMissing : std::to_string(runs.size()) + one_seed_mark(runs));
 }
 
 std::string resampling_note(const Analysis& analysis) {
@@ -37,7 +43,8 @@ std::vector<std::vector<Mark>> marks_by_column(const Results& results, const Ana
     for (std::size_t row = 0; row < results.rows.size(); ++row) {
       const auto score =
           task < analysis.tasks.size() ? analysis.bootstrap.score(row, task) : analysis.bootstrap.average(row);
-      values.push_back(score ? std::optional<double>(score->value) : std::nullopt);
+      const bool competes = score && analysis.base != row;
+      values.push_back(competes ? std::optional<double>(score->value) : std::nullopt);
     }
     marks.push_back(marks_of(values));
   }
@@ -77,7 +84,7 @@ Table score_table(const Results& results, const Analysis& analysis) {
   const auto marks = marks_by_column(results, analysis);
   for (std::size_t i = 0; i < results.rows.size(); ++i) {
     const Row& row = results.rows[i];
-    std::vector<TableCell> cells{plain(row.title), plain(row.runs.empty() ? kMissing : std::to_string(row.runs.size())),
+    std::vector<TableCell> cells{plain(row.title), seeds_cell(row.runs),
                                  score_cell(analysis.bootstrap.average(i), marks.back()[i])};
     const bool is_baseline = analysis.baseline == i;
     const auto difference =
@@ -91,11 +98,13 @@ Table score_table(const Results& results, const Analysis& analysis) {
   }
   if (results.majority && !table.rows.empty()) table.rows.push_back(majority_row(*results.majority, analysis));
   table.note =
-      "Percent; differences in points. Bold: best of a column, underlined: second best; a bold difference's "
-      "interval leaves out zero. In small or in brackets: " +
+      "Percent; differences in points. Bold: best of a column" +
+      (analysis.base ? ", " + title_or(results, analysis.base, results.base) + " and the majority answer apart" : "") +
+      "; a bold difference's interval leaves out zero and knows of more than one seed. In small or in brackets: " +
       resampling_note(analysis) +
-      "; differences paired over the same resamples. Share ≤ 0: of the resamples' "
+      "; differences paired over the same resamples, on the seeds that both rows have. Share ≤ 0: of the resamples' "
       "differences.";
+  if (!rows_of_one_seed(results).empty()) table.note += " " + kOneSeedMeaning;
   return table;
 }
 
@@ -105,13 +114,14 @@ Table interval_table(const Results& results, const Analysis& analysis) {
   table.columns = {{"method", false}};
   add_task_columns(analysis, table, false);
   for (std::size_t i = 0; i < results.rows.size(); ++i) {
-    std::vector<TableCell> cells{plain(results.rows[i].title)};
+    std::vector<TableCell> cells{plain(results.rows[i].title + one_seed_mark(results.rows[i].runs))};
     for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
       const auto score = analysis.bootstrap.score(i, task);
       cells.push_back(plain(score ? percent_range(score->low, score->high) : kMissing));
     }
     table.rows.push_back(std::move(cells));
   }
+  if (!rows_of_one_seed(results).empty()) table.note = kOneSeedMeaning;
   return table;
 }
 
@@ -121,7 +131,11 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
   if (!analysis.single || results.rows[*analysis.single].runs.empty()) {
     table.note = single + " has no finished run: there is nothing to compare with yet.";
   } else {
-    table.note = "Points against " + single + ", each task's own adapter. Bold: the paired interval leaves out zero.";
+    table.note = "Points against " + single +
+                 ", each task's own adapter, on the seeds that both have. Bold: the paired interval leaves out zero "
+                 "and knows of "
+                 "more than one seed.";
+    if (!rows_of_one_seed(results).empty()) table.note += " " + kOneSeedMeaning;
   }
   table.columns = {{"method", false}, {"average"}, {"better"}, {"worse"}};
   add_task_columns(analysis, table, true);
@@ -143,8 +157,8 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
       worse += sign_as_displayed(difference->interval.value) < 0 ? 1 : 0;
     }
     const auto average = against_single([&](std::size_t s) { return analysis.bootstrap.average_difference(i, s); });
-    std::vector<TableCell> row{plain(results.rows[i].title), difference_cell(average),
-                               plain(any ? std::to_string(better) : kMissing),
+    std::vector<TableCell> row{plain(results.rows[i].title + one_seed_mark(results.rows[i].runs)),
+                               difference_cell(average), plain(any ? std::to_string(better) : kMissing),
                                plain(any ? std::to_string(worse) : kMissing)};
     row.insert(row.end(), cells.begin(), cells.end());
     table.rows.push_back(std::move(row));
@@ -162,13 +176,17 @@ Table sweep_table(const Results& results, const Analysis& analysis, const std::s
     values.push_back(score ? std::optional<double>(score->value) : std::nullopt);
   }
   const std::vector<Mark> marks = marks_of(values);
+  bool has_one_seed = false;
   for (std::size_t place = 0; place < points.size(); ++place) {
     const SweepPoint& point = results.sweeps[points[place]];
-    table.rows.push_back({plain(point.title), plain(std::to_string(point.value)),
-                          plain(point.runs.empty() ? kMissing : std::to_string(point.runs.size())),
+    TableCell setting = plain(point.title);
+    if (point.reference) setting.detail = "common setting";
+    table.rows.push_back({std::move(setting), plain(std::to_string(point.value)), seeds_cell(point.runs),
                           score_cell(analysis.bootstrap.average(results.rows.size() + points[place]), marks[place]),
                           plain(point.trained_parameters > 0 ? grouped(point.trained_parameters) : kMissing)});
+    has_one_seed = has_one_seed || point.runs.size() == 1;
   }
+  if (has_one_seed) table.note = kOneSeedMeaning;
   return table;
 }
 
@@ -183,15 +201,17 @@ Table new_task_table(const Results& results, const Analysis& analysis, std::size
     values.push_back(score ? std::optional<double>(score->value) : std::nullopt);
   }
   const std::vector<Mark> marks = marks_of(values);
+  bool has_one_seed = false;
   for (std::size_t i = 0; i < task.entries.size(); ++i) {
     const NewTaskEntry& entry = task.entries[i];
     const auto share = share_of_base(results, entry.trained_parameters);
+    has_one_seed = has_one_seed || entry.runs.size() == 1;
     table.rows.push_back({plain(entry.title),
                           plain(entry.trained_parameters > 0 ? grouped(entry.trained_parameters) : kMissing),
-                          plain(share ? short_number(*share * 100) + " %" : kMissing),
-                          plain(entry.runs.empty() ? kMissing : std::to_string(entry.runs.size())),
+                          plain(share ? short_number(*share * 100) + " %" : kMissing), seeds_cell(entry.runs),
                           score_cell(bootstrap.average(i), marks[i])});
   }
+  if (has_one_seed) table.note = kOneSeedMeaning;
   return table;
 }
 

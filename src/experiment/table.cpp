@@ -40,15 +40,42 @@ std::string html_head(const Column& column) {
   return std::string("<th") + (column.is_number ? " class=\"n\"" : "") + ">" + page::escape(column.title) + "</th>";
 }
 
+std::string note_of(const Table& table, const char* second_best) {
+  const auto is_second = [](const TableCell& cell) { return cell.mark == Mark::second; };
+  const bool has_second = std::any_of(table.rows.begin(), table.rows.end(),
+                                      [&](const auto& row) { return std::any_of(row.begin(), row.end(), is_second); });
+  if (!has_second) return table.note;
+  return table.note + (table.note.empty() ? "" : " ") + second_best;
+}
+
 std::string markdown_cell(const TableCell& cell, const Column& column) {
   std::string text = markdown_escaped(cell.text);
   if (!text.empty() && (cell.mark == Mark::best || cell.is_strong)) text = "**" + text + "**";
-  if (!text.empty() && cell.mark == Mark::second) text = "<u>" + text + "</u>";
+  if (!text.empty() && cell.mark == Mark::second) text = "*" + text + "*";
   if (!cell.detail.empty() && !column.is_task) text += " (" + markdown_escaped(cell.detail) + ")";
   return text;
 }
 
 }  // namespace
+
+Table summary_of(const Table& table, std::size_t count) {
+  Table summary = table;
+  summary.columns.resize(std::min(count, summary.columns.size()));
+  for (auto& row : summary.rows) row.resize(summary.columns.size());
+  return summary;
+}
+
+Table rest_of(const Table& table, std::size_t count) {
+  Table rest = table;
+  const auto leave_out = [count](auto& cells) {
+    const auto end = static_cast<std::ptrdiff_t>(std::min(count, cells.size()));
+    if (end > 1) cells.erase(cells.begin() + 1, cells.begin() + end);
+  };
+  leave_out(rest.columns);
+  for (auto& row : rest.rows) leave_out(row);
+  rest.note.clear();
+  return rest;
+}
 
 std::string to_html(const Table& table) {
   if (table.rows.empty()) return "";
@@ -64,7 +91,8 @@ std::string to_html(const Table& table) {
     html += "</tr>\n";
   }
   html += "</table></div>\n";
-  return table.note.empty() ? html : html + "<p class=\"note\">" + page::escape(table.note) + "</p>\n";
+  const std::string note = note_of(table, "Underlined: second best.");
+  return note.empty() ? html : html + "<p class=\"note\">" + page::escape(note) + "</p>\n";
 }
 
 std::string to_markdown(const Table& table) {
@@ -81,7 +109,8 @@ std::string to_markdown(const Table& table) {
     for (std::size_t i = 0; i < row.size(); ++i) text += " " + markdown_cell(row[i], table.columns[i]) + " |";
     text += "\n";
   }
-  return table.note.empty() ? text : text + "\n" + markdown_escaped(table.note) + "\n";
+  const std::string note = note_of(table, "In italics: second best.");
+  return note.empty() ? text : text + "\n" + markdown_escaped(note) + "\n";
 }
 
 std::string markdown_escaped(std::string_view text) {
@@ -159,6 +188,12 @@ std::string percent_range(double low, double high) { return percent(low) + "–"
 std::string whole_percent_range(double low, double high) { return fixed(low * 100, 0) + "–" + fixed(high * 100, 0); }
 
 std::string signed_range(double low, double high) { return signed_percent(low) + " to " + signed_percent(high); }
+
+std::string listed(const std::vector<std::string>& texts) {
+  std::string list;
+  for (const std::string& text : texts) list += (list.empty() ? "" : ", ") + text;
+  return list;
+}
 
 std::string grouped(std::int64_t count) {
   std::string digits = std::to_string(count);

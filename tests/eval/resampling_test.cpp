@@ -182,6 +182,27 @@ TEST(Bootstrap, DifferencesArePairedOverSamplesAndSeeds) {
   EXPECT_GT(bootstrap.average(0)->high, 0.78);
 }
 
+TEST(Bootstrap, RowsAreComparedOnTheSeedsThatBothHave) {
+  // Seed 12 is far from the baseline's others: against their mean, the row of one seed would seem to gain.
+  const std::vector<ScoredRun> runs{labels_right(100, 400, 1), labels_right(320, 400, 2), labels_right(120, 400, 3)};
+  const BootstrapRow baseline{{11, 12, 13}, runs};
+  const Bootstrap bootstrap({baseline, {{12}, {runs[1]}}, {{13, 12}, {runs[2], runs[1]}}, {{99}, {runs[1]}}});
+  for (const std::size_t row : {std::size_t{1}, std::size_t{2}}) {
+    const Difference same = *bootstrap.average_difference(row, 0);
+    EXPECT_EQ(same.interval.value, 0.0) << row;
+    EXPECT_EQ(same.interval.low, 0.0) << row;
+    EXPECT_EQ(same.interval.high, 0.0) << row;
+    EXPECT_EQ(same.seeds, static_cast<std::int64_t>(row)) << row;
+    EXPECT_EQ(bootstrap.average_difference(0, row)->interval.high, 0.0) << row;
+    EXPECT_EQ(bootstrap.difference(row, 0, 0)->share_not_above, 1.0) << row;
+  }
+  EXPECT_EQ(bootstrap.average_difference(0, 0)->seeds, 3);
+  // No seed in common: all runs of both.
+  const Difference apart = *bootstrap.average_difference(3, 0);
+  EXPECT_NEAR(apart.interval.value, 0.8 - (0.25 + 0.8 + 0.3) / 3, 1e-12);
+  EXPECT_EQ(apart.seeds, 1);
+}
+
 TEST(Bootstrap, AClearGainIsNeverBelowZero) {
   const BootstrapRow weak{{1}, {labels_right(40, 200, 3)}};
   const BootstrapRow strong{{1}, {labels_right(120, 200, 3)}};

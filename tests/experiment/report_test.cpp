@@ -2,9 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "experiment/made_up.h"
 #include "moelora/eval/scorer.h"
@@ -50,6 +52,15 @@ Run right_of_two_tasks(const std::vector<data::Record>& references, int first, i
   return run;
 }
 
+std::vector<Run> of_seeds(const std::vector<std::uint64_t>& seeds, Run run) {
+  std::vector<Run> runs;
+  for (const std::uint64_t seed : seeds) {
+    run.seed = seed;
+    runs.push_back(run);
+  }
+  return runs;
+}
+
 Results four_rows() {
   Results results;
   results.title = "four";
@@ -78,8 +89,8 @@ TEST(ExperimentReport, BestAndSecondBestAreMarkedAndEqualOnesShareTheMark) {
   const WrittenReport report = written(four_rows());
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| **90.0** ("));
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 2"), "| **90.0** ("));
-  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 3"), "| <u>70.0</u> ("));
-  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| 1 | 50.0 ("));
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 3"), "| *70.0* ("));
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| 1 † | 50.0 ("));
   EXPECT_TRUE(contains(line_with(report.page, "<td>Row 0"), "<b>90.0</b><small>"));
   EXPECT_TRUE(contains(line_with(report.page, "<td>Row 3"), "<u>70.0</u><small>"));
   const std::string table = main_table(four_rows());
@@ -92,13 +103,139 @@ TEST(ExperimentReport, DifferencesAgainstTheBaselineHaveIntervals) {
   const WrittenReport report = written(four_rows());
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| baseline | – |"));
   // Four of ten samples tell row 0 from row 1: the difference is a proportion of 0.4.
-  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| **+40.0** (+10.0 to +70.0) | 0.")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| +40.0 (+10.0 to +70.0) | 0.")) << report.markdown;
   const auto json = nlohmann::json::parse(report.json);
   const auto& difference = json["rows"][0]["against_baseline"]["average"];
   EXPECT_NEAR(difference["value"].get<double>(), 0.4, 1e-12);
   EXPECT_LT(difference["low"].get<double>(), 0.2);
   EXPECT_GT(difference["high"].get<double>(), 0.6);
   EXPECT_TRUE(json["rows"][1]["against_baseline"].is_null());
+}
+
+TEST(ExperimentReport, ARowOfOneSeedIsComparedOnThatSeedAndMarked) {
+  Results results = four_rows();
+  const auto& references = results.references;
+  // The baseline's seed 2 has 2 right: row 0, of seed 2 alone, gains 7 on it, not 9 − mean(2, 5, 8).
+  results.rows[1].runs = {right_of_ten(references, 5), right_of_ten(references, 2), right_of_ten(references, 8)};
+  results.rows[1].runs[1].seed = 2;
+  results.rows[1].runs[2].seed = 3;
+  results.rows[0].runs = of_seeds({2}, right_of_ten(references, 9));
+  results.rows[2].runs = of_seeds({1, 2, 3}, right_of_ten(references, 10));
+  results.rows[3].runs = of_seeds({1, 2, 3}, right_of_ten(references, 5));
+  results.single = "row1";
+  const WrittenReport report = written(results);
+  const auto json = nlohmann::json::parse(report.json);
+  EXPECT_NEAR(json["rows"][0]["against_baseline"]["average"]["value"].get<double>(), 0.7, 1e-12);
+  EXPECT_EQ(json["rows"][0]["against_baseline"]["average"]["seeds"], 1);
+  EXPECT_EQ(json["rows"][2]["against_single"]["tasks"]["CHIP-STS"]["seeds"], 3);
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), ") | +70.0 (")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| 1 † | *90.0* (")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 2"), "| 3 | **100.0** (100.0–100.0) | **+50.0** ("));
+  EXPECT_TRUE(contains(report.markdown, "† One seed: the intervals hold no variance between seeds."));
+  EXPECT_TRUE(contains(report.markdown, "are too narrow: Row 0.\n")) << report.markdown;
+  EXPECT_FALSE(contains(report.page, "<b>+70.0</b>"));
+  EXPECT_TRUE(contains(report.page, "<b>+50.0</b>"));
+  EXPECT_TRUE(contains(main_table(results), "† One seed"));
+  results.rows[0].runs = of_seeds({1, 2, 3}, right_of_ten(references, 9));
+  EXPECT_FALSE(contains(main_table(results), "†"));
+}
+
+TEST(ExperimentReport, BaseMajorityAndRowsWithoutRunsAreNeverBest) {
+  Results results = four_rows();
+  results.rows[0].key = results.base = "untrained";
+  results.rows[0].runs = {right_of_ten(results.references, 10)};
+  results.rows[3].runs.clear();
+  results.majority = eval::majority_scores(results.references, results.references);
+  results.majority->average = results.majority->tasks[0].score = 1;
+  const WrittenReport report = written(results);
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| 1 † | 100.0 (")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| 1 † | *50.0* (")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 2"), "| 1 † | **90.0** (")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| Row 3"), "| – | – | – | – |")) << report.markdown;
+  EXPECT_TRUE(contains(line_with(report.markdown, "| majority answer"), "| – | 100.0 | – | – |")) << report.markdown;
+  EXPECT_TRUE(contains(report.markdown, "best of a column, Row 0 and the majority answer apart;"));
+  EXPECT_TRUE(contains(line_with(main_table(results), "CHIP-STS"), "100.0   50.0+  90.0*"));
+}
+
+TEST(ExperimentReport, AChosenRateAtTheEdgeIsNamed) {
+  Results results = made_up_results(2, 1, 4, 1);
+  results.tunings.push_back({"Turned", {{1e-3, 0.4}, {1e-4, 0.2}, {3e-4, 0.3}}});
+  results.tunings.push_back({"Nothing finite", {{1e-4, HUGE_VAL}}});
+  const WrittenReport report = written(results);
+  const std::string rates = report.markdown.substr(report.markdown.find("## Learning rates"));
+  EXPECT_TRUE(contains(rates, "| MOELoRA (D) | 0.3100 | **0.2875** | diverged |")) << rates;
+  EXPECT_TRUE(contains(rates, "| LoRA (Full) | 0.3000 | **0.2925** (at the edge) | – |")) << rates;
+  EXPECT_TRUE(contains(rates, "| Turned | **0.2000** (at the edge) | 0.3000 | 0.4000 |")) << rates;
+  EXPECT_TRUE(contains(rates, "a better one may lie beyond it (LoRA (Full), Turned).")) << rates;
+  const auto json = nlohmann::json::parse(report.json);
+  EXPECT_EQ(json["tunings"][0]["at_edge"], false);
+  EXPECT_EQ(json["tunings"][1]["at_edge"], true);
+  EXPECT_EQ(json["tunings"][3]["at_edge"], false);
+  results.tunings.resize(1);
+  EXPECT_FALSE(contains(written(results).markdown, "At the edge"));
+}
+
+TEST(ExperimentReport, CostsSayWhatTheyCover) {
+  Results results = made_up_results(3, 1, 4, 1);
+  results.rows[0].cost_note = "+ LoRA (Single)";
+  results.rows[1].ms_per_token.reset();
+  results.rows[1].step_ratio.reset();
+  const WrittenReport report = written(results);
+  EXPECT_TRUE(contains(report.markdown, "| step time (forward, backward, optimizer) over LoRA (Full)'s |"));
+  EXPECT_TRUE(contains(report.markdown, "| MOELoRA (D) | 2.0 h (+ LoRA (Single)) | 18.25 GiB |"));
+  EXPECT_TRUE(contains(report.markdown, "| LoRA (Full) | 2.0 h | 18.25 GiB | – | – | 28.00 |")) << report.markdown;
+  EXPECT_TRUE(contains(report.page, "2.0 h<small>+ LoRA (Single)</small>"));
+  const auto json = nlohmann::json::parse(report.json);
+  EXPECT_EQ(json["rows"][0]["cost_note"], "+ LoRA (Single)");
+  EXPECT_TRUE(json["rows"][1]["ms_per_token"].is_null());
+}
+
+TEST(ExperimentReport, SweepsAreInOrderAndTheCommonSettingIsRinged) {
+  Results results = made_up_results(2, 1, 6, 1);
+  std::swap(results.sweeps[0], results.sweeps[3]);
+  results.sweeps[1].reference = true;
+  results.sweeps[1].runs = of_seeds({41, 42, 43}, results.sweeps[1].runs[0]);
+  const WrittenReport report = written(results);
+  EXPECT_TRUE(contains(report.page, "Ringed: the common setting, rank 8, from the table of scores."));
+  const std::string ring = "r=\"7\" fill=\"none\"";
+  const std::size_t found = report.page.find(ring);
+  ASSERT_NE(found, std::string::npos);
+  EXPECT_EQ(report.page.find(ring, found + 1), std::string::npos);
+  EXPECT_TRUE(contains(report.markdown, "| rank 8 (common setting) | 8 | 3 |"));
+  EXPECT_TRUE(contains(report.markdown, "| rank 16 | 16 | 1 † |"));
+  const auto json = nlohmann::json::parse(report.json);
+  const std::vector<std::int64_t> values{4, 8, 16, 32, 2, 4, 8};
+  ASSERT_EQ(json["sweeps"].size(), values.size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    EXPECT_EQ(json["sweeps"][i]["value"], values[i]) << i;
+    EXPECT_EQ(json["sweeps"][i]["reference"], i == 1) << i;
+  }
+  results.sweeps[1].reference = false;
+  EXPECT_FALSE(contains(written(results).page, "Ringed"));
+}
+
+// 20 methods × 12 tasks: no HTML, every table as wide as its head, no table wider than the tasks and their method.
+TEST(ExperimentReport, MarkdownReadsWithoutHtml) {
+  Results results = made_up_results(20, 12, 6, 2);
+  results.majority = eval::majority_scores(results.references, results.references);
+  const std::string markdown = written(results).markdown;
+  EXPECT_FALSE(contains(markdown, "<"));
+  std::istringstream lines(markdown);
+  std::size_t columns = 0, widest = 0, rows_by_task = 0;
+  for (std::string line; std::getline(lines, line);) {
+    if (!line.starts_with("|")) {
+      columns = 0;
+      continue;
+    }
+    const auto bars = static_cast<std::size_t>(std::count(line.begin(), line.end(), '|'));
+    if (columns == 0) columns = bars;
+    EXPECT_EQ(bars, columns) << line;
+    widest = std::max(widest, columns - 1);
+    rows_by_task += columns == 14 ? 1 : 0;
+  }
+  EXPECT_EQ(widest, 13U);
+  // Scores of 20 methods and the majority, intervals of 20, gains of 19; three heads of two lines.
+  EXPECT_EQ(rows_by_task, 21U + 20 + 19 + 6);
 }
 
 TEST(ExperimentReport, ScoresInJsonAreTheScorersToTheLastDigit) {
@@ -147,7 +284,8 @@ TEST(ExperimentReport, WhatIsMissingIsADash) {
   results.sweeps[1].runs.clear();
   results.new_tasks[0].entries[1].runs.clear();
   const WrittenReport report = written(results);
-  EXPECT_TRUE(contains(line_with(report.markdown, "| Not yet"), "| – | – | – | – | – | – |"));
+  EXPECT_TRUE(contains(report.markdown, "| Not yet | – | – | – | – |\n"));
+  EXPECT_TRUE(contains(report.markdown, "| Not yet | – | – |\n"));
   EXPECT_TRUE(contains(line_with(report.markdown, "| rank 8 | 8"), "| – | – | 14,680,064 |"));
   EXPECT_TRUE(contains(line_with(report.markdown, "| adapter from scratch"), "| – | – |"));
   EXPECT_TRUE(nlohmann::json::parse(report.json)["rows"][3]["scores"]["average"].is_null());
@@ -184,16 +322,17 @@ TEST(ExperimentReport, ParametersAreComparedApartFromTheGate) {
 TEST(ExperimentReport, SeesawCountsTasksWonAndLost) {
   Results results = four_rows();
   results.references = testing::made_up_references({"CHIP-STS", "KUAKE-IR"}, 10);
-  results.rows[0].runs = {right_of_two_tasks(results.references, 9, 3)};
-  results.rows[1].runs = {right_of_two_tasks(results.references, 5, 5)};
+  results.rows[0].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 9, 3));
+  results.rows[1].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 5, 5));
   results.rows[2].runs = {right_of_two_tasks(results.references, 5, 5)};
   results.rows[3].runs.clear();
   results.single = "row1";
   const std::string markdown = written(results).markdown;
   const std::string seesaw = markdown.substr(markdown.find("## Seesaw"));
-  EXPECT_TRUE(contains(line_with(seesaw, "| Row 0"), "| 1 | 1 | **+40.0** | −20.0 |")) << seesaw;
-  EXPECT_TRUE(contains(line_with(seesaw, "| Row 2"), "| 0 | 0 | 0.0 | 0.0 |")) << seesaw;
-  EXPECT_TRUE(contains(line_with(seesaw, "| Row 3"), "| – | – | – | – | – |")) << seesaw;
+  EXPECT_TRUE(contains(line_with(seesaw, "| Row 0 | +10.0 ("), "| 1 | 1 |")) << seesaw;
+  EXPECT_TRUE(contains(seesaw, "| Row 0 | **+40.0** | −20.0 |\n")) << seesaw;
+  EXPECT_TRUE(contains(seesaw, "| Row 2 † | 0.0 (0.0 to 0.0) | 0 | 0 |\n")) << seesaw;
+  EXPECT_TRUE(contains(seesaw, "| Row 3 | – | – | – |\n")) << seesaw;
   EXPECT_FALSE(contains(seesaw.substr(0, seesaw.find("## Parameters")), "| Row 1 "));
 }
 

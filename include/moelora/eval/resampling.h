@@ -2,7 +2,8 @@
 // How far scores can be trusted: per-sample statistics from which a task's score can be computed anew for any choice of
 // its samples, and the percentile bootstrap over them (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 // One resample draws every task's samples with replacement, as many as the task has, and every row's runs likewise. All
-// rows see the same drawn samples, and rows with the same seeds the same drawn runs, so differences are paired. A row
+// rows see the same drawn samples. Two rows are compared on the seeds that both have, with the same drawn runs of each,
+// so differences are paired; rows without a common seed are compared with all their runs, drawn independently. A row
 // with one run has no spread of seeds; with few runs it is understated.
 
 #include <cstdint>
@@ -79,6 +80,8 @@ struct Interval {
 struct Difference {
   Interval interval;
   double share_not_above = 0;  ///< share of resamples whose difference is ≤ 0
+  /// Runs on each side, of the common seeds; without common ones, runs of the row with fewer. 1: no spread of seeds.
+  std::int64_t seeds = 0;
 };
 
 class Bootstrap {
@@ -89,7 +92,7 @@ class Bootstrap {
   /// None where a row has no runs.
   std::optional<Interval> score(std::size_t row, std::size_t task) const;
   std::optional<Interval> average(std::size_t row) const;  ///< over tasks
-  /// `row` minus `baseline`, paired.
+  /// `row` minus `baseline`, paired, on the seeds that both have: not always the difference of the rows' scores.
   std::optional<Difference> difference(std::size_t row, std::size_t baseline, std::size_t task) const;
   std::optional<Difference> average_difference(std::size_t row, std::size_t baseline) const;
 
@@ -98,13 +101,21 @@ class Bootstrap {
     double value = 0;
     std::vector<double> resamples;
   };
+  struct ResampledRun {
+    std::uint64_t seed = 0;
+    std::vector<Resampled> tasks;
+  };
+  using Runs = std::vector<const ResampledRun*>;
+
+  static Runs common_runs(const std::vector<ResampledRun>& row, const std::vector<ResampledRun>& other);
+  Resampled mean_of(const Runs& runs, std::size_t column) const;
   Interval interval_of(double value, std::vector<double> resamples) const;
   std::optional<Interval> interval(std::size_t row, std::size_t column) const;
   std::optional<Difference> column_difference(std::size_t row, std::size_t baseline, std::size_t column) const;
 
   BootstrapOptions options_;
-  std::size_t tasks_ = 0;
-  std::vector<std::vector<Resampled>> rows_;  // [row][task], the average last; empty for a row without runs
+  std::size_t tasks_ = 0;                        // also the column of the average
+  std::vector<std::vector<ResampledRun>> rows_;  // of each row, in the order of the seeds
 };
 
 }  // namespace moelora::eval

@@ -15,7 +15,8 @@
 
 namespace moelora::experiment {
 
-/// One finished, evaluated run. Runs of the same seed are compared pair by pair.
+/// One finished, evaluated run. Two rows are compared on the seeds that both have, with all their runs where none is
+/// common (eval/resampling.h). The intervals of a row with one run hold no variance between seeds: it is marked.
 struct Run {
   std::uint64_t seed = 0;
   std::vector<data::Record> predictions;  ///< `target` is the model's answer; in the order of the references
@@ -39,9 +40,11 @@ struct Row {
   std::int64_t trained_parameters = 0;  ///< the gate's included
   std::int64_t gate_parameters = 0;
   std::optional<double> training_seconds;   ///< of one run
+  std::string cost_note;                    ///< beside the training time, e.g. "+ LoRA (Single)"; may be empty
   std::optional<double> peak_memory_bytes;  ///< while training
-  std::optional<Ratio> step_ratio;          ///< time of a step over that of the row Results::equal_to
-  std::optional<double> ms_per_token;       ///< generating, adapter attached
+  /// Time of a step (forward, backward, optimizer) over that of the row Results::equal_to.
+  std::optional<Ratio> step_ratio;
+  std::optional<double> ms_per_token;  ///< generating, adapter attached; none where nobody would serve it so
   std::optional<double> ms_per_token_merged;
   std::string not_merged;  ///< Why there is no merged latency; empty: mergeable.
 };
@@ -53,6 +56,7 @@ struct SweepPoint {
   std::string title;
   std::vector<Run> runs;
   std::int64_t trained_parameters = 0;
+  bool reference = false;  ///< the common setting's value; its runs are a row's: marked in the figure
 };
 
 struct ExpertWeights {
@@ -88,6 +92,7 @@ struct Results {
   std::optional<eval::Scores> majority;  ///< eval::majority_scores
   std::int64_t base_parameters = 0;
   std::vector<Row> rows;
+  std::string base = "base";           ///< key of the row without training: never marked best
   std::string baseline = "moelora-d";  ///< key of the row that others are compared with
   std::string single = "lora-single";  ///< key of one adapter per task: gains and losses are against it
   std::string equal_to = "lora-full";  ///< key of the row whose parameters and step time are the measure
