@@ -2,13 +2,13 @@
 
 #include <unistd.h>
 
-#include <csignal>
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/session.h"
+#include "cli/stop.h"
 #include "cli/verbs.h"
 #include "moelora/experiment/cell.h"
 #include "moelora/experiment/collect.h"
@@ -38,19 +38,6 @@ struct ExperimentVerbOptions {
   std::string cell;
   std::int64_t jobs = -1;
 };
-
-std::atomic<bool> experiment_stop_requested = false;
-
-extern "C" void request_experiment_stop(int) {
-  experiment_stop_requested = true;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
-}
-
-void stop_on_signals() {
-  std::signal(SIGINT, request_experiment_stop);
-  std::signal(SIGTERM, request_experiment_stop);
-}
 
 experiment::Base open_base(const train::ModelSection& section) {
   auto session = std::make_shared<Session>(open_model(section));
@@ -135,9 +122,7 @@ std::vector<std::string> cell_command(const std::filesystem::path& output, const
 int run_one_cell(const ExperimentVerbOptions& options, const ExperimentConfig& config) {
   for (const Cell& cell : experiment::plan_cells(config)) {
     if (cell.id == options.cell) {
-      stop_on_signals();
-      return experiment::run_cell(config, cell, options.output, open_base, &experiment_stop_requested) ? 0
-                                                                                                       : kInterrupted;
+      return experiment::run_cell(config, cell, options.output, open_base, &stop_on_signals()) ? 0 : kInterrupted;
     }
   }
   throw Error("this experiment has no cell '" + options.cell + "'; --list shows them");
@@ -182,11 +167,10 @@ int run_experiment(const ExperimentVerbOptions& options) {
   io::write_json_file(options.output / kConfigFile, json);
   setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);  // cells share the cores
   setenv("OMP_NUM_THREADS", std::to_string(config.training.threads).c_str(), 1);
-  stop_on_signals();
   experiment::ScheduleOptions schedule;
   schedule.jobs = config.jobs;
   schedule.command = [&](const Cell& cell) { return cell_command(options.output, cell.id); };
-  schedule.stop = &experiment_stop_requested;
+  schedule.stop = &stop_on_signals();
   const auto cells = experiment::plan_cells(config);
   const experiment::ScheduleResult result = experiment::run_cells(cells, options.output, schedule);
   write_report(config, options.output);

@@ -13,6 +13,8 @@
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/data/split.h"
+#include "moelora/experiment/grid.h"
+#include "moelora/experiment/method.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -224,6 +226,23 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
   print_prediction(shape, config.adapter, tasks, whose);
 }
 
+void inspect_experiment(const fs::path& path, const ordered_json& json) {
+  const auto config = experiment::ExperimentConfig::from_json(json);
+  line("experiment", path.string());
+  line("evaluated on", config.evaluation);
+  std::size_t runs = 0;
+  for (const std::string& key : config.methods) {
+    runs += config.seeds_for(key).size();
+  }
+  line("methods", std::to_string(config.methods.size()) + ", " + std::to_string(runs) + " runs of " +
+                      std::to_string(config.training.steps) + " steps");
+  line("learning rates", std::to_string(config.tuning.learning_rates.size()) + " for each trained method");
+  line("cells", std::to_string(experiment::plan_cells(config).size()));
+  for (const std::string& key : config.methods) {
+    line(key, experiment::find_method(key).title());
+  }
+}
+
 // Memory and time of a run that need not be possible here: from shapes, with samples of the greatest length.
 void plan_configuration(const fs::path& path) {
   const auto config = train::TrainConfig::from_json(io::read_json_file(path));
@@ -261,6 +280,10 @@ void inspect_configuration(const fs::path& path) {
     print_model_config(config);
     print_prediction(config, MoeLoraConfig{}, kPaperTasks,
                      "the paper's settings and " + std::to_string(kPaperTasks) + " tasks");
+    return;
+  }
+  if (json.contains("evaluation")) {
+    inspect_experiment(path, json);
     return;
   }
   inspect_training_configuration(path, json);

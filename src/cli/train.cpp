@@ -2,13 +2,13 @@
 
 #include <ATen/Parallel.h>
 
-#include <csignal>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
 #include "cli/plan.h"
 #include "cli/predict.h"
 #include "cli/ranks.h"
+#include "cli/stop.h"
 #include "cli/training_report.h"
 #include "cli/verbs.h"
 #include "moelora/io/error.h"
@@ -33,15 +33,6 @@ struct TrainVerbOptions {
   bool resume = false;
   bool dry_run = false;
 };
-
-std::atomic<bool> stop_requested = false;
-
-// The first Ctrl-C ends the run after its step, with a checkpoint; the second one kills.
-extern "C" void request_stop(int) {
-  stop_requested = true;
-  std::signal(SIGINT, SIG_DFL);
-  std::signal(SIGTERM, SIG_DFL);
-}
 
 ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config,
                            const train::RunData& data) {
@@ -109,9 +100,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   callbacks.save_model = [&](const std::filesystem::path& folder) {
     save_model(session.model, folder, config.model.tokenizer_path());
   };
-  callbacks.stop = &stop_requested;
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
+  callbacks.stop = &stop_on_signals();  // ends the run after its step, with a checkpoint
   const train::TrainResult result = train::train(inputs, config.training, callbacks);
   if (writes(ranks)) {
     write_training_report(options.output, config, result);

@@ -42,6 +42,9 @@ class Collector {
     row.title = method.title();
     row.note = method.note();
     row.not_merged = method.not_mergeable();
+    for (const std::string& needed : method.needs()) {
+      row.cost_note += (row.cost_note.empty() ? "+ " : ", ") + find_method(needed).title();
+    }
     std::vector<double> seconds, memory;
     for (const std::uint64_t seed : config_.seeds_for(method.key())) {
       const std::string id = run_id(method.key(), seed);
@@ -75,8 +78,22 @@ class Collector {
     return row;
   }
 
-  void add_sweep(const char* parameter, const std::vector<std::int64_t>& values, const char* method,
-                 Results& results) const {
+  /// `common`: the value that the row itself has; it comes from the row's run with the sweep's seed.
+  void add_sweep(const char* parameter, const std::vector<std::int64_t>& values, std::int64_t common,
+                 const char* method, Results& results) const {
+    if (values.empty()) {
+      return;
+    }
+    const std::uint64_t first = config_.seeds_for(method).front();
+    const std::string of_row = run_id(method, first);
+    if (std::find(values.begin(), values.end(), common) == values.end() && has(of_row)) {
+      results.sweeps.push_back({parameter,
+                                common,
+                                find_method(method).title(),
+                                {run(of_row, first)},
+                                result(of_row).value("trained_parameters", std::int64_t{0}),
+                                true});
+    }
     for (const std::int64_t value : values) {
       SweepPoint point;
       point.parameter = parameter;
@@ -192,9 +209,9 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
       }
     }
   }
-  collector.add_sweep("num_experts", config.sweeps.num_experts, "moelora-d", results);
-  collector.add_sweep("rank", config.sweeps.rank, "moelora-d", results);
-  collector.add_sweep("top_k", config.sweeps.top_k, "moelora-s", results);
+  collector.add_sweep("num_experts", config.sweeps.num_experts, config.adapter.num_experts, "moelora-d", results);
+  collector.add_sweep("rank", config.sweeps.rank, config.adapter.rank, "moelora-d", results);
+  collector.add_sweep("top_k", config.sweeps.top_k, config.sparse_top_k, "moelora-s", results);
   for (const char* method : {"moelora-d", "moelora-s", "moelora-m"}) {
     collector.add_expert_weights(method, results);
   }

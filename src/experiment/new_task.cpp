@@ -162,14 +162,7 @@ class NewTaskCell {
     }
     Adapter adapter{nullptr};
     const auto apply = [&](const std::vector<double>& weights) {
-      std::vector<nn::LowRank> composed;
-      for (std::size_t linear = 0; linear < others.linears.size(); ++linear) {
-        std::vector<nn::LowRank> of_linear;
-        for (const auto& updates : others.of_task) {
-          of_linear.push_back(updates[linear]);
-        }
-        composed.push_back(compose_factors(of_linear, weights));
-      }
+      const std::vector<nn::LowRank> composed = composed_factors(others, weights);
       if (adapter) {
         fill_factors(*adapter, {composed});
       } else {

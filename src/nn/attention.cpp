@@ -120,11 +120,67 @@ class SegmentAttention : public torch::autograd::Function<SegmentAttention> {
   }
 };
 
+// Segments with the rows of a prefix in front of each, as context rows that nobody asks for. What is copied is small
+// beside the products, and the same kernels serve.
+class PrefixedRows {
+ public:
+  PrefixedRows(const Segments& segments, const at::Tensor& output_rows, const KeyValuePrefix& prefix,
+               const at::Device& device)
+      : length_(prefix.key.size(-3)) {
+    std::vector<std::int64_t> own, front;
+    for (std::int64_t i = 0; i < segments.count(); ++i) {
+      const auto begin = this->segments.rows();
+      for (std::int64_t row = 0; row < length_; ++row) {
+        front.push_back(begin + row);
+      }
+      for (std::int64_t row = 0; row < segments.length(i); ++row) {
+        own.push_back(begin + length_ + row);
+      }
+      this->segments.offsets.push_back(begin + length_ + segments.length(i));
+      this->segments.context.push_back(length_ + segments.context[i]);
+    }
+    const at::Tensor places = at::tensor(own, at::kLong);
+    queries = output_rows.defined() ? places.index_select(0, output_rows.cpu()) : places;
+    own_ = places.to(device);
+    front_ = at::tensor(front, at::kLong).to(device);
+  }
+
+  /// x with `front` ([P, …] or [S, P, …]) before each segment; undefined: zeros.
+  at::Tensor extend(const at::Tensor& x, const at::Tensor& front = {}) const {
+    at::Tensor all = at::zeros({segments.rows(), x.size(1), x.size(2)}, x.options());
+    all.index_copy_(0, own_, x);
+    if (front.defined()) {
+      const at::Tensor each = front.dim() == 4 ? front : front.unsqueeze(0).expand({segments.count(), -1, -1, -1});
+      all.index_copy_(0, front_, each.reshape({-1, x.size(1), x.size(2)}).to(x.scalar_type()));
+    }
+    return all;
+  }
+  at::Tensor own_rows(const at::Tensor& all) const { return all.index_select(0, own_); }
+  /// The gradient of a prefix: of each segment, or all of them together.
+  at::Tensor front_rows(const at::Tensor& all, const at::Tensor& like) const {
+    const at::Tensor each = all.index_select(0, front_).view({segments.count(), length_, all.size(1), all.size(2)});
+    return (like.dim() == 4 ? each : each.sum(0)).to(like.scalar_type());
+  }
+
+  Segments segments;
+  at::Tensor queries;  // [n] int64 on the CPU: the wanted rows
+
+ private:
+  std::int64_t length_;
+  at::Tensor own_, front_;
+};
+
 }  // namespace
 
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const Segments& segments, const at::Tensor& output_rows) {
+                                  const Segments& segments, const at::Tensor& output_rows,
+                                  const KeyValuePrefix& prefix) {
   at::NoGradGuard no_grad;
+  if (prefix.defined()) {
+    const PrefixedRows rows(segments, output_rows, prefix, q.device());
+    return attention_forward(rows.extend(q), rows.extend(k, prefix.key), rows.extend(v, prefix.value), rows.segments,
+                             rows.queries);
+  }
   if (!has_kernel(q) || !has_kernel(k) || !has_kernel(v)) {
     const at::Tensor all = forward_by_blocks(q, k, v, segments);
     return {output_rows.defined() ? all.index_select(0, output_rows.to(all.device())) : all, {}};
@@ -162,6 +218,24 @@ void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Ten
                             places_of(dq), places_of(dk), places_of(dv));
 }
 
+KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const AttentionResult& result, const Segments& segments,
+                                  const at::Tensor& output_rows, const KeyValuePrefix& prefix, at::Tensor dq,
+                                  at::Tensor dk, at::Tensor dv) {
+  at::NoGradGuard no_grad;
+  const PrefixedRows rows(segments, output_rows, prefix, q.device());
+  const at::Tensor keys = rows.extend(k, prefix.key);
+  const at::Tensor values = rows.extend(v, prefix.value);
+  at::Tensor all_dq = at::empty_like(keys);
+  at::Tensor all_dk = at::empty_like(keys);
+  at::Tensor all_dv = at::empty_like(values);
+  attention_backward(dy, rows.extend(q), keys, values, result, rows.segments, rows.queries, all_dq, all_dk, all_dv);
+  dq.copy_(rows.own_rows(all_dq));
+  dk.copy_(rows.own_rows(all_dk));
+  dv.copy_(rows.own_rows(all_dv));
+  return {rows.front_rows(all_dk, prefix.key), rows.front_rows(all_dv, prefix.value)};
+}
+
 at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                          const Segments& segments, const KeyValuePrefix& prefix) {
   std::vector<at::Tensor> outputs;
@@ -195,8 +269,11 @@ at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& 
 at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
                                const KeyValuePrefix& prefix) {
   TORCH_INTERNAL_ASSERT(q.dim() == 3 && q.size(0) == segments.rows());
-  if (prefix.defined()) {
+  if (prefix.defined() && at::GradMode::is_enabled()) {
     return prefix_lm_attention_reference(q, k, v, segments, prefix);
+  }
+  if (prefix.defined()) {
+    return attention_forward(q, k, v, segments, {}, prefix).output;
   }
   return SegmentAttention::apply(q, k, v, segments);
 }

@@ -19,13 +19,19 @@ struct AttentionResult {
   at::Tensor log_sum;  ///< [n, heads] fp32: log of each query's sum of exponentials
 };
 /// q, k, v [rows, heads, head_dim], unit stride in the last axis. output_rows [n] int64: the queries wanted, on the
-/// CPU; undefined: all.
+/// CPU; undefined: all. A prefix stands in front of every segment as context that has no queries.
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const Segments& segments, const at::Tensor& output_rows = {});
+                                  const Segments& segments, const at::Tensor& output_rows = {},
+                                  const KeyValuePrefix& prefix = {});
 /// dy [n, heads, head_dim]. Fills dq, dk and dv, views as q, k and v; dq of rows that were no queries becomes 0.
 void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const AttentionResult& result, const Segments& segments, const at::Tensor& output_rows,
                         at::Tensor dq, at::Tensor dk, at::Tensor dv);
+/// The same with the prefix of the forward; returns its gradient, shaped as the prefix.
+KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const AttentionResult& result, const Segments& segments,
+                                  const at::Tensor& output_rows, const KeyValuePrefix& prefix, at::Tensor dq,
+                                  at::Tensor dk, at::Tensor dv);
 
 /// The same by plain differentiable operations with a mask: the readable reference that tests compare with, and the
 /// path that carries gradients into a prefix.

@@ -68,18 +68,6 @@ class LoraHub : public Method {
                           const std::vector<std::vector<double>>& weights) const = 0;
 };
 
-std::vector<nn::LowRank> composed_factors(const SingleLoras& loras, const std::vector<double>& weights) {
-  std::vector<nn::LowRank> composed;
-  for (std::size_t linear = 0; linear < loras.linears.size(); ++linear) {
-    std::vector<nn::LowRank> of_linear;
-    for (const auto& updates : loras.of_task) {
-      of_linear.push_back(updates[linear]);
-    }
-    composed.push_back(compose_factors(of_linear, weights));
-  }
-  return composed;
-}
-
 class LoraHubOnFactors : public LoraHub {
  public:
   LoraHubOnFactors()

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/lorahub.h"
 #include "moelora/io/error.h"
 #include "moelora/io/provenance.h"
 #include "moelora/io/safetensors.h"
@@ -91,6 +92,18 @@ void fill_factors(AdapterImpl& adapter, const std::vector<std::vector<nn::LowRan
       linear.delta->B.narrow(1, begin, update.B.size(1)).copy_(update.B);
     }
   }
+}
+
+std::vector<nn::LowRank> composed_factors(const SingleLoras& loras, const std::vector<double>& weights) {
+  std::vector<nn::LowRank> composed;
+  for (std::size_t linear = 0; linear < loras.linears.size(); ++linear) {
+    std::vector<nn::LowRank> of_linear;
+    for (const auto& updates : loras.of_task) {
+      of_linear.push_back(updates[linear]);
+    }
+    composed.push_back(compose_factors(of_linear, weights));
+  }
+  return composed;
 }
 
 double validation_loss_of(Workbench& bench, const AdapterImpl& adapter, const std::vector<data::Example>& validation) {

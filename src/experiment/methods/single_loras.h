@@ -37,6 +37,9 @@ Adapter inject_factors(Workbench& bench, const SingleLoras& loras,
 /// The same into an adapter that is there already.
 void fill_factors(AdapterImpl& adapter, const std::vector<std::vector<nn::LowRank>>& updates);
 
+/// LoRAHub's composition on (A, B) of each linear, one weight for each of loras.of_task.
+std::vector<nn::LowRank> composed_factors(const SingleLoras& loras, const std::vector<double>& weights);
+
 /// Mean loss on the validation part.
 double validation_loss_of(Workbench& bench, const AdapterImpl& adapter, const std::vector<data::Example>& validation);
 

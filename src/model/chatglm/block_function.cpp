@@ -1,7 +1,6 @@
 #include "model/chatglm/block_function.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
@@ -34,7 +33,7 @@ struct Call : torch::CustomClassHolder {
 struct Tape {
   at::Tensor mean1, rstd1;                  // statistics of input_layernorm
   at::Tensor qkv;                           // [rows, heads, 3 d], q and k rotated
-  nn::AttentionResult attended;             // [n, heads, d]; with a prefix without log_sum
+  nn::AttentionResult attended;             // [n, heads, d]
   at::Tensor x1, mean2, rstd2;              // input and statistics of post_attention_layernorm
   at::Tensor inner;                         // [n, inner], before GELU
   std::array<at::Tensor, kLinears> deltas;  // of query_key_value, dense, dense_h_to_4h, dense_4h_to_h
@@ -72,29 +71,6 @@ struct Heads {
   }
 };
 
-// Attention with a prefix is made of plain operations, which the backward runs again to differentiate them.
-at::Tensor attend_with_prefix(const Call& call, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              const nn::KeyValuePrefix& prefix) {
-  const at::Tensor all = nn::prefix_lm_attention_reference(q, k, v, call.context.segments, prefix);
-  return call.some() ? all.index_select(0, call.output_rows) : all;
-}
-
-nn::KeyValuePrefix backward_with_prefix(const Call& call, const at::Tensor& dy, const Heads& views,
-                                        const nn::KeyValuePrefix& prefix, const Heads& gradients) {
-  at::AutoGradMode with_grad(true);
-  std::vector<at::Tensor> inputs{views.q, views.k, views.v, prefix.key, prefix.value};
-  for (at::Tensor& input : inputs) {
-    input = input.detach().set_requires_grad(true);
-  }
-  const at::Tensor y = attend_with_prefix(call, inputs[0], inputs[1], inputs[2], {inputs[3], inputs[4]});
-  const auto found = torch::autograd::grad({y}, inputs, {dy});
-  at::NoGradGuard no_grad;
-  gradients.q.copy_(found[0]);
-  gradients.k.copy_(found[1]);
-  gradients.v.copy_(found[2]);
-  return {found[3], found[4]};
-}
-
 struct Normalised {
   at::Tensor y, mean, rstd;
 };
@@ -121,11 +97,7 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValue
   tape.qkv = nn::forward_by_hand(*linears[0], first.y, call.context, tape.deltas[0]).view({rows, heads, -1});
   const Heads views(tape.qkv);
   views.rotate(call.rotary, /*inverse=*/false);
-  if (prefix.defined()) {
-    tape.attended.output = attend_with_prefix(call, views.q, views.k, views.v, prefix);
-  } else {
-    tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows);
-  }
+  tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows, prefix);
   const at::Tensor kept = call.some() ? first.y.index_select(0, call.output_rows) : first.y;
   const auto& after = call.rows_after_attention();
   tape.x1 = nn::forward_by_hand(*linears[1], tape.attended.output.view({kept.size(0), -1}), after, tape.deltas[1]);
@@ -172,7 +144,8 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   const Heads gradients(dqkv);
   const at::Tensor dheads = dattended.view(tape.attended.output.sizes());
   if (prefix.defined()) {
-    result.prefix = backward_with_prefix(call, dheads, views, prefix, gradients);
+    result.prefix = nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context.segments,
+                                           call.output_rows, prefix, gradients.q, gradients.k, gradients.v);
   } else {
     nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context.segments, call.output_rows,
                            gradients.q, gradients.k, gradients.v);
