@@ -77,6 +77,21 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequen
   return at::stack(weights);
 }
 
+std::vector<std::vector<float>> AdapterImpl::expert_weights_by_task() const {
+  std::vector<std::vector<float>> by_task;
+  if (gates_.empty()) {
+    return by_task;
+  }
+  at::NoGradGuard no_grad;
+  for (std::int64_t task = 0; task < tasks_.size(); ++task) {
+    const at::Tensor weights =
+        expert_weights(single_tasks({task})).mean(0).to(at::kCPU, at::kFloat).contiguous();  // [1, N]
+    const float* row = weights.const_data_ptr<float>();
+    by_task.emplace_back(row, row + weights.numel());
+  }
+  return by_task;
+}
+
 nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());

@@ -154,7 +154,10 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
     };
   }
   return eval::evaluate(*bench.base.model, *bench.base.tokenizer, records, options, context,
-                        [&](const eval::EvaluateProgress& at) { bench.status("answering", at.done, at.total); })
+                        [&](const eval::EvaluateProgress& at) {
+                          bench.status("answering", at.done, at.total);
+                          bench.stop_if_asked();
+                        })
       .predictions;
 }
 

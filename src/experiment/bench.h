@@ -60,6 +60,6 @@ nlohmann::ordered_json run_new_task(const ExperimentConfig& config, const Cell& 
                                     const std::filesystem::path& output, const OpenBase& open_base,
                                     const std::atomic<bool>* stop);
 nlohmann::ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,
-                                const OpenBase& open_base);
+                                const OpenBase& open_base, const std::atomic<bool>* stop);
 
 }  // namespace moelora::experiment

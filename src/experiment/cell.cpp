@@ -58,15 +58,10 @@ ordered_json run(Workbench& bench, const Method& method, bool& stopped) {
   result["validation_loss"] = product.validation_loss ? ordered_json(*product.validation_loss) : ordered_json(nullptr);
   result["details"] = product.details;
   result["base_parameters"] = parameters_of(*bench.base.model);
-  if (product.adapter && !product.adapter->gates().empty()) {
-    at::NoGradGuard no_grad;
-    for (const std::string& task : bench.tasks.names()) {
-      const at::Tensor weights = product.adapter->expert_weights(single_tasks({bench.tasks.index(task)}))
-                                     .mean(0)
-                                     .to(at::kCPU, at::kFloat)
-                                     .contiguous();
-      const float* row = weights.const_data_ptr<float>();
-      result["expert_weights"][task] = std::vector<float>(row, row + weights.numel());
+  if (product.adapter) {
+    const std::vector<std::vector<float>> weights = product.adapter->expert_weights_by_task();
+    for (std::size_t task = 0; task < weights.size(); ++task) {
+      result["expert_weights"][bench.tasks.name(static_cast<std::int64_t>(task))] = weights[task];
     }
   }
   write_predictions(bench.folder / "predictions.json",
@@ -180,18 +175,23 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
   std::filesystem::create_directories(folder);
   bool stopped = false;
   ordered_json result;
-  if (cell.kind == Cell::Kind::cost) {
-    result = run_cost(config, cell, output, open_base);
-  } else if (cell.kind == Cell::Kind::new_task) {
-    result = run_new_task(config, cell, output, open_base, stop);
-    stopped = result.is_null();
-  } else {
-    const Method& method = find_method(cell.method);
-    const auto around = open_bench(config, cell, method, output, open_base, stop);
-    if (cell.kind == Cell::Kind::sweep) {
-      apply_sweep(cell, around->bench.config.adapter);
+  try {
+    if (cell.kind == Cell::Kind::cost) {
+      result = run_cost(config, cell, output, open_base, stop);
+    } else if (cell.kind == Cell::Kind::new_task) {
+      result = run_new_task(config, cell, output, open_base, stop);
+      stopped = result.is_null();
+    } else {
+      const Method& method = find_method(cell.method);
+      const auto around = open_bench(config, cell, method, output, open_base, stop);
+      if (cell.kind == Cell::Kind::sweep) {
+        apply_sweep(cell, around->bench.config.adapter);
+      }
+      result =
+          cell.kind == Cell::Kind::tune ? tune(around->bench, method, stopped) : run(around->bench, method, stopped);
     }
-    result = cell.kind == Cell::Kind::tune ? tune(around->bench, method, stopped) : run(around->bench, method, stopped);
+  } catch (const Stopped&) {
+    stopped = true;
   }
   if (stopped) {
     return false;

@@ -175,9 +175,9 @@ void add_notes(const ExperimentConfig& config, Results& results) {
     }
   };
   note(config.has("lora-single"),
-       "LoRA (Single) trains all its LoRAs in the same mixed batches, each on its own task's samples alone and without "
-       "a "
-       "common gradient norm; learning rate and best step are chosen for all of them together.");
+       "LoRA (Single) trains all its LoRAs in the same mixed batches, each on its own task's samples alone; the limit "
+       "of "
+       "the gradient's norm, the learning rate and the best step are common to all of them.");
   note(config.has("task-arithmetic") || config.has("ties") || config.has("dare") || config.has("lorahub"),
        "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
        "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.");

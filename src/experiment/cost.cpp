@@ -97,11 +97,12 @@ class StepCase {
 };
 
 /// Each round is method, reference, reference, method: what comes first gains nothing.
-std::vector<double> step_ratios(StepCase& method, StepCase& reference, std::int64_t rounds) {
+std::vector<double> step_ratios(const Workbench& bench, StepCase& method, StepCase& reference, std::int64_t rounds) {
   method.run();
   reference.run();
   std::vector<double> ratios;
   for (std::int64_t round = 0; round < rounds; ++round) {
+    bench.stop_if_asked();
     double ours = method.run();
     const double theirs = reference.run() + reference.run();
     ours += method.run();
@@ -137,6 +138,7 @@ void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, o
     adapter->enable();
   }
   for (std::int64_t round = 0; round < kLatencyRounds; ++round) {
+    bench.stop_if_asked();
     unmerged.push_back(ms_per_token(bench, adapter ? adapter.get() : nullptr, task, prompt));
     if (merges) {
       MergeOptions options;
@@ -157,9 +159,9 @@ void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, o
 }  // namespace
 
 ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,
-                      const OpenBase& open_base) {
+                      const OpenBase& open_base, const std::atomic<bool>* stop) {
   const Method& method = find_method(cell.method);
-  const auto around = open_bench(config, cell, method, output, open_base, nullptr);
+  const auto around = open_bench(config, cell, method, output, open_base, stop);
   Workbench& bench = around->bench;
   ordered_json result = ordered_json::object();
   const std::filesystem::path trained = cell_folder(output, run_id(cell.method, cell.seed)) / "run" / "adapter";
@@ -204,7 +206,7 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
     StepCase measured(own.model ? *own.model : *bench.base.model, adapter ? adapter.get() : nullptr, own_samples,
                       bench.config.training);
     StepCase yardstick(*bench.base.model, reference.get(), samples, bench.config.training);
-    result["step_ratio"] = ratio_of(step_ratios(measured, yardstick, config.cost_rounds));
+    result["step_ratio"] = ratio_of(step_ratios(bench, measured, yardstick, config.cost_rounds));
     eject(reference);
   }
   bench.status("timing tokens", 0, kLatencyRounds);

@@ -102,10 +102,13 @@ class NewTaskCell {
     inputs.new_task_only = embedding_only;
     train::Callbacks callbacks;
     callbacks.quiet = true;
+    callbacks.stop = bench_.stop;
     callbacks.on_step = [&](const train::StepReport& report) {
       bench_.status("fitting " + folder.parent_path().filename().string(), report.step, options.steps);
     };
-    train::train(inputs, options, callbacks);
+    if (train::train(inputs, options, callbacks).stopped) {
+      throw Stopped();
+    }
     if (held_out.empty()) {
       return 0.0;
     }
@@ -178,6 +181,7 @@ class NewTaskCell {
     const auto found = search_weights(
         static_cast<std::int64_t>(others.of_task.size()),
         [&](const std::vector<double>& weights) {
+          bench_.stop_if_asked();
           apply(weights);
           return train::evaluate_losses(*bench_.base.model, adapter.get(), shown,
                                         bench_.config.training.micro_batch_tokens)

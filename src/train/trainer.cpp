@@ -40,25 +40,14 @@ nlohmann::ordered_json means_of(const LossByTask& losses) {
   return json;
 }
 
-/// {task: [N]}, averaged over the gates; null without a gate that depends on the task.
+/// {task: [N]}; null without a gate that depends on the task.
 nlohmann::ordered_json expert_weights_by_task(const AdapterImpl* adapter) {
-  if (adapter == nullptr || adapter->gates().empty()) {
-    return nullptr;
-  }
-  at::NoGradGuard no_grad;
-  std::vector<std::int64_t> all(static_cast<std::size_t>(adapter->tasks().size()));
-  for (std::size_t task = 0; task < all.size(); ++task) {
-    all[task] = static_cast<std::int64_t>(task);
-  }
-  const at::Tensor weights = adapter->expert_weights(single_tasks(all));  // [gates, tasks, N]
-  if (!weights.defined()) {
-    return nullptr;
-  }
-  const at::Tensor mean = weights.mean(0).to(at::kCPU, at::kFloat).contiguous();
   nlohmann::ordered_json json;
-  for (const std::int64_t task : all) {
-    const float* row = mean.const_data_ptr<float>() + task * mean.size(1);
-    json[adapter->tasks().name(task)] = std::vector<float>(row, row + mean.size(1));
+  if (adapter != nullptr) {
+    const std::vector<std::vector<float>> weights = adapter->expert_weights_by_task();
+    for (std::size_t task = 0; task < weights.size(); ++task) {
+      json[adapter->tasks().name(static_cast<std::int64_t>(task))] = weights[task];
+    }
   }
   return json;
 }

@@ -179,6 +179,15 @@ TEST_F(Grid, OneProcessAtATimeHasTheFolder) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
 }
 
+TEST_F(Grid, WorkWithoutCheckpointsIsGivenUpWhenAsked) {
+  const auto config = read();
+  const std::atomic<bool> stop = true;
+  const Cell cell = fixture::cell_of(config, run_id("base", 1));
+  EXPECT_FALSE(run_cell(config, cell, output, fixture::tiny_base(), &stop));
+  EXPECT_FALSE(is_finished(output, cell));
+  EXPECT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+}
+
 TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}}, {"sweeps", {{"rank", {4}}}}});
   run_cell(config, fixture::cell_of(config, run_id("base", 1)), output, fixture::tiny_base());

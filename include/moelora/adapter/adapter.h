@@ -45,6 +45,8 @@ class AdapterImpl : public torch::nn::Module {
   /// Uniform routing and N = 1 need no task ids. Error for a task out of range.
   at::Tensor expert_weights(const TaskIds& tasks) const;
   at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
+  /// ω of each task, averaged over the gates, [K][N]; empty without a task gate. For people to look at.
+  std::vector<std::vector<float>> expert_weights_by_task() const;
   /// The context of a forward: gate and prefix evaluated once. `dropout` inactive (default) for evaluation. Only an
   /// enabled adapter gives a prefix.
   nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;

@@ -30,6 +30,9 @@ struct Base {
 };
 using OpenBase = std::function<Base(const train::ModelSection&)>;
 
+/// Thrown where work without checkpoints is given up, because whoever runs the cell wants it to stop.
+struct Stopped {};
+
 /// What a method works with in one cell.
 struct Workbench {
   const ExperimentConfig& experiment;
@@ -44,6 +47,13 @@ struct Workbench {
   std::function<std::filesystem::path(const std::string& key)> adapter_of;
   std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> status;
   const std::atomic<bool>* stop = nullptr;
+
+  /// Called between the pieces of long work. Throws Stopped.
+  void stop_if_asked() const {
+    if (stop != nullptr && stop->load()) {
+      throw Stopped();
+    }
+  }
 };
 
 /// What is evaluated afterwards.

@@ -39,6 +39,7 @@ class Composition : public Method {
     std::int64_t done = 0;
     product.details["tried"] = nlohmann::ordered_json::array();
     for (const Candidate& candidate : tried) {
+      bench.stop_if_asked();
       bench.status("trying λ", done++, static_cast<std::int64_t>(tried.size()));
       apply(bench, loras, candidate, adapter);
       const double loss = validation_loss_of(bench, *adapter, validation);

@@ -42,21 +42,20 @@ class TaskPromptLora : public TrainedMethod {
 }  // namespace
 
 std::vector<MethodPtr> lora_methods() {
-  return {std::make_shared<TrainedMethod>(
-              "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
-              [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
-          std::make_shared<TrainedMethod>(
-              "lora-single", "LoRA (Single)",
-              "one LoRA of the same rank for each task, trained on that task's records alone",
-              [](const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) {
-                // Expert t is task t's own LoRA: K experts of rank r, each scaled by alpha / r.
-                config.adapter.routing = Routing::single;
-                config.adapter.num_experts = tasks;
-                config.adapter.rank *= tasks;
-                config.adapter.alpha *= static_cast<double>(tasks);
-                config.training.max_grad_norm = 0.0;  // a common norm would let one task's gradient scale another's
-              }),
-          std::make_shared<TaskPromptLora>()};
+  return {
+      std::make_shared<TrainedMethod>(
+          "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
+          [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
+      std::make_shared<TrainedMethod>("lora-single", "LoRA (Single)",
+                                      "one LoRA of the same rank for each task, trained on that task's records alone",
+                                      [](const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) {
+                                        // Expert t is task t's own LoRA: K experts of rank r, each scaled by alpha / r.
+                                        config.adapter.routing = Routing::single;
+                                        config.adapter.num_experts = tasks;
+                                        config.adapter.rank *= tasks;
+                                        config.adapter.alpha *= static_cast<double>(tasks);
+                                      }),
+      std::make_shared<TaskPromptLora>()};
 }
 
 }  // namespace moelora::experiment

@@ -36,6 +36,7 @@ class LoraHub : public Method {
         shown.push_back(&example);
       }
       const auto loss = [&](const std::vector<double>& weights) {
+        bench.stop_if_asked();
         apply_to_all(bench, loras, weights, adapter);
         return train::evaluate_losses(*bench.base.model, adapter.get(), shown, bench.config.training.micro_batch_tokens)
             .mean();
