@@ -201,6 +201,7 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
   io::write_json_file(folder / "result.json", result);
   std::error_code ignored;
   std::filesystem::remove_all(folder / "run" / "checkpoints", ignored);
+  std::filesystem::remove_all(folder / "tasks", ignored);  // runs of single tasks, which run/adapter holds
   if (cell.kind == Cell::Kind::tune) {
     std::filesystem::remove_all(folder / "run", ignored);
   }

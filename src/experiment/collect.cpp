@@ -175,9 +175,8 @@ void add_notes(const ExperimentConfig& config, Results& results) {
     }
   };
   note(config.has("lora-single"),
-       "LoRA (Single) trains all its LoRAs in the same mixed batches, each on its own task's samples alone; the limit "
-       "of "
-       "the gradient's norm, the learning rate and the best step are common to all of them.");
+       "LoRA (Single) is one training run for each task, each with the task's share of the steps and with its own best "
+       "step; the learning rate is common to all tasks.");
   note(config.has("task-arithmetic") || config.has("ties") || config.has("dare") || config.has("lorahub"),
        "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
        "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.");

@@ -1,10 +1,15 @@
 // LoRA (Hu et al., arXiv 2106.09685): one for all tasks, one for each task, and one for all with the task in the
 // prompt.
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
+#include <cmath>
 
 #include "experiment/methods/registry.h"
+#include "experiment/methods/single_loras.h"
 #include "moelora/data/task_prompts.h"
+#include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
 namespace {
@@ -39,23 +44,102 @@ class TaskPromptLora : public TrainedMethod {
   }
 };
 
+/// One LoRA for each task by one training run for each: the task's share of the steps, on its own records alone. The
+/// result is one adapter, in which expert t is task t's LoRA.
+class SingleLora : public Method {
+ public:
+  SingleLora()
+      : Method("lora-single", "LoRA (Single)",
+               "one LoRA of the same rank for each task, trained on that task's records alone") {}
+  bool is_trained() const override { return true; }
+  void configure(const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) const override {
+    // K experts of rank r, each scaled by alpha / r.
+    config.adapter.routing = Routing::single;
+    config.adapter.num_experts = tasks;
+    config.adapter.rank *= tasks;
+    config.adapter.alpha *= static_cast<double>(tasks);
+  }
+
+  Product make(Workbench& bench) const override {
+    Product product;
+    product.training_seconds = 0.0;
+    std::vector<std::vector<at::Tensor>> factors;  // [tasks][A, B of each linear]
+    for (const std::string& task : bench.tasks.names()) {
+      Workbench own = bench_of_task(bench, task);
+      const Product part = train_row(own);
+      if (part.stopped) {
+        product.stopped = true;
+        return product;
+      }
+      Adapter adapter = part.adapter;
+      std::vector<at::Tensor>& kept = factors.emplace_back();
+      for (const auto& linear : adapter->linears()) {
+        kept.push_back(linear.delta->A.detach().clone());
+        kept.push_back(linear.delta->B.detach().clone());
+      }
+      eject(adapter);
+      product.steps += part.steps;
+      product.trained_parameters += part.trained_parameters;
+      *product.training_seconds += part.training_seconds.value_or(0.0);
+      product.details["steps"][task] = part.steps;
+    }
+    product.adapter = inject(*bench.base.model, bench.config.adapter, bench.tasks);
+    fill(*product.adapter, factors);
+    if (!bench.validation.empty()) {
+      product.validation_loss =
+          validation_loss_of(bench, *product.adapter,
+                             train::encode_examples(bench.validation, bench.tasks, *bench.base.tokenizer,
+                                                    bench.config.data.encode, "validation"));
+    }
+    save_product(bench, *product.adapter, product.details);
+    return product;
+  }
+
+ private:
+  static Workbench bench_of_task(const Workbench& bench, const std::string& task) {
+    Workbench own = bench;
+    own.tasks = TaskNames({task});
+    const auto of_others = [&](const data::Record& record) { return record.task != task; };
+    std::erase_if(own.train, of_others);
+    std::erase_if(own.validation, of_others);
+    own.folder = bench.folder / "tasks" / task;
+    MoeLoraConfig& adapter = own.config.adapter;
+    adapter.rank /= adapter.num_experts;
+    adapter.alpha /= static_cast<double>(adapter.num_experts);
+    plain_lora(own.config);
+    // All tasks together have the steps, and so the samples, of a row that mixes them.
+    train::TrainingOptions& training = own.config.training;
+    const double share = static_cast<double>(own.train.size()) / static_cast<double>(bench.train.size());
+    const double whole = static_cast<double>(training.steps);
+    training.warmup_steps = static_cast<std::int64_t>(static_cast<double>(training.warmup_steps) * share);
+    training.checkpoint_every =
+        std::max<std::int64_t>(1, std::llround(share * static_cast<double>(training.checkpoint_every)));
+    training.steps = std::max<std::int64_t>(1, std::llround(share * whole));
+    return own;
+  }
+
+  static void fill(AdapterImpl& adapter, const std::vector<std::vector<at::Tensor>>& factors) {
+    at::NoGradGuard no_grad;
+    for (std::size_t task = 0; task < factors.size(); ++task) {
+      std::size_t next = 0;
+      for (const auto& linear : adapter.linears()) {
+        const at::Tensor& A = factors[task][next++];
+        const at::Tensor& B = factors[task][next++];
+        const auto begin = static_cast<std::int64_t>(task) * A.size(0);
+        linear.delta->A.narrow(0, begin, A.size(0)).copy_(A);
+        linear.delta->B.narrow(1, begin, A.size(0)).copy_(B);
+      }
+    }
+  }
+};
+
 }  // namespace
 
 std::vector<MethodPtr> lora_methods() {
-  return {
-      std::make_shared<TrainedMethod>(
-          "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
-          [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
-      std::make_shared<TrainedMethod>("lora-single", "LoRA (Single)",
-                                      "one LoRA of the same rank for each task, trained on that task's records alone",
-                                      [](const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) {
-                                        // Expert t is task t's own LoRA: K experts of rank r, each scaled by alpha / r.
-                                        config.adapter.routing = Routing::single;
-                                        config.adapter.num_experts = tasks;
-                                        config.adapter.rank *= tasks;
-                                        config.adapter.alpha *= static_cast<double>(tasks);
-                                      }),
-      std::make_shared<TaskPromptLora>()};
+  return {std::make_shared<TrainedMethod>(
+              "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
+              [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
+          std::make_shared<SingleLora>(), std::make_shared<TaskPromptLora>()};
 }
 
 }  // namespace moelora::experiment
