@@ -44,7 +44,8 @@ struct DataSection {
   std::vector<std::string> without_tasks;  ///< All but these; not beside `tasks`.
   /// That are taken of `train`, chosen by a hash of the record; the validation part is carved out of them. 0: all.
   std::int64_t max_records = 0;
-  bool as_text = false;  ///< Plain language modelling: each record's text is continued (data/as_text.h); one task "text".
+  /// Plain language modelling: each record's text is continued (data/as_text.h); one task, "text".
+  bool as_text = false;
   std::string task_prompts;    ///< JSON file (data::TaskPrompts): texts in front of the inputs; empty: none.
   bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
   data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix, with_history
