@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "experiment/bench.h"
 #include "moelora/eval/scorer.h"
@@ -45,7 +46,7 @@ class Collector {
     for (const std::string& needed : method.needs()) {
       row.cost_note += (row.cost_note.empty() ? "+ " : ", ") + find_method(needed).title();
     }
-    std::vector<double> seconds, memory;
+    std::vector<double> seconds, memory, losses;
     for (const std::uint64_t seed : config_.seeds_for(method.key())) {
       const std::string id = run_id(method.key(), seed);
       if (!has(id)) {
@@ -57,12 +58,18 @@ class Collector {
       row.steps = found.value("steps", std::int64_t{0});
       row.trained_parameters = found.value("trained_parameters", std::int64_t{0});
       row.gate_parameters = found.value("gate_parameters", std::int64_t{0});
+      if (const auto value = number_at(found, "validation_loss")) {
+        losses.push_back(*value);
+      }
       if (const auto value = number_at(found, "training_seconds")) {
         seconds.push_back(*value);
       }
       if (const auto value = number_at(found, "peak_memory_bytes")) {
         memory.push_back(*value);
       }
+    }
+    if (!losses.empty()) {
+      row.validation_loss = std::accumulate(losses.begin(), losses.end(), 0.0) / static_cast<double>(losses.size());
     }
     row.training_seconds = median_of(seconds);
     row.peak_memory_bytes = median_of(memory);

@@ -37,7 +37,8 @@ Table parameter_table(const Results& results, const Analysis& analysis) {
                    {"of it the gate"},
                    {"apart from the gate, against " + measure},
                    {"learning rate"},
-                   {"steps"}};
+                   {"steps"},
+                   {"validation loss"}};
   for (const Row& row : results.rows) {
     const bool is_known = row.trained_parameters > 0;
     table.rows.push_back({text_cell(row.title), count_cell(row.trained_parameters),
@@ -45,7 +46,8 @@ Table parameter_table(const Results& results, const Analysis& analysis) {
                                         [](double share) { return short_number(share * 100) + " %"; }),
                           text_cell(is_known ? grouped(row.gate_parameters) : kMissing),
                           optional_cell(parameter_deviation(results, analysis, row), signed_deviation),
-                          optional_cell(row.learning_rate, short_number), count_cell(row.steps)});
+                          optional_cell(row.learning_rate, short_number), count_cell(row.steps),
+                          optional_cell(row.validation_loss, [](double loss) { return fixed(loss, 3); })});
   }
   if (results.base_parameters > 0) table.note = "The base has " + grouped(results.base_parameters) + " parameters.";
   return table;

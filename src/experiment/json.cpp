@@ -63,6 +63,7 @@ Json row_json(const Results& results, const Analysis& analysis, std::size_t inde
   json["runs"] = runs_json(analysis.scored[index], analysis.tasks);
   json["learning_rate"] = or_null(row.learning_rate);
   json["steps"] = row.steps;
+  json["validation_loss"] = or_null(row.validation_loss);
   json["trained_parameters"] = row.trained_parameters;
   json["gate_parameters"] = row.gate_parameters;
   json["share_of_base"] = or_null(share_of_base(results, row.trained_parameters));

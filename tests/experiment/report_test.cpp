@@ -259,10 +259,12 @@ TEST(ExperimentReport, ScoresInJsonAreTheScorersToTheLastDigit) {
 TEST(ExperimentReport, NumbersComeBackFromJsonAsTheyWere) {
   Results results = made_up_results(2, 2, 6, 1);
   results.rows[0].learning_rate = 0.1 + 0.2;
+  results.rows[0].validation_loss = 2.1 + 0.2;
   results.rows[0].training_seconds = 1.0 / 3;
   results.rows[1].step_ratio = Ratio{1.0 / 7, 1e-300, 12345.678901234567};
   const auto json = nlohmann::json::parse(written(results).json);
   EXPECT_EQ(json["rows"][0]["learning_rate"].get<double>(), 0.1 + 0.2);
+  EXPECT_EQ(json["rows"][0]["validation_loss"].get<double>(), 2.1 + 0.2);
   EXPECT_EQ(json["rows"][0]["training_seconds"].get<double>(), 1.0 / 3);
   EXPECT_EQ(json["rows"][1]["step_ratio"]["median"].get<double>(), 1.0 / 7);
   EXPECT_EQ(json["rows"][1]["step_ratio"]["low"].get<double>(), 1e-300);

@@ -36,6 +36,7 @@ struct Row {
   std::string note;       ///< may be empty
   std::vector<Run> runs;  ///< empty: not finished
   std::optional<double> learning_rate;
+  std::optional<double> validation_loss;  ///< of the best step, mean over the runs
   std::int64_t steps = 0;
   std::int64_t trained_parameters = 0;  ///< the gate's included
   std::int64_t gate_parameters = 0;
