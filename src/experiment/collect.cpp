@@ -161,7 +161,8 @@ class Collector {
           entry.references.push_back(record);
         }
       }
-      for (const ordered_json& way : result(id).at("ways")) {
+      const ordered_json found = result(id);
+      for (const ordered_json& way : found.at("ways")) {
         const std::string file = way.at("file");
         entry.entries.push_back({way.at("title"), way.at("trained_parameters"), {run(id, seed, file.c_str())}});
       }

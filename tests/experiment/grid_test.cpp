@@ -188,6 +188,28 @@ TEST_F(Grid, WorkWithoutCheckpointsIsGivenUpWhenAsked) {
   EXPECT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
 }
 
+TEST_F(Grid, ANewTaskIsLearnedInFourWaysThatTheResultsHold) {
+  const auto config =
+      read({{"new_tasks", {{"tasks", {"MedDG"}}, {"examples", 4}, {"steps", 2}, {"learning_rates", {1e-3, 1e-1}}}},
+            {"methods", {"lora-single", "moelora-d"}},
+            {"costs", false}});
+  for (const char* id : {"run/lora-single/seed-1", "new-task/MedDG/seed-1"}) {
+    ASSERT_TRUE(run_cell(config, fixture::cell_of(config, id), output, fixture::tiny_base()));
+  }
+  const Results results = collect(config, output);
+  ASSERT_EQ(results.new_tasks.size(), 1u);
+  const NewTask& task = results.new_tasks.front();
+  ASSERT_EQ(task.entries.size(), 4u);
+  EXPECT_EQ(task.references.size(), 1u);
+  EXPECT_EQ(task.entries[0].trained_parameters, 0);
+  EXPECT_EQ(task.entries[1].trained_parameters, config.adapter.task_embedding_dim);
+  EXPECT_EQ(task.entries[2].trained_parameters, 7);  // a weight for each of the other tasks
+  for (const NewTaskEntry& entry : task.entries) {
+    ASSERT_EQ(entry.runs.size(), 1u) << entry.title;
+    EXPECT_EQ(entry.runs[0].predictions.size(), 1u) << entry.title;
+  }
+}
+
 TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}}, {"sweeps", {{"rank", {4}}}}});
   run_cell(config, fixture::cell_of(config, run_id("base", 1)), output, fixture::tiny_base());
