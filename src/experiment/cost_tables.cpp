@@ -58,9 +58,8 @@ Table cost_table(const Results& results) {
                                     [&](const Row& row) { return row.key == results.equal_to; });
   const std::string title = measure == results.rows.end() ? results.equal_to : measure->title;
   Table table;
-  table.columns = {{"method", false}, {"training"},
-                   {"peak memory"},   {"step time (forward, backward, optimizer) over " + title + "'s"},
-                   {"ms per token"},  {"merged, ms per token"}};
+  table.columns = {{"method", false}, {"training"},     {"peak memory"},
+                   {"step time, ×"},  {"ms per token"}, {"merged, ms per token"}};
   for (const Row& row : results.rows) {
     TableCell ratio = text_cell(kMissing);
     if (row.step_ratio) {
@@ -75,7 +74,8 @@ Table cost_table(const Results& results) {
   }
   table.note =
       "Training: time of one run, in small or in brackets what it needs beside it. Step time: forward and backward "
-      "pass and optimizer; median and 95 % interval. Milliseconds: per generated token.";
+      "pass and optimizer, over that of " +
+      title + "; median and 95 % interval. Milliseconds: per generated token.";
   return table;
 }
 
