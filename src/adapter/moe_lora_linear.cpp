@@ -64,6 +64,26 @@ class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
   };
 };
 
+// sums [S, N] += scale · Σ of each segment's rows [rows, N]. index_add_ takes as long for a row as for a tensor
+// operation, which counts in a small model.
+void add_by_segment(const at::Tensor& rows, const at::Tensor& segment_of_row, double scale, at::Tensor sums) {
+  if (!rows.is_cpu() || !rows.is_contiguous() || !sums.is_contiguous()) {
+    sums.index_add_(0, segment_of_row, rows, scale);
+    return;
+  }
+  const auto experts = rows.size(1);
+  const auto factor = static_cast<float>(scale);
+  const auto* segment = segment_of_row.const_data_ptr<std::int64_t>();
+  const auto* from = rows.const_data_ptr<float>();
+  auto* to = sums.mutable_data_ptr<float>();
+  for (std::int64_t row = 0; row < rows.size(0); ++row, from += experts) {
+    float* sum = to + segment[row] * experts;
+    for (std::int64_t expert = 0; expert < experts; ++expert) {
+      sum[expert] += factor * from[expert];
+    }
+  }
+}
+
 // Gradient for ω [rows, N] of Σ_samples weight · N · Σ_i f_i P_i (MoeLoraConfig::balance_loss); f has no gradient.
 at::Tensor balance_gradient(const at::Tensor& omega, const nn::RowContext& context) {
   const auto segments = context.segments.count();
@@ -215,7 +235,7 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
       x.chain(dx);
     }
   } else if (need_omega) {
-    gradients.expert_weights.select(0, gate_).index_add_(0, context.segment_of_row, expert_sums, scaling_);
+    add_by_segment(expert_sums, context.segment_of_row, scaling_, gradients.expert_weights.select(0, gate_));
   }
 }
 
