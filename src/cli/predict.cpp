@@ -8,7 +8,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "moelora/io/atomic_file.h"
 #include "moelora/log/log.h"
 #include "moelora/train/progress.h"
 
@@ -144,14 +143,6 @@ eval::Evaluation predict(const Session& session, const std::vector<data::Record>
                      ranks->is_first() ? eval::ProgressCallback(AnswerProgress()) : eval::ProgressCallback());
   share_answers(evaluation, *ranks);
   return evaluation;
-}
-
-void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records) {
-  std::string text;
-  for (const data::Record& record : records) {
-    text += data::to_json(record).dump() + "\n";
-  }
-  io::write_file_atomically(path, text);
 }
 
 }  // namespace moelora::cli

@@ -14,6 +14,7 @@
 namespace moelora::cli {
 
 using train::read_and_report;
+using train::write_records;
 
 /// --batch-size, --max-source-length, --max-new-tokens and the sampling options.
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
@@ -46,8 +47,5 @@ class Prompting {
 /// one process, and all get all answers: the same as one process's.
 eval::Evaluation predict(const Session& session, const std::vector<data::Record>& records,
                          const eval::EvaluateOptions& options, train::ProcessGroup* ranks = nullptr);
-
-/// Writes records, one JSON object per line, atomically.
-void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
 
 }  // namespace moelora::cli

@@ -6,7 +6,6 @@
 #include <set>
 
 #include "moelora/data/task_prompts.h"
-#include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/provenance.h"
 #include "moelora/log/log.h"
@@ -159,14 +158,6 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
                           bench.stop_if_asked();
                         })
       .predictions;
-}
-
-void write_predictions(const std::filesystem::path& file, const std::vector<data::Record>& records) {
-  std::string text;
-  for (const data::Record& record : records) {
-    text += data::to_json(record).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  }
-  io::write_file_atomically(file, text);
 }
 
 std::vector<data::Record> evaluation_records(const ExperimentConfig& config, const TaskNames& tasks) {

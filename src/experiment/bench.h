@@ -37,9 +37,6 @@ train::TrainConfig config_of(const ExperimentConfig& config, const Method& metho
 /// Answers to `records` with the product's adapter and prompts.
 std::vector<data::Record> answer(Workbench& bench, const Product& product, const std::vector<data::Record>& records);
 
-/// Writes `file` in the cell's folder as JSON lines, atomically.
-void write_predictions(const std::filesystem::path& file, const std::vector<data::Record>& records);
-
 /// Evaluation records; those of tasks that training does not have are left out, with a warning.
 std::vector<data::Record> evaluation_records(const ExperimentConfig& config, const TaskNames& tasks);
 

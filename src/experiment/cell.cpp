@@ -64,8 +64,8 @@ ordered_json run(Workbench& bench, const Method& method, bool& stopped) {
       result["expert_weights"][bench.tasks.name(static_cast<std::int64_t>(task))] = weights[task];
     }
   }
-  write_predictions(bench.folder / "predictions.json",
-                    answer(bench, product, evaluation_records(bench.experiment, bench.tasks)));
+  train::write_records(bench.folder / "predictions.json",
+                       answer(bench, product, evaluation_records(bench.experiment, bench.tasks)));
   return result;
 }
 
@@ -159,9 +159,11 @@ void check_inputs(const ExperimentConfig& config) {
     }
   }
   const bool needs_validation = config.tuning.learning_rates.size() > 1 || config.has("task-arithmetic") ||
-                                config.has("ties") || config.has("dare");
+                                config.has("ties") || config.has("dare") || config.has("lorahub") ||
+                                config.has("lorahub-update");
   MOELORA_CHECK(!needs_validation || !records.validation.empty(),
-                "learning rates and λ are chosen on a validation part, but there is none; set data.validation_size or ",
+                "learning rates, λ and LoRAHub's weights are chosen on a validation part, but there is none; set "
+                "data.validation_size or ",
                 "data.validation");
 }
 

@@ -1,8 +1,11 @@
 #include "moelora/train/run_data.h"
 
+#include <nlohmann/json.hpp>
+
 #include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_prompts.h"
+#include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 
@@ -17,6 +20,14 @@ std::vector<data::Record> read_and_report(const std::filesystem::path& path, con
     log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
   }
   return std::move(file.records);
+}
+
+void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records) {
+  std::string text;
+  for (const data::Record& record : records) {
+    text += data::to_json(record).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+  }
+  io::write_file_atomically(path, text);
 }
 
 RunData read_run_data(const DataSection& section, std::uint64_t seed) {

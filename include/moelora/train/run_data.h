@@ -21,6 +21,9 @@ struct RunData {
 /// Reads a file of records and logs what was left out.
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
+/// Writes records as JSON lines, atomically. Bytes that are no UTF-8 (an answer's) are replaced.
+void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
+
 /// Tasks, part, number, duplicates and validation part as configured, task prompts in front. `seed`: of the part that
 /// is carved out.
 RunData read_run_data(const DataSection& section, std::uint64_t seed);
