@@ -14,6 +14,7 @@
 #include "moelora/adapter/merge.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
@@ -203,10 +204,8 @@ void save_model(const model::ChatGlm& model, const std::filesystem::path& folder
 }
 
 void require_empty(const std::filesystem::path& folder) {
-  std::error_code ignored;
-  MOELORA_CHECK(!std::filesystem::exists(folder) ||
-                    (std::filesystem::is_directory(folder) && std::filesystem::is_empty(folder, ignored)),
-                folder.string(), ": exists and is not an empty folder; choose another --output");
+  MOELORA_CHECK(io::is_empty_folder(folder), folder.string(),
+                ": exists and is not an empty folder; choose another --output");
 }
 
 std::string with_commas(std::int64_t number) {
