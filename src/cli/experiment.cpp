@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -12,9 +13,11 @@
 #include "cli/verbs.h"
 #include "moelora/experiment/cell.h"
 #include "moelora/experiment/collect.h"
+#include "moelora/experiment/inputs.h"
 #include "moelora/experiment/report.h"
 #include "moelora/experiment/schedule.h"
 #include "moelora/io/error.h"
+#include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
 #include "moelora/log/log.h"
 
@@ -94,6 +97,8 @@ ordered_json effective_config(const ExperimentVerbOptions& options) {
     return json;
   }
   ordered_json then = io::read_json_file(stored);
+  MOELORA_CHECK(then.is_object() && then.contains("evaluation"), options.output.string(), ": no experiment (its ",
+                kConfigFile, " is of something else); choose the --output that the experiment began with");
   if (!threads_given) {
     json["training"]["threads"] = then["training"]["threads"];  // sums round otherwise with another number
   }
@@ -143,6 +148,21 @@ void write_report(const ExperimentConfig& config, const std::filesystem::path& o
             << (output / "results.json").string() << " and " << (output / "results.html").string() << std::endl;
 }
 
+/// Error if the folder is none of an experiment's, or holds cells of other records or of another base.
+void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig& config,
+                   const std::vector<Cell>& cells) {
+  MOELORA_CHECK(io::is_empty_folder(options.output) || std::filesystem::exists(options.output / kConfigFile),
+                options.output.string(), ": no experiment (it has files, but no ", kConfigFile,
+                "); choose the --output that the experiment began with");
+  const bool any_finished = std::any_of(
+      cells.begin(), cells.end(), [&](const Cell& cell) { return experiment::is_finished(options.output, cell); });
+  if (any_finished) {
+    ordered_json inputs = experiment::input_hashes(config);
+    inputs["base"] = open_base(config.model).fingerprint;
+    experiment::check_inputs_of_finished(cells, options.output, inputs);
+  }
+}
+
 int run_experiment(const ExperimentVerbOptions& options) {
   MOELORA_CHECK(options.list || !options.output.empty(), "--output is required: the folder of the experiment");
   if (!options.cell.empty()) {
@@ -161,9 +181,12 @@ int run_experiment(const ExperimentVerbOptions& options) {
     write_report(config, options.output);
     return 0;
   }
+  const auto cells = experiment::plan_cells(config);
   experiment::check_inputs(config);  // bad input shows before the long part
-  std::filesystem::create_directories(options.output);
-  const experiment::FolderLock lock(options.output);
+  if (options.resume) {
+    check_resumed(options, config, cells);
+  }
+  const io::FolderLock lock(options.output, "moelora experiment");
   io::write_json_file(options.output / kConfigFile, json);
   setenv("OMP_WAIT_POLICY", "passive", /*overwrite=*/0);  // cells share the cores
   setenv("OMP_NUM_THREADS", std::to_string(config.training.threads).c_str(), 1);
@@ -171,7 +194,6 @@ int run_experiment(const ExperimentVerbOptions& options) {
   schedule.jobs = config.jobs;
   schedule.command = [&](const Cell& cell) { return cell_command(options.output, cell.id); };
   schedule.stop = &stop_on_signals();
-  const auto cells = experiment::plan_cells(config);
   const experiment::ScheduleResult result = experiment::run_cells(cells, options.output, schedule);
   write_report(config, options.output);
   if (result.stopped) {

@@ -8,6 +8,7 @@
 
 #include "experiment/bench.h"
 #include "moelora/data/task_prompts.h"
+#include "moelora/experiment/inputs.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/train/run_data.h"
@@ -169,9 +170,16 @@ void check_inputs(const ExperimentConfig& config) {
 
 bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,
               const OpenBase& open_base, const std::atomic<bool>* stop) {
+  ordered_json inputs = input_hashes(config);
   if (is_finished(output, cell)) {
+    check_inputs_of_finished({cell}, output, inputs);
     return true;
   }
+  const OpenBase open_and_note = [&](const train::ModelSection& section) {
+    Base base = open_base(section);
+    inputs["base"] = base.fingerprint;
+    return base;
+  };
   const auto begin = SteadyClock::now();
   const std::filesystem::path folder = cell_folder(output, cell.id);
   std::filesystem::create_directories(folder);
@@ -179,13 +187,13 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
   ordered_json result;
   try {
     if (cell.kind == Cell::Kind::cost) {
-      result = run_cost(config, cell, output, open_base, stop);
+      result = run_cost(config, cell, output, open_and_note, stop);
     } else if (cell.kind == Cell::Kind::new_task) {
-      result = run_new_task(config, cell, output, open_base, stop);
+      result = run_new_task(config, cell, output, open_and_note, stop);
       stopped = result.is_null();
     } else {
       const Method& method = find_method(cell.method);
-      const auto around = open_bench(config, cell, method, output, open_base, stop);
+      const auto around = open_bench(config, cell, method, output, open_and_note, stop);
       if (cell.kind == Cell::Kind::sweep) {
         apply_sweep(cell, around->bench.config.adapter);
       }
@@ -198,6 +206,7 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
   if (stopped) {
     return false;
   }
+  result["inputs"] = inputs;
   // Time of this sitting: what the guess of the remaining time is made of.
   result["seconds"] = std::chrono::duration<double>(SteadyClock::now() - begin).count();
   io::write_json_file(folder / "result.json", result);

@@ -7,6 +7,7 @@
 
 #include "experiment/bench.h"
 #include "moelora/eval/scorer.h"
+#include "moelora/experiment/inputs.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -199,6 +200,7 @@ void add_notes(const ExperimentConfig& config, Results& results) {
 }  // namespace
 
 Results collect(const ExperimentConfig& config, const std::filesystem::path& output) {
+  check_inputs_of_finished(plan_cells(config), output, input_hashes(config));
   const Collector collector(config, output);
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));

@@ -130,21 +130,6 @@ std::string how_it_ended(int code, const std::filesystem::path& log) {
 
 }  // namespace
 
-FolderLock::FolderLock(const std::filesystem::path& output) {
-  const std::string path = (output / "lock").string();
-  file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  MOELORA_CHECK(file_ >= 0, path, ": ", std::strerror(errno));
-  struct flock whole {};
-  whole.l_type = F_WRLCK;
-  whole.l_whence = SEEK_SET;
-  if (fcntl(file_, F_SETLK, &whole) != 0) {
-    close(file_);
-    throw Error(output.string() + ": another process runs this experiment; wait for it, or stop it");
-  }
-}
-
-FolderLock::~FolderLock() { close(file_); }
-
 ScheduleResult run_cells(const std::vector<Cell>& cells, const std::filesystem::path& output,
                          const ScheduleOptions& options) {
   std::set<std::string> finished, failed;

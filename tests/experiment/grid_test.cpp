@@ -1,8 +1,6 @@
 #include "moelora/experiment/grid.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <fstream>
 #include <set>
@@ -10,6 +8,7 @@
 #include "experiment/fixture.h"
 #include "io/raises.h"
 #include "moelora/experiment/collect.h"
+#include "moelora/experiment/inputs.h"
 #include "moelora/experiment/schedule.h"
 #include "moelora/io/json_file.h"
 
@@ -161,22 +160,53 @@ TEST_F(Grid, StopsWhatRunsWhenAsked) {
   EXPECT_TRUE(result.failed.empty()) << "nothing is started after a stop";
 }
 
-TEST_F(Grid, OneProcessAtATimeHasTheFolder) {
-  std::filesystem::create_directories(output);
-  const FolderLock lock(output);
-  // Locks are a process's own: another one has to ask.
-  const pid_t child = fork();
-  if (child == 0) {
-    try {
-      const FolderLock second(output);
-    } catch (const Error&) {
-      _exit(7);
-    }
-    _exit(0);
+TEST_F(Grid, FinishedCellsOfOtherRecordsOrPromptsOrOfAnotherBaseAreNotTaken) {
+  const ordered_json changes{{"methods", {"base"}}, {"costs", false}};
+  const auto prompts = folder.path() / "prompts.json";
+  std::filesystem::copy_file(fixture::source("configs/task_prompts.json"), prompts);
+  const auto read_now = [&] {
+    ordered_json all = changes;
+    all["task_prompts"] = prompts.string();
+    return read(all);
+  };
+  const auto config = read_now();
+  const Cell cell = fixture::cell_of(config, run_id("base", 1));
+  ASSERT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  ordered_json inputs = input_hashes(config);
+  const auto refused = [&](const char* text) {
+    return io::raises([&] { run_cell(config, cell, output, fixture::tiny_base()); }, text) &&
+           io::raises([&] { collect(config, output); }, text);
+  };
+  // Unchanged: taken.
+  EXPECT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  EXPECT_NO_THROW(collect(config, output));
+  // The base, which whoever resumes looks at.
+  inputs["base"] = fixture::tiny_base(1.0)({}).fingerprint;
+  EXPECT_TRUE(io::raises([&] { check_inputs_of_finished({cell}, output, inputs); }, "base model"));
+  inputs["base"] = fixture::tiny_base()({}).fingerprint;
+  EXPECT_NO_THROW(check_inputs_of_finished({cell}, output, inputs));
+  // One answer of the evaluation, one of training, the prompts.
+  const auto edit = [](const std::filesystem::path& file, const std::string& from, const std::string& to) {
+    std::string text = fixture::bytes_of(file);
+    const std::size_t at = text.find(from);
+    ASSERT_NE(at, std::string::npos);
+    std::ofstream(file, std::ios::binary) << text.replace(at, from.size(), to);
+  };
+  for (const auto& [file, title] : {std::pair(folder.path() / "dev.json", "evaluation records"),
+                                    std::pair(folder.path() / "train.json", "training records")}) {
+    const std::string before = fixture::bytes_of(file);
+    edit(file, "\"target\":\"", "\"target\":\"x");
+    EXPECT_TRUE(refused(title)) << title;
+    std::ofstream(file, std::ios::binary) << before;
+    EXPECT_NO_THROW(collect(config, output)) << title;
   }
-  int status = 0;
-  waitpid(child, &status, 0);
-  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+  edit(prompts, "\": \"", "\": \"x");
+  EXPECT_TRUE(refused("task prompts"));
+  // What an earlier version finished holds no hashes: taken, with a warning.
+  ordered_json result = read_result(output, cell.id);
+  result.erase("inputs");
+  finish(cell, result);
+  EXPECT_NO_THROW(collect(config, output));
 }
 
 TEST_F(Grid, WorkWithoutCheckpointsIsGivenUpWhenAsked) {

@@ -12,18 +12,6 @@
 
 namespace moelora::experiment {
 
-/// Held by the one process that runs an experiment in a folder: two would write the same files. Error: another has it.
-class FolderLock {
- public:
-  explicit FolderLock(const std::filesystem::path& output);
-  ~FolderLock();
-  FolderLock(const FolderLock&) = delete;
-  FolderLock& operator=(const FolderLock&) = delete;
-
- private:
-  int file_ = -1;
-};
-
 struct ScheduleOptions {
   std::int64_t jobs = 1;
   /// The program and arguments that run one cell; its output goes to the cell's log.txt.
