@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "adapter/filling.h"
+#include "io/file_kind.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -236,6 +237,7 @@ Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std:
   const fs::path path = folder / kTensors;
   MOELORA_CHECK(fs::exists(path), "expected ", path.string(), " beside ", kDescription,
                 ", found none; copy the whole adapter folder");
+  io::check_no_lfs_pointer(path);  // it would show as damage
   const std::string sha256 = io::sha256_of_file(path);
   MOELORA_CHECK(sha256 == description.tensors_sha256, path.string(), " is damaged: expected SHA-256 ",
                 description.tensors_sha256, ", found ", sha256, "; copy the adapter again from where it was written");

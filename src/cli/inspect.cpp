@@ -1,4 +1,4 @@
-// moelora inspect: what a model folder, an adapter folder or a configuration file is.
+// moelora inspect: what a model folder, an adapter folder, a configuration or a file of records is.
 
 #include <ATen/ATen.h>
 
@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/adapter_alone.h"
+#include "cli/inspect_records.h"
 #include "cli/plan.h"
 #include "cli/session.h"
 #include "cli/verbs.h"
@@ -291,7 +292,9 @@ void inspect_configuration(const fs::path& path) {
 
 void run_inspect(const fs::path& path) {
   MOELORA_CHECK(fs::exists(path), path.string(), ": no such file or folder");
-  if (!fs::is_directory(path)) {
+  if (!fs::is_directory(path) && is_data_file(path)) {
+    inspect_records(path);
+  } else if (!fs::is_directory(path)) {
     inspect_configuration(path);
   } else if (is_adapter_folder(path)) {
     inspect_own_adapter(path);
@@ -301,18 +304,20 @@ void run_inspect(const fs::path& path) {
     inspect_model(path);
   } else {
     throw Error(path.string() + ": expected a model folder (config.json), an adapter folder (adapter.json or " +
-                "adapter_config.json) or a configuration file");
+                "adapter_config.json), a configuration or a file of records");
   }
 }
 
 }  // namespace
 
 void add_inspect(CLI::App& app, int& status) {
-  auto* verb = app.add_subcommand("inspect", "show what a model folder, an adapter folder or a configuration is");
+  auto* verb = app.add_subcommand(
+      "inspect", "show what a model folder, an adapter folder, a configuration or a file of records is");
   auto path = std::make_shared<fs::path>();
   auto plan = std::make_shared<bool>(false);
   verb->add_flag("--plan", *plan, "a configuration of moelora train: peak memory and time of a step on this machine");
-  verb->add_option("path", *path, "model folder, adapter folder, or a configuration (config.json, configs/*.json)")
+  verb->add_option("path", *path,
+                   "model folder, adapter folder, records, or a configuration (config.json, configs/*.json)")
       ->required();
   verb->footer(
       "Examples:\n"

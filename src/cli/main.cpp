@@ -6,6 +6,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "cli/error_text.h"
 #include "cli/verbs.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
@@ -61,7 +62,7 @@ int run(int argc, char** argv) {
       }
       return fail("", "there is no verb '" + std::string(argv[1]) + "'" + io::suggestion(argv[1], verbs));
     }
-    return fail(verb_of(app), std::string(error.what()) + " (see --help)");
+    return fail(verb_of(app), command_line_text(error.what()) + " (see --help)");
   } catch (const Error& error) {
     return fail(verb_of(app), error.what());
   } catch (const c10::Error& error) {
@@ -69,7 +70,7 @@ int run(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return fail(verb_of(app), "out of memory");
   } catch (const std::exception& error) {
-    return fail(verb_of(app), error.what());
+    return fail(verb_of(app), error_text(error));
   }
 }
 

@@ -12,6 +12,7 @@
 #include "cli/verbs.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_name.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
 #include "moelora/io/tensor_folder.h"
@@ -45,9 +46,7 @@ std::vector<Merge> planned_merges(const MergeVerbOptions& options, const TaskNam
   std::vector<Merge> merges;
   if (options.all_tasks) {
     for (const std::string& name : tasks.names()) {
-      MOELORA_CHECK(name.find('/') == std::string::npos && name != "." && name != "..", "task ", name,
-                    " can't name a folder; merge it alone with --task");
-      merges.push_back({name, {{name, 1.0}}, options.output.empty() ? "" : options.output / name});
+      merges.push_back({name, {{name, 1.0}}, options.output.empty() ? "" : options.output / io::file_name_for(name)});
     }
   } else if (!options.task.empty()) {
     tasks.index(options.task);

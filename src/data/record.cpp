@@ -1,13 +1,16 @@
 #include "moelora/data/record.h"
 
 #include <algorithm>
-#include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 #include <unordered_set>
 #include <utility>
 
+#include "data/record_text.h"
+#include "io/file_kind.h"
+#include "io/json_text.h"
+#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 #include "moelora/io/sha256.h"
 
 namespace moelora::data {
@@ -29,147 +32,188 @@ void hash_record(io::Sha256& hash, const Record& record) {
   }
 }
 
-bool is_blank(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
+using nlohmann::json;
 
-std::string string_field(const nlohmann::json& json, const char* key, bool required) {
-  const auto found = json.find(key);
-  if (found == json.end() || found->is_null()) {
-    MOELORA_CHECK(!required, "the field \"", key, "\" is missing");
-    return {};
-  }
-  if (!required && found->is_number()) {  // sample ids of some files are numbers
-    return found->dump();
-  }
-  MOELORA_CHECK(found->is_string(), "expected a string as \"", key, "\", found ", found->type_name());
-  return found->get<std::string>();
-}
+/// Reads one record's fields and keeps all that is wrong with them, with its place in the text.
+class RecordFields {
+ public:
+  RecordFields(const json& object, std::size_t begin, const std::vector<JsonExtent::Member>& members)
+      : object_(object), begin_(begin), members_(members) {}
 
-Record parse_record(const std::string& text, bool need_target) {
-  const nlohmann::json json = nlohmann::json::parse(text);
-  MOELORA_CHECK(json.is_object(), "expected an object, found ", json.type_name());
-  Record record;
-  record.input = string_field(json, "input", true);
-  record.target = string_field(json, "target", need_target);
-  record.task = string_field(json, "task_dataset", true);
-  record.task_type = string_field(json, "task_type", false);
-  record.sample_id = string_field(json, "sample_id", false);
-  MOELORA_CHECK(!record.input.empty(), "\"input\" is empty");
-  MOELORA_CHECK(!record.task.empty(), "\"task_dataset\" is empty");
-  MOELORA_CHECK(!need_target || !record.target.empty(), "\"target\" is empty");
-  const auto choices = json.find("answer_choices");
-  if (choices != json.end() && !choices->is_null()) {
-    const bool strings = choices->is_array() && std::all_of(choices->begin(), choices->end(),
-                                                            [](const auto& entry) { return entry.is_string(); });
-    MOELORA_CHECK(strings, "expected a list of strings or null as \"answer_choices\", found ", choices->type_name());
-    record.answer_choices = choices->get<std::vector<std::string>>();
-  }
-  const auto history = json.find("history");
-  if (history != json.end() && !history->is_null()) {
-    const auto is_round = [](const auto& entry) {
-      return entry.is_array() && entry.size() == 2 && entry[0].is_string() && entry[1].is_string();
-    };
-    MOELORA_CHECK(history->is_array() && std::all_of(history->begin(), history->end(), is_round),
-                  "expected a list of [question, answer] pairs as \"history\", found ", history->dump().substr(0, 80));
-    for (const auto& round : *history) {
-      record.history.emplace_back(round[0].template get<std::string>(), round[1].template get<std::string>());
+  std::string string(const char* key, bool required) {
+    const json* found = find(key);
+    if (found == nullptr) {
+      if (required) {
+        missing_.push_back(key);
+      }
+      return {};
     }
+    if (!required && found->is_number()) {  // sample ids of some files are numbers
+      return found->dump();
+    }
+    if (!found->is_string()) {
+      problem(key, detail::concat("expected a string as \"", key, "\", found ", found->type_name()));
+      return {};
+    }
+    if (required && found->get_ref<const std::string&>().empty()) {
+      problem(key, detail::concat("\"", key, "\" is empty"));
+    }
+    return found->get<std::string>();
   }
+
+  std::vector<std::string> strings(const char* key) {
+    const json* found = find(key);
+    if (found == nullptr) {
+      return {};
+    }
+    if (!found->is_array() ||
+        !std::all_of(found->begin(), found->end(), [](const json& one) { return one.is_string(); })) {
+      problem(key, detail::concat("expected a list of strings or null as \"", key, "\", found ", found->type_name()));
+      return {};
+    }
+    return found->get<std::vector<std::string>>();
+  }
+
+  std::vector<std::pair<std::string, std::string>> rounds(const char* key) {
+    const json* found = find(key);
+    const auto is_round = [](const json& one) {
+      return one.is_array() && one.size() == 2 && one[0].is_string() && one[1].is_string();
+    };
+    std::vector<std::pair<std::string, std::string>> rounds;
+    if (found == nullptr) {
+      return rounds;
+    }
+    if (!found->is_array() || !std::all_of(found->begin(), found->end(), is_round)) {
+      problem(key, detail::concat("expected a list of [question, answer] pairs as \"", key, "\", found ",
+                                  io::shortened(found->dump(), 80)));
+      return rounds;
+    }
+    for (const json& round : *found) {
+      rounds.emplace_back(round[0].get<std::string>(), round[1].get<std::string>());
+    }
+    return rounds;
+  }
+
+  /// All problems as one fault. Throws nothing if there are none.
+  void check(const std::string& sample_id) {
+    std::string text;
+    if (!missing_.empty()) {
+      text = missing_.size() == 1 ? "the field " : "the fields ";
+      for (std::size_t i = 0; i < missing_.size(); ++i) {
+        text += (i == 0 ? "\"" : i + 1 == missing_.size() ? " and \"" : ", \"") + missing_[i] + "\"";
+      }
+      text += (missing_.size() == 1 ? " is missing; found " : " are missing; found ") + found_fields();
+    }
+    for (const JsonFault& one : problems_) {
+      text += (text.empty() ? "" : "; ") + one.what;
+    }
+    if (text.empty()) {
+      return;
+    }
+    if (!sample_id.empty()) {
+      text += " (sample_id " + io::shortened(sample_id, 60) + ")";
+    }
+    throw JsonFault{missing_.empty() ? problems_.front().at : begin_, text};
+  }
+
+ private:
+  const json* find(const char* key) const {
+    const auto found = object_.find(key);
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+  void problem(const char* key, std::string text) {
+    const auto member = std::find_if(members_.begin(), members_.end(), [&](const auto& one) { return one.key == key; });
+    problems_.push_back({member == members_.end() ? begin_ : member->value, std::move(text)});
+  }
+
+  std::string found_fields() const {
+    constexpr std::size_t kMost = 12;
+    std::string text;
+    for (std::size_t i = 0; i < members_.size() && i < kMost; ++i) {
+      text += (i == 0 ? "\"" : ", \"") + io::shortened(members_[i].key, 40) + "\"";
+      const auto value = object_.find(std::string(members_[i].key));  // absent: a key with escapes
+      text += value != object_.end() && !value->is_string() ? std::string(" (") + value->type_name() + ")" : "";
+    }
+    if (members_.size() > kMost) {
+      text += detail::concat(" and ", members_.size() - kMost, " more");
+    }
+    return text.empty() ? "no fields" : text;
+  }
+
+  const json& object_;
+  std::size_t begin_;
+  const std::vector<JsonExtent::Member>& members_;  // in the order of the text
+  std::vector<std::string> missing_;
+  std::vector<JsonFault> problems_;
+};
+
+/// Throws JsonFault.
+Record parse_record(std::string_view text, std::size_t begin, const JsonExtent& extent, const ReadOptions& options) {
+  json object;
+  try {
+    object = json::parse(text.substr(begin, extent.end - begin));
+  } catch (const json::exception& error) {  // a number that no type holds
+    throw JsonFault{begin, "broken JSON: " + io::plain_json_message(error.what())};
+  }
+  if (!object.is_object()) {
+    throw JsonFault{begin, std::string("expected an object, found ") + object.type_name()};
+  }
+  RecordFields fields(object, begin, extent.members);
+  Record record;
+  record.input = fields.string("input", true);
+  record.target = fields.string("target", options.need_target);
+  record.task = fields.string("task_dataset", options.need_task);
+  record.task_type = fields.string("task_type", false);
+  record.sample_id = fields.string("sample_id", false);
+  record.answer_choices = fields.strings("answer_choices");
+  record.history = fields.rounds("history");
+  fields.check(record.sample_id);
   return record;
 }
 
-/// What the parser says, without its own error number and with the place kept.
-std::string parse_problem(const std::exception& error) {
-  std::string text = error.what();
-  const std::size_t end = text.find("] ");
-  if (text.starts_with("[json.") && end != std::string::npos) {
-    text = "broken JSON: " + text.substr(end + 2);
-  }
-  return text.size() > 200 ? text.substr(0, 200) + "…" : text;
+constexpr const char* kExpected = "expected JSON with \"input\", \"target\" and \"task_dataset\"";
+
+/// Said where no record could be read at all.
+std::string what_it_is(const RecordFile& file, std::string_view text) {
+  const std::string kind = file.records.empty() ? io::kind_of_file(text) : "";
+  return kind.empty() ? "" : "; this is " + kind;
 }
 
-/// Calls `entry(number, text)` for each non-blank line.
-void split_lines(std::istream& stream, const std::function<void(std::int64_t, const std::string&)>& entry) {
-  std::string line;
-  for (std::int64_t number = 1; std::getline(stream, line); ++number) {
-    if (!std::all_of(line.begin(), line.end(), is_blank)) {
-      entry(number, line);
-    }
-  }
-}
-
-/// Calls `entry(number, text)` for each element of the array that the stream stands in (behind its '['). Elements are
-/// cut at commas outside of strings and brackets, so that one bad element does not hide the others and only one is
-/// held.
-void split_array(std::istream& stream, const std::string& path,
-                 const std::function<void(std::int64_t, const std::string&)>& entry) {
-  std::string text;
-  std::int64_t number = 1;
-  std::int64_t depth = 0;
-  bool in_string = false;
-  const auto emit = [&](bool last) {
-    const bool blank = std::all_of(text.begin(), text.end(), is_blank);
-    if (!(blank && last && number == 1)) {
-      entry(number++, text);
-    }
-    text.clear();
-  };
-  std::streambuf& buffer = *stream.rdbuf();
-  for (int next = buffer.sbumpc(); next != std::streambuf::traits_type::eof(); next = buffer.sbumpc()) {
-    const char c = static_cast<char>(next);
-    if (in_string) {
-      text.push_back(c);
-      if (c == '\\' && buffer.sgetc() != std::streambuf::traits_type::eof()) {
-        text.push_back(static_cast<char>(buffer.sbumpc()));
-      } else if (c == '"') {
-        in_string = false;
-      }
-      continue;
-    }
-    if (depth == 0 && (c == ',' || c == ']')) {
-      emit(c == ']');
-      if (c == ']') {
-        return;
-      }
-      continue;
-    }
-    in_string = c == '"';
-    depth += (c == '{' || c == '[') ? 1 : (c == '}' || c == ']') ? -1 : 0;
-    text.push_back(c);
-  }
-  MOELORA_CHECK(false, path, ": the JSON array is cut off in entry ", number,
-                " (no closing bracket); get the whole file");
-}
-
-/// Stands at the first character that is neither a byte-order mark nor blank.
-int skip_to_content(std::istream& stream) {
-  if (stream.peek() == 0xef) {
-    char mark[3];
-    stream.read(mark, sizeof mark);
-  }
-  const std::istream::pos_type start = stream.tellg();
-  int first = stream.get();
-  while (first != std::istream::traits_type::eof() && is_blank(static_cast<char>(first))) {
-    first = stream.get();
-  }
-  if (first != '[') {
-    stream.clear();
-    stream.seekg(start);  // lines are counted from the top
-  }
-  return first;
+std::string text_of_records(const std::filesystem::path& path) {
+  std::error_code unknown;
+  MOELORA_CHECK(std::filesystem::status(path, unknown).type() != std::filesystem::file_type::not_found,
+                "cannot read the records in ", path.string(),
+                ": no such file; give a file of JSON lines or a JSON array");
+  return io::to_utf8(io::read_text_file(path), path.string());
 }
 
 }  // namespace
 
 RecordFile read_records(const std::filesystem::path& path, const ReadOptions& options) {
-  std::ifstream stream(path, std::ios::binary);
-  MOELORA_CHECK(stream && !std::filesystem::is_directory(path), "cannot read the records in ", path.string(),
-                ": no such file; give a file of JSON lines or a JSON array");
+  const std::string text = text_of_records(path);
+  const TextPlaces places(text);
   RecordFile file;
   std::unordered_set<std::string> seen;
-  const auto entry = [&](std::int64_t number, const std::string& text) {
+  std::int64_t number = 0;
+  const auto problem = [&](const JsonFault& fault) {
+    file.problems.push_back(
+        detail::concat(path.string(), ":", places.place(fault.at), ": ", fault.what, " (record ", number, ")"));
+    MOELORA_CHECK(static_cast<std::int64_t>(file.problems.size()) <= options.max_problems, path.string(),
+                  ": more than ", options.max_problems, " bad records; the first: ", file.problems.front(), "; ",
+                  kExpected, what_it_is(file, text));
+  };
+  RecordTextVisitor visitor;
+  visitor.fault = [&](const JsonFault& fault) {
+    ++number;
+    problem({fault.at, "broken JSON: " + fault.what});
+  };
+  visitor.value = [&](std::size_t begin, const JsonExtent& extent) {
+    ++number;
     try {
-      Record record = parse_record(text, options.need_target);
-      record.line = number;
+      Record record = parse_record(text, begin, extent, options);
+      record.line = static_cast<std::int64_t>(places.line(begin));
+      record.number = number;
       if (options.deduplicate) {
         io::Sha256 hash;
         hash_record(hash, record);
@@ -179,21 +223,15 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
         }
       }
       file.records.push_back(std::move(record));
-    } catch (const std::exception& error) {
-      file.problems.push_back(path.string() + ":" + std::to_string(number) + ": " + parse_problem(error));
-      MOELORA_CHECK(static_cast<std::int64_t>(file.problems.size()) <= options.max_problems, path.string(),
-                    ": more than ", options.max_problems, " bad records; the first: ", file.problems.front(),
-                    "; expected JSON with \"input\", \"target\" and \"task_dataset\"");
+    } catch (const JsonFault& fault) {
+      problem(fault);
     }
   };
-  if (skip_to_content(stream) == '[') {
-    split_array(stream, path.string(), entry);
-  } else {
-    split_lines(stream, entry);
-  }
-  MOELORA_CHECK(
-      !file.records.empty(), path.string(), ": not a single good record",
-      file.problems.empty() ? std::string(" (the file is empty)") : "; the first problem: " + file.problems[0]);
+  visit_record_text(text, path.string(), places, visitor);
+  MOELORA_CHECK(!file.records.empty(), path.string(), ": not a single good record",
+                file.problems.empty() ? std::string(" (the file is empty)")
+                                      : "; the first problem: " + file.problems[0] + "; " + kExpected,
+                what_it_is(file, text));
   return file;
 }
 
@@ -206,7 +244,9 @@ nlohmann::ordered_json to_json(const Record& record) {
     json["answer_choices"] = record.answer_choices;
   }
   json["task_type"] = record.task_type;
-  json["task_dataset"] = record.task;
+  if (!record.task.empty()) {
+    json["task_dataset"] = record.task;
+  }
   json["sample_id"] = record.sample_id;
   if (!record.history.empty()) {
     json["history"] = record.history;

@@ -132,6 +132,7 @@ void check_inputs(const ExperimentConfig& config) {
   const TaskNames tasks(data::task_names_of(records.train));
   const std::vector<data::Record> references = evaluation_records(config, tasks);
   const auto prompts = data::TaskPrompts::from_file(config.task_prompts);
+  train::warn_of_shared_questions(records.train, references, config.evaluation);
   for (const std::string& task : tasks.names()) {
     if (!prompts.empty()) {
       prompts.text(task);

@@ -7,6 +7,7 @@
 
 #include "moelora/experiment/method.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_name.h"
 #include "moelora/io/json_file.h"
 
 namespace moelora::experiment {
@@ -103,7 +104,7 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
     cell.method = kDense;
     cell.task = task;
     cell.seed = config.seeds_for(kDense).front();
-    cell.id = "new-task/" + task + "/seed-" + std::to_string(cell.seed);
+    cell.id = "new-task/" + io::file_name_for(task) + "/seed-" + std::to_string(cell.seed);
     cell.needs = tune_ids(config, kDense);
     cell.needs.push_back(needed_run(config, kSingle, cell.seed));
     cell.work = 1.6;

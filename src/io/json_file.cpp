@@ -5,7 +5,9 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "io/file_kind.h"
 #include "io/json_text.h"
+#include "io/utf8.h"
 #include "moelora/io/atomic_file.h"
 
 namespace moelora::io {
@@ -32,8 +34,8 @@ std::string line_and_column(std::string_view text, std::size_t offset) {
   const std::string_view before = text.substr(0, std::min(offset, text.size()));
   const auto line = 1 + std::count(before.begin(), before.end(), '\n');
   const std::size_t newline = before.rfind('\n');
-  const std::size_t column = newline == std::string_view::npos ? before.size() + 1 : before.size() - newline;
-  return detail::concat(line, ":", column);
+  const std::size_t start = newline == std::string_view::npos ? 0 : newline + 1;
+  return detail::concat(line, ":", count_characters(before.substr(start)) + 1);
 }
 
 void check_json_structure(std::string_view text, const std::string& label) {
@@ -69,7 +71,8 @@ std::string plain_json_message(const std::string& message) {
 
 std::string read_text_file(const std::filesystem::path& path) {
   errno = 0;
-  MOELORA_CHECK(!std::filesystem::is_directory(path), "cannot read ", path.string(),
+  std::error_code unknown;
+  MOELORA_CHECK(!std::filesystem::is_directory(path, unknown), "cannot read ", path.string(),
                 ": expected a file, found a folder");
   std::ifstream stream(path, std::ios::binary);
   MOELORA_CHECK(stream.is_open(), "cannot read ", path.string(), ": ", std::strerror(errno));
@@ -77,13 +80,20 @@ std::string read_text_file(const std::filesystem::path& path) {
   // Inserting an empty buffer sets the failure bit of `text`; only the stream's own state tells of trouble.
   text << stream.rdbuf();
   MOELORA_CHECK(!stream.bad(), "cannot read ", path.string(), ": ", std::strerror(errno));
-  return std::move(text).str();
+  std::string bytes = std::move(text).str();
+  check_no_lfs_pointer(bytes, path);
+  return bytes;
 }
 
 nlohmann::ordered_json read_json_file(const std::filesystem::path& path) {
-  std::string text = read_text_file(path);
+  std::string text = to_utf8(read_text_file(path), path.string());
   blank_comment_lines(text);
-  return parse_json_text<nlohmann::ordered_json>(text, path.string());
+  try {
+    return parse_json_text<nlohmann::ordered_json>(text, path.string());
+  } catch (const Error& error) {
+    const std::string kind = kind_of_file(text);
+    throw Error(error.what() + (kind.empty() ? "" : "; expected JSON, found " + kind));
+  }
 }
 
 void write_json_file(const std::filesystem::path& path, const nlohmann::ordered_json& value) {

@@ -12,7 +12,7 @@
 
 namespace moelora::io {
 
-/// "LINE:COLUMN" of a byte offset, both counted from 1; columns count bytes.
+/// "LINE:COLUMN" of a byte offset, both counted from 1; columns count characters.
 std::string line_and_column(std::string_view text, std::size_t offset);
 
 /// Error if brackets nest deeper than 200 (such text is hostile, and destroying its tree could exhaust the stack) or

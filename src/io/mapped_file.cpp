@@ -5,10 +5,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <string_view>
 
+#include "io/file_kind.h"
 #include "moelora/io/error.h"
 
 namespace moelora::io {
@@ -31,9 +32,7 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   MOELORA_CHECK(size > 0, path.string(), " is empty; copy or download it again");
   MOELORA_CHECK(address != MAP_FAILED, "cannot map ", path.string(), ": ", std::strerror(cause));
   std::shared_ptr<const MappedFile> file(new MappedFile(path, static_cast<const std::uint8_t*>(address), size));
-  const std::string_view start(static_cast<const char*>(address), std::min<std::size_t>(size, 64));
-  MOELORA_CHECK(!start.starts_with("version https://git-lfs"), path.string(),
-                " is a Git LFS pointer, not the weights; run `git lfs pull` or download the file itself");
+  check_no_lfs_pointer({static_cast<const char*>(address), std::min<std::size_t>(size, 64)}, path);
   return file;
 }
 

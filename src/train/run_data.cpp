@@ -1,15 +1,84 @@
 #include "moelora/train/run_data.h"
 
+#include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
+#include "moelora/data/task_counts.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 
 namespace moelora::train {
+namespace {
+
+constexpr std::size_t kNamesShown = 5;
+
+/// "a (line 3), b (line 7) and 2 more"
+class RecordNames {
+ public:
+  void add(const data::Record& record) {
+    if (count_++ < kNamesShown) {
+      const bool named = !record.sample_id.empty();
+      text_ += detail::concat(text_.empty() ? "" : ", ", record.sample_id, named ? " (" : "", "line ", record.line,
+                              named ? ")" : "");
+    }
+  }
+  std::size_t count() const { return count_; }
+  std::string text() const {
+    return count_ > kNamesShown ? detail::concat(text_, " and ", count_ - kNamesShown, " more") : text_;
+  }
+
+ private:
+  std::string text_;
+  std::size_t count_ = 0;
+};
+
+void report_tasks(const RunData& run) {
+  std::map<std::string, std::int64_t> for_validation;
+  for (const data::TaskCount& count : data::count_tasks(run.validation)) {
+    for_validation[count.task] = count.records;
+  }
+  const std::vector<data::TaskCount> tasks = data::count_tasks(run.train);
+  log::info(detail::concat("training records have ", tasks.size(), tasks.size() == 1 ? " task:" : " tasks:"));
+  for (const data::TaskCount& count : tasks) {
+    log::info(detail::concat("  '", count.task, "': ", count.records, " for training, ", for_validation[count.task],
+                             " for validation"));
+  }
+}
+
+void warn_of_small_validation(const std::vector<data::Record>& validation) {
+  std::int64_t most = 0;
+  const std::vector<data::TaskCount> tasks = data::count_tasks(validation);
+  for (const data::TaskCount& count : tasks) {
+    most = std::max(most, count.records);
+  }
+  if (most == 1) {
+    log::warning(detail::concat(
+        "the validation part has ", tasks.size() == 1 ? "a single record" : "no more than one record of each task",
+        ": its loss says little about which step is best; give more with data.validation_size or data.validation, or ",
+        "none with data.validation_size = 0"));
+  }
+}
+
+}  // namespace
+
+void warn_of_shared_questions(const std::vector<data::Record>& train, const std::vector<data::Record>& others,
+                              const std::string& what) {
+  RecordNames names;
+  for (const std::size_t place : data::shared_questions(train, others)) {
+    names.add(others[place]);
+  }
+  if (names.count() > 0) {
+    log::warning(
+        detail::concat(what, ": ", names.count(), " of ", others.size(),
+                       " records ask what a training record asks too (the same input): ", names.text(),
+                       "; what is measured on them is better than on new records; leave them out of one side"));
+  }
+}
 
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
   data::RecordFile file = data::read_records(path, options);
@@ -18,6 +87,10 @@ std::vector<data::Record> read_and_report(const std::filesystem::path& path, con
   }
   if (file.duplicates > 0) {
     log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
+  }
+  for (const auto& twins : data::near_twins(data::count_tasks(file.records))) {
+    log::warning(path.string() + ": these names may mean one task, but count as " + std::to_string(twins.size()) +
+                 ": " + data::list_of_tasks(twins) + "; give them one spelling if they are one");
   }
   return std::move(file.records);
 }
@@ -51,7 +124,15 @@ RunData read_run_data(const DataSection& section, std::uint64_t seed) {
                                   : data::default_validation_size(static_cast<std::int64_t>(records.size()));
     data::Split split = data::carve_validation(std::move(records), size, seed);
     result = {std::move(split.train), std::move(split.validation)};
+    if (const auto given = static_cast<std::int64_t>(result.validation.size()); given != size) {
+      log::warning(detail::concat("the validation part has ", given, " records where ", size,
+                               " were asked for: a task keeps at least one training record, and records of the same "
+                               "input stay together"));
+    }
   }
+  report_tasks(result);
+  warn_of_small_validation(result.validation);
+  warn_of_shared_questions(result.train, result.validation, section.validation);
   // Afterwards, so that the changes touch no hash that parts are decided by.
   if (section.as_text) {
     return {data::as_texts(std::move(result.train)), data::as_texts(std::move(result.validation))};

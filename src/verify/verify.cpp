@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "golden.h"
+#include "io/json_text.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -142,7 +143,8 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
       found = true;
     }
   } catch (const nlohmann::json::exception& error) {
-    throw Error(folder.string() + ": a golden JSON file has another form than expected: " + error.what());
+    throw Error(folder.string() +
+                ": a golden JSON file has another form than expected: " + io::plain_json_message(error.what()));
   }
   MOELORA_CHECK(
       found, folder.string(),

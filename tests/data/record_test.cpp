@@ -55,7 +55,8 @@ TEST(Records, ReadAnArrayLikeTheSameLines) {
   const RecordFile array = read_records(write_records(folder, "\n [" + one + " ,\n" + two + "\n]\n"));
   ASSERT_EQ(array.records.size(), 2u);
   EXPECT_EQ(array.records[0].input, "a, ]}\" \\");
-  EXPECT_EQ(array.records[1].line, 2);
+  EXPECT_EQ(array.records[1].line, 3);
+  EXPECT_EQ(array.records[1].number, 2);
   EXPECT_EQ(data_hash(array.records), data_hash(lines.records));
 }
 
@@ -77,12 +78,34 @@ TEST(Records, ABadLineIsNamedCountedAndLeftOut) {
   const RecordFile file = read_records(path, options);
   EXPECT_EQ(file.records.size(), 1u);
   ASSERT_EQ(file.problems.size(), 8u);
-  EXPECT_NE(file.problems[0].find("records.json:2: broken JSON"), std::string::npos) << file.problems[0];
-  EXPECT_NE(file.problems[1].find(":3: expected an object, found array"), std::string::npos) << file.problems[1];
-  EXPECT_NE(file.problems[2].find(":4: the field \"input\" is missing"), std::string::npos) << file.problems[2];
-  EXPECT_NE(file.problems[3].find(":5: \"input\" is empty"), std::string::npos) << file.problems[3];
-  EXPECT_NE(file.problems[4].find(":6: \"target\" is empty"), std::string::npos) << file.problems[4];
-  EXPECT_NE(file.problems[5].find(":7: broken JSON"), std::string::npos) << file.problems[5];
+  const std::vector<std::string> expected = {
+      ":2:25: broken JSON: expected a value, found the end of the record (record 2)",
+      ":3:2: expected an object, found number (record 3)",
+      ":4:1: the field \"input\" is missing; found \"target\", \"task_dataset\" (record 4)",
+      ":5:11: \"input\" is empty (record 5)",
+      ":6:26: \"target\" is empty (record 6)",
+      ":7:12: broken JSON: found the byte 0xFF, which is no UTF-8",
+      ":8:70: expected a list of strings or null as \"answer_choices\", found number (record 8)",
+      ":9:26: expected a string as \"target\", found number (record 9)",
+  };
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_NE(file.problems[i].find("records.json" + expected[i]), std::string::npos) << file.problems[i];
+  }
+}
+
+TEST(Records, AllThatIsWrongWithARecordIsToldAtOnce) {
+  testing::TemporaryFolder folder;
+  const auto path = write_records(
+      folder, "{\"instruction\": \"问\", \"output\": [1], \"sample_id\": 7, \"answer_choices\": \"no\"}\n");
+  ReadOptions options;
+  options.need_target = true;
+  const std::string error = error_of_reading(path, options);
+  EXPECT_NE(
+      error.find("records.json:1:1: the fields \"input\", \"target\" and \"task_dataset\" are missing; found "
+                 "\"instruction\", \"output\" (array), \"sample_id\" (number), \"answer_choices\"; expected a list "
+                 "of strings or null as \"answer_choices\", found string (sample_id 7)"),
+      std::string::npos)
+      << error;
 }
 
 TEST(Records, DuplicatesAreLeftOutByInputTargetAndTask) {

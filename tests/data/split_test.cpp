@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <map>
 #include <set>
+#include <tuple>
 
 #include "moelora/io/error.h"
 
@@ -101,6 +102,78 @@ TEST(Validation, IsTheSameForTheSameSeedWhateverTheOrder) {
   EXPECT_NE(inputs_of(carve_validation(records, 10, 8).validation), chosen);
   std::reverse(records.begin(), records.end());
   EXPECT_EQ(inputs_of(carve_validation(records, 10, 7).validation), chosen);
+}
+
+/// The same inputs on both sides?
+bool shares_questions(const Split& split) { return !shared_questions(split.train, split.validation).empty(); }
+
+TEST(Validation, LeavesEveryTaskARecordToTrainOn) {
+  std::vector<Record> records = toy_records({{"A", 300}, {"B", 250}});
+  for (int i = 0; i < 50; ++i) {
+    const auto rare = toy_records({{"rare-" + std::to_string(i), 1}});
+    records.insert(records.end(), rare.begin(), rare.end());
+  }
+  for (const std::int64_t size : {1, 30, 100, 500, 599}) {
+    for (const std::uint64_t seed : {1, 2, 3}) {
+      const Split split = carve_validation(records, size, seed);
+      EXPECT_EQ(task_names_of(split.train).size(), 52u) << size;
+      EXPECT_EQ(static_cast<std::int64_t>(split.validation.size()), std::min<std::int64_t>(size, 548)) << size;
+    }
+  }
+  EXPECT_TRUE(carve_validation(toy_records({{"A", 1}, {"B", 1}, {"C", 1}}), 2, 1).validation.empty());
+}
+
+TEST(Validation, NeverAsksWhatTrainingAsks) {
+  std::vector<Record> records;
+  for (int i = 0; i < 60; ++i) {
+    for (int answer = 0; answer < 1 + i % 4; ++answer) {
+      Record record;
+      record.task = i % 3 == 0 ? "A" : "B";
+      record.input = "question " + std::to_string(i);
+      record.target = i % 2 == 0 ? "the same" : "answer " + std::to_string(answer);
+      records.push_back(record);
+    }
+  }
+  records.back().task = "C";  // the question of the one before, of another task
+  records[1].history = {{"earlier", "round"}};
+  for (const std::int64_t size : {1, 8, 40, 100}) {
+    for (const std::uint64_t seed : {1, 2, 3}) {
+      const Split split = carve_validation(records, size, seed);
+      EXPECT_FALSE(shares_questions(split)) << size;
+      EXPECT_EQ(split.train.size() + split.validation.size(), records.size());
+      EXPECT_EQ(task_names_of(split.train).size(), 3u);
+      EXPECT_NEAR(static_cast<double>(split.validation.size()), static_cast<double>(size), 8.0);
+    }
+  }
+  const auto chosen = inputs_of(carve_validation(records, 20, 7).validation);
+  std::reverse(records.begin(), records.end());
+  EXPECT_EQ(inputs_of(carve_validation(records, 20, 7).validation), chosen);
+}
+
+TEST(Validation, HistoryIsPartOfAQuestion) {
+  Record plain;
+  plain.input = "x";
+  Record later = plain;
+  later.history = {{"a", "b"}};
+  Record other = plain;
+  other.history = {{"ab", ""}};
+  EXPECT_EQ(shared_questions({plain, later}, {later, other, plain}), (std::vector<std::size_t>{0, 2}));
+}
+
+TEST(Validation, OfTheSampleDataIsWhatItWas) {
+  ReadOptions options;
+  options.deduplicate = true;
+  options.need_target = true;
+  const auto records =
+      read_records(std::filesystem::path(MOELORA_SOURCE_DIR) / "examples" / "sample_data" / "train.json", options)
+          .records;
+  for (const auto& [size, seed, train, validation] : {std::tuple{120, 42, "819df25304e6518f", "3461874ba601b9d3"},
+                                                      std::tuple{120, 1, "896b8688f4f28e1a", "8ffd08194181eb61"},
+                                                      std::tuple{4, 42, "b9e4e7c6637398b2", "7cc5c0e69ad698d3"}}) {
+    const Split split = carve_validation(records, size, static_cast<std::uint64_t>(seed));
+    EXPECT_EQ(data_hash(split.train).substr(0, 16), train);
+    EXPECT_EQ(data_hash(split.validation).substr(0, 16), validation);
+  }
 }
 
 TEST(Validation, MayBeEmptyButNeverEverything) {

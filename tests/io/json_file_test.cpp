@@ -44,6 +44,20 @@ TEST(JsonFile, ErrorsNameFileLineAndColumn) {
   EXPECT_TRUE(raises([] { parsed("{} {}"); }, "f.json:1:4: "));
 }
 
+TEST(JsonFile, ColumnsCountCharacters) {
+  EXPECT_TRUE(raises([] { parsed("{\"问题\": ?}"); }, "f.json:1:8: "));
+}
+
+TEST(JsonFile, ReadsWhatEditorsSave) {
+  EXPECT_EQ(parsed("\xef\xbb\xbf// comment\n{\"a\": 1}")["a"], 1);
+  EXPECT_EQ(parsed(std::string("\xff\xfe{\0\"\0a\0\"\0:\0\x31\0}\0", 16))["a"], 1);
+}
+
+TEST(JsonFile, NamesAnotherKindOfFile) {
+  EXPECT_TRUE(raises([] { parsed("input,target\na,b\n"); }, "expected JSON, found a CSV file"));
+  EXPECT_TRUE(raises([] { parsed("<html>"); }, "expected JSON, found an HTML"));
+}
+
 TEST(JsonFile, BrokenTextIsAnErrorOfOurs) {
   EXPECT_TRUE(raises([] { parsed("{\"a\": \"\xff\xfe\"}"); }, "UTF-8"));
   EXPECT_TRUE(raises([] { parsed("{\"a\": 1e999}"); }, "overflow"));

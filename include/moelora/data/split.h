@@ -3,6 +3,7 @@
 // of the training records. What is not decided by the task is decided by a hash of the record itself, so that neither
 // the order of the file nor other records matter.
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -30,9 +31,15 @@ struct Split {
   std::vector<Record> validation;
 };
 
-/// Takes `size` records out for validation, in the tasks' proportions (a task with two records or more gives at least
-/// one, if `size` allows). Both parts keep the records' order. Error if fewer than `size` + 1 records are there.
+/// Takes about `size` records out for validation, in the tasks' proportions (a task with two records or more gives at
+/// least one, if `size` allows). A task keeps at least one training record. Records of the same input and history, as
+/// duplicates and several answers to one question are, go to the same part; so the validation part may be smaller than
+/// `size`, or a little larger. Both parts keep the records' order. Error if fewer than `size` + 1 records are there.
 Split carve_validation(std::vector<Record> records, std::int64_t size, std::uint64_t seed);
+
+/// Places of those of `others` whose input and history some record of `records` has too: what would be learned and
+/// then asked.
+std::vector<std::size_t> shared_questions(const std::vector<Record>& records, const std::vector<Record>& others);
 
 /// 5 % of the records, at most 500: what `moelora train` carves out unless told otherwise.
 std::int64_t default_validation_size(std::int64_t records);

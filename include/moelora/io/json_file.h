@@ -7,9 +7,9 @@
 
 namespace moelora::io {
 
-std::string read_text_file(const std::filesystem::path& path);  ///< Error if absent or unreadable.
+std::string read_text_file(const std::filesystem::path& path);  ///< Error: absent, unreadable, a Git LFS pointer.
 
-/// Parses a JSON file. Lines whose first characters are `//` are comments (configurations open with their command).
+/// Parses a JSON file in UTF-8 or UTF-16. Lines that begin with `//` are comments (configurations open with one).
 nlohmann::ordered_json read_json_file(const std::filesystem::path& path);
 
 /// Two-space indentation, UTF-8 as it is, a final newline.

@@ -18,14 +18,20 @@ struct RunData {
   std::vector<data::Record> validation;
 };
 
-/// Reads a file of records and logs what was left out.
+/// Reads a file of records and logs what was left out, and which task names may be one task in several spellings.
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
 /// Writes records as JSON lines, atomically. Bytes that are no UTF-8 (an answer's) are replaced.
 void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
 
+/// Warns if some of `others` have the input and history of a training record, with their number and a few names.
+/// `what`: where they come from.
+void warn_of_shared_questions(const std::vector<data::Record>& train, const std::vector<data::Record>& others,
+                              const std::string& what);
+
 /// Tasks, part, number, duplicates and validation part as configured, task prompts in front. `seed`: of the part that
-/// is carved out.
+/// is carved out. Logs the tasks with their numbers of records; warns of a validation part that is too small to tell
+/// anything or that asks what training asks.
 RunData read_run_data(const DataSection& section, std::uint64_t seed);
 
 /// Training form of all records; logs how many were cut. Error: a task that is not among `tasks`.

@@ -9,6 +9,7 @@
 #include "experiment/methods/registry.h"
 #include "experiment/methods/single_loras.h"
 #include "moelora/data/task_prompts.h"
+#include "moelora/io/file_name.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -102,7 +103,7 @@ class SingleLora : public Method {
     const auto of_others = [&](const data::Record& record) { return record.task != task; };
     std::erase_if(own.train, of_others);
     std::erase_if(own.validation, of_others);
-    own.folder = bench.folder / "tasks" / task;
+    own.folder = bench.folder / "tasks" / io::file_name_for(task);
     MoeLoraConfig& adapter = own.config.adapter;
     adapter.rank /= adapter.num_experts;
     adapter.alpha /= static_cast<double>(adapter.num_experts);

@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "io/file_kind.h"
 #include "model/chatglm/text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -63,8 +64,15 @@ void ChatGlmTokenizer::Impl::load() {
                 options.num_image_tokens);
   const std::string bytes = io::read_text_file(file);
   const auto status = pieces.LoadFromSerializedProto(bytes);
-  MOELORA_CHECK(status.ok() && pieces.GetPieceSize() > 0, "expected a SentencePiece model, found something else in ",
-                file.string(), ": ", status.ok() ? "it has no pieces" : status.ToString());
+  // SentencePiece's own text tells lines of its source.
+  const std::string kind = io::kind_of_file(bytes);
+  MOELORA_CHECK(status.ok() && pieces.GetPieceSize() > 0, "expected a SentencePiece model in ", file.string(),
+                ", found ",
+                bytes.empty()  ? "an empty file"
+                : status.ok()  ? "one without pieces"
+                : kind.empty() ? "something else"
+                               : kind,
+                "; copy ", kTokenizerFile, " of the model's distribution there again");
   for (Special* special : {&bos, &eos, &unk, &pad, &mask, &gmask}) {
     const int id = pieces.PieceToId(special->name);
     MOELORA_CHECK(
@@ -89,7 +97,7 @@ TokenIds ChatGlmTokenizer::Impl::encode_plain(std::string_view text, bool linebr
   if (!dummy_prefix) marked.insert(0, "<n>");
   std::vector<int> ids;
   const auto status = pieces.Encode(marked, &ids);
-  MOELORA_CHECK(status.ok(), file.string(), " cannot encode a text of ", text.size(), " bytes: ", status.ToString());
+  MOELORA_CHECK(status.ok(), file.string(), " cannot encode a text of ", text.size(), " bytes");
   TokenIds result;
   result.reserve(ids.size());
   for (std::size_t i = dummy_prefix ? 0 : 2; i < ids.size(); ++i) result.push_back(options.num_image_tokens + ids[i]);

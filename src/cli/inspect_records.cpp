@@ -1,0 +1,97 @@
+#include "cli/inspect_records.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <set>
+
+#include "cli/session.h"
+#include "data/json_scanner.h"
+#include "io/file_kind.h"
+#include "io/utf8.h"
+#include "moelora/data/split.h"
+#include "moelora/data/task_counts.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+
+namespace moelora::cli {
+namespace {
+
+constexpr const char* kBlank = " \t\r\n";
+
+void print_line(const std::string& name, const std::string& value) {
+  std::printf("%-22s %s\n", name.c_str(), value.c_str());
+}
+
+std::int64_t records_of_known_input(const std::vector<data::Record>& records) {
+  std::set<std::string> seen;
+  return std::count_if(records.begin(), records.end(), [&](const data::Record& record) {
+    return record.history.empty() && !seen.insert(record.input).second;
+  });
+}
+
+}  // namespace
+
+bool is_data_file(const std::filesystem::path& path) {
+  if (!std::filesystem::is_regular_file(path)) {
+    return false;  // a pipe can be read once
+  }
+  const std::string text = io::to_utf8(io::read_text_file(path), path.string());
+  const std::string kind = io::kind_of_file(text);
+  MOELORA_CHECK(
+      kind.empty(), path.string(), ": this is ", kind,
+      "; expected a model folder, an adapter folder, a configuration, or records (JSON lines or an array with "
+      "\"input\", \"target\" and \"task_dataset\")");
+  const std::size_t begin = text.find_first_not_of(kBlank);
+  if (begin == std::string::npos || (text[begin] != '{' && text[begin] != '[')) {
+    return false;
+  }
+  if (text[begin] == '[') {
+    return true;
+  }
+  try {
+    const data::JsonExtent object = data::scan_json(text, begin);
+    const auto has_one_of = [&](std::initializer_list<std::string_view> keys) {
+      return std::any_of(object.members.begin(), object.members.end(), [&](const data::JsonExtent::Member& member) {
+        return std::find(keys.begin(), keys.end(), member.key) != keys.end();
+      });
+    };
+    return text.find_first_not_of(kBlank, object.end) != std::string::npos ||
+           (has_one_of({"input", "target", "task_dataset", "instruction", "conversations", "messages", "question"}) &&
+            !has_one_of({"model", "data", "hidden_size"}));
+  } catch (const data::JsonFault&) {
+    return false;  // the reader of configurations says where it breaks
+  }
+}
+
+void inspect_records(const std::filesystem::path& path) {
+  const data::RecordFile file = data::read_records(path, {.need_task = false});
+  const std::vector<data::Record>& records = file.records;
+  print_line("file of records", path.string());
+  print_line("records", with_commas(static_cast<std::int64_t>(records.size())));
+  const auto answered =
+      std::count_if(records.begin(), records.end(), [](const auto& one) { return !one.target.empty(); });
+  print_line("with target", with_commas(answered));
+  if (const std::int64_t again = records_of_known_input(records); again > 0) {
+    print_line("of an earlier's input", with_commas(again));
+  }
+  const auto longest = std::max_element(records.begin(), records.end(), [](const auto& one, const auto& other) {
+    return one.input.size() < other.input.size();
+  });
+  print_line("longest input", with_commas(static_cast<std::int64_t>(io::count_characters(longest->input))) +
+                                  " characters (" + longest->sample_id + (longest->sample_id.empty() ? "" : ", ") +
+                                  "line " + std::to_string(longest->line) + ")");
+  const std::vector<data::TaskCount> tasks = data::count_tasks(records);
+  print_line("tasks", with_commas(static_cast<std::int64_t>(tasks.size())));
+  for (const data::TaskCount& count : tasks) {
+    print_line("  '" + count.task + "'", with_commas(count.records));
+  }
+  for (const auto& twins : data::near_twins(tasks)) {
+    print_line("one task, or several?", data::list_of_tasks(twins));
+  }
+  for (const std::string& problem : file.problems) {
+    print_line("left out", problem);
+  }
+  std::printf("Records are for moelora train (data.train), eval and generate; this is no configuration.\n");
+}
+
+}  // namespace moelora::cli
