@@ -7,6 +7,7 @@
 #include <unordered_set>
 #include <utility>
 
+#include "io/json_text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/sha256.h"
 
@@ -45,6 +46,7 @@ std::string string_field(const nlohmann::json& json, const char* key, bool requi
 }
 
 Record parse_record(const std::string& text, bool need_target) {
+  io::check_json_structure(text, "broken JSON");  // else an error that shows a value could exhaust the stack
   const nlohmann::json json = nlohmann::json::parse(text);
   MOELORA_CHECK(json.is_object(), "expected an object, found ", json.type_name());
   Record record;
