@@ -8,6 +8,9 @@ if(MOELORA_SANITIZE)
   target_compile_options(moelora_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)
   target_link_options(moelora_settings INTERFACE -fsanitize=address,undefined)
+elseif(MOELORA_SANITIZE_THREADS)
+  target_compile_options(moelora_settings INTERFACE -fsanitize=thread -fno-omit-frame-pointer -g1)
+  target_link_options(moelora_settings INTERFACE -fsanitize=thread)
 endif()
 
 # moelora_room(NAME imports...): src/NAME/**.cpp; MOELORA_ROOM_<NAME> lists the room and all that it needs.
@@ -91,6 +94,8 @@ target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_js
   moelora_sentencepiece moelora_nlopt Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
+elseif(MOELORA_SANITIZE_THREADS)
+  target_link_options(moelora PUBLIC -fsanitize=thread)
 endif()
 
 file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cli/*.cpp)

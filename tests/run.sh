@@ -2,6 +2,7 @@
 # Builds everything and runs all tests. Usage: bash tests/run.sh [PRESET [ctest arguments…]]
 #   bash tests/run.sh                     the release build, all tests
 #   bash tests/run.sh debug               unit tests under address and undefined-behaviour sanitizers
+#   bash tests/run.sh tsan                generation from several threads under the thread sanitizer
 #   bash tests/run.sh release -R adapter  some tests
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,6 +11,8 @@ preset=${1:-release}
 [ $# -eq 0 ] || shift
 
 moelora_setup
-moelora_build "$preset" all
+target=all
+[ "$preset" != tsan ] || target=threads_tests
+moelora_build "$preset" "$target"
 moelora_say "Testing"
 ctest --preset "$preset" "$@"

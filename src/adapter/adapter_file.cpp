@@ -126,8 +126,31 @@ void check_fingerprint(const std::string& what, const std::string& recorded, con
                 " that it was trained with");
 }
 
-std::string shape_text(const at::Tensor& tensor) {
-  return detail::concat(c10::toString(tensor.scalar_type()), " ", tensor.sizes());
+std::string shape_text(at::ScalarType dtype, at::IntArrayRef sizes) {
+  return detail::concat(c10::toString(dtype), " ", sizes);
+}
+
+void check_tensors(const AdapterShapes& expected, const std::map<std::string, at::Tensor>& tensors,
+                   const std::string& origin) {
+  std::vector<std::string> problems;
+  std::set<std::string> known;
+  for (const auto& [name, shape] : expected) {
+    known.insert(name);
+    const auto found = tensors.find(name);
+    if (found == tensors.end()) {
+      problems.push_back("missing: " + name + ", expected " + shape_text(at::kFloat, shape));
+    } else if (found->second.sizes() != at::IntArrayRef(shape) || found->second.scalar_type() != at::kFloat) {
+      problems.push_back(name + ": expected " + shape_text(at::kFloat, shape) + ", found " +
+                         shape_text(found->second.scalar_type(), found->second.sizes()));
+    }
+  }
+  for (const auto& [name, tensor] : tensors) {
+    if (!known.contains(name)) {
+      problems.push_back("surplus: " + name + " " + shape_text(tensor.scalar_type(), tensor.sizes()));
+    }
+  }
+  MOELORA_CHECK(problems.empty(), origin, " does not fit the adapter's configuration and base:", listed(problems),
+                "\nload it with the configuration and the base that it was made for");
 }
 
 }  // namespace
@@ -156,6 +179,7 @@ void check_replaceable(const fs::path& folder, const std::set<std::string>& own)
 
 Adapter inject_filled(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name,
                       const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
+  check_tensors(adapter_shapes(base, config, tasks.size()), tensors, origin);
   std::vector<std::pair<at::Tensor, bool>> trainable;
   for (const auto& parameter : base.parameters()) {
     trainable.emplace_back(parameter, parameter.requires_grad());
@@ -247,24 +271,11 @@ Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std:
 
 void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
   const auto parameters = adapter_tensors(adapter);
-  std::vector<std::string> problems;
-  std::set<std::string> expected;
+  AdapterShapes shapes;
   for (const auto& [name, parameter] : parameters) {
-    expected.insert(name);
-    const auto found = tensors.find(name);
-    if (found == tensors.end()) {
-      problems.push_back("missing: " + name + ", expected " + shape_text(parameter));
-    } else if (found->second.sizes() != parameter.sizes() || found->second.scalar_type() != at::kFloat) {
-      problems.push_back(name + ": expected " + shape_text(parameter) + ", found " + shape_text(found->second));
-    }
+    shapes.emplace_back(name, parameter.sizes().vec());
   }
-  for (const auto& [name, tensor] : tensors) {
-    if (!expected.contains(name)) {
-      problems.push_back("surplus: " + name + " " + shape_text(tensor));
-    }
-  }
-  MOELORA_CHECK(problems.empty(), origin, " does not fit the adapter's configuration and base:", listed(problems),
-                "\nload it with the configuration and the base that it was made for");
+  check_tensors(shapes, tensors, origin);
   at::NoGradGuard no_grad;
   for (const auto& [name, parameter] : parameters) {
     at::Tensor target = parameter;

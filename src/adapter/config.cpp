@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "adapter/filling.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
 #include "moelora/log/log.h"
@@ -26,6 +27,21 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
       problems.push_back(detail::concat(parts...));
     }
   };
+  // Far beyond any use: products of such sizes still fit into 64 bits. Memory is checked where it is taken.
+  constexpr std::int64_t kLargest = std::int64_t{1} << 24;
+  for (const auto& [key, value] : {std::pair<const char*, std::int64_t>{"rank", config.rank},
+                                   {"num_experts", config.num_experts},
+                                   {"task_embedding_dim", config.task_embedding_dim},
+                                   {"reserved_rows", config.reserved_rows},
+                                   {"prefix.length", config.prefix.length}}) {
+    expect(value <= kLargest, key, ": expected at most ", kLargest, ", found ", value);
+  }
+  constexpr std::size_t kMostTargets = 10000;
+  expect(config.targets.size() <= kMostTargets, "targets: expected at most ", kMostTargets, ", found ",
+         config.targets.size(), "; a regular expression can name many linears at once");
+  constexpr std::int64_t kMostSingle = 4096;  // a table [tasks, tasks] comes with it
+  expect(config.routing != Routing::single || config.num_experts <= kMostSingle, "num_experts: expected at most ",
+         kMostSingle, " with routing \"single\", found ", config.num_experts);
   expect(config.rank >= 1, "rank: expected at least 1, found ", config.rank);
   expect(config.num_experts >= 1, "num_experts: expected at least 1, found ", config.num_experts);
   if (config.rank >= 1 && config.num_experts >= 1) {
@@ -85,11 +101,7 @@ const std::string& routing_name(Routing routing) { return routing_names().at(sta
 void MoeLoraConfig::validate() const {
   const auto problems = config_problems(*this);
   if (!problems.empty()) {
-    std::string text = "the adapter's configuration is not usable:";
-    for (const auto& problem : problems) {
-      text += "\n  " + problem;
-    }
-    throw Error(text);
+    throw Error("the adapter's configuration is not usable:" + listed(problems));
   }
   if (routing == Routing::task && top_k == 1 && num_experts > 1) {
     log::warning(

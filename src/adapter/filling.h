@@ -5,13 +5,23 @@
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "moelora/adapter/adapter.h"
 
 namespace moelora {
 
-/// inject() and fill_adapter(). If filling fails, the adapter is taken out again and the base's parameters are
-/// trainable as before.
+using Shape = std::vector<std::int64_t>;
+using AdapterShapes = std::vector<std::pair<std::string, Shape>>;
+
+/// Names (those of adapter_tensors()) and shapes of the tensors that inject() with this configuration would make.
+/// Error as from inject() if a target matches nothing.
+AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks);
+
+/// inject() and fill_adapter(), in the reverse order of what can go wrong: nothing is made before the tensors are known
+/// to be those that the configuration describes. If filling fails, the adapter is taken out again and the base's
+/// parameters are trainable as before.
 Adapter inject_filled(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name,
                       const std::map<std::string, at::Tensor>& tensors, const std::string& origin);
 

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <set>
 
 #include "adapter/filling.h"
+#include "adapter/target_pattern.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 
@@ -16,7 +16,8 @@ namespace {
 using nlohmann::ordered_json;
 
 std::string shown(const ordered_json& json) {
-  return json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  const std::string text = json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+  return text.size() <= 200 ? text : std::string("a long ") + json.type_name();
 }
 
 /// Reads typed values and collects what is wrong.
@@ -91,11 +92,9 @@ void read_targets(SettingsReader& reader, ForeignConfig& result) {
     result.targets = reader.strings("target_modules");
   } else if (targets.is_string()) {
     // Python's re.fullmatch; expressions that ECMAScript lacks fall back to the names in the tensors' file.
-    try {
-      std::regex probe(targets.get<std::string>(), std::regex::ECMAScript);
+    std::string problem;
+    if (compile_expression(targets.get<std::string>(), problem)) {
       result.targets = {targets.get<std::string>()};
-    } catch (const std::regex_error&) {
-      result.targets.clear();
     }
     if (targets == "all-linear") {
       result.targets.clear();

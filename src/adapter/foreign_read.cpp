@@ -1,5 +1,6 @@
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -238,6 +239,22 @@ TaskNames foreign_tasks(const ForeignConfig& foreign, const ForeignOptions& opti
   return TaskNames(std::move(names));
 }
 
+/// Before anything is made for each expert and task that the configuration claims.
+void check_counts(const ForeignConfig& foreign, const Tensors& tensors, const std::string& origin) {
+  // Without a gate the tasks leave no trace in the tensors.
+  std::int64_t largest = 4096;
+  for (const auto& [key, tensor] : tensors) {
+    for (const std::int64_t size : tensor.sizes()) {
+      largest = std::max(largest, size);
+    }
+  }
+  MOELORA_CHECK(static_cast<std::uint64_t>(foreign.config.num_experts) <= tensors.size() + 1, origin, " holds ",
+                tensors.size(), " tensors, fewer than the ", foreign.config.num_experts,
+                " experts (expert_num) of its adapter_config.json; copy the file that belongs to it");
+  MOELORA_CHECK(foreign.tasks <= largest, origin, " holds no task embedding of the ", foreign.tasks,
+                " tasks (task_num) of its adapter_config.json; copy the file that belongs to it");
+}
+
 }  // namespace
 
 std::string foreign_prefix(const std::string& linear) { return std::string(kPrefix) + linear + "."; }
@@ -262,10 +279,15 @@ Adapter load_foreign_adapter(torch::nn::Module& base, const fs::path& folder, co
   MOELORA_CHECK(moelora || !options.per_linear, "a PEFT LoRA has no gates; load it without per_linear");
   MoeLoraConfig& config = foreign.config;
   config.per_linear = moelora && (options.per_linear || foreign.gate_in_every_linear);
-  TaskNames tasks = foreign_tasks(foreign, options, moelora);
 
   std::string origin;
-  ForeignTensors sorted = sort_tensors(read_foreign_tensors(folder, origin), moelora);
+  ForeignTensors sorted;
+  {
+    const Tensors tensors = read_foreign_tensors(folder, origin);
+    check_counts(foreign, tensors, origin);
+    sorted = sort_tensors(tensors, moelora);
+  }
+  TaskNames tasks = foreign_tasks(foreign, options, moelora);
   config.targets = foreign.targets;
   if (config.targets.empty()) {
     for (const auto& [linear, found] : sorted.linears) {

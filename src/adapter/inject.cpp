@@ -1,32 +1,14 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <regex>
-
+#include "adapter/filling.h"
+#include "adapter/target_pattern.h"
+#include "io/memory.h"
 #include "moelora/adapter/adapter.h"
 #include "moelora/io/error.h"
 
 namespace moelora {
 namespace {
-
-// A target is a suffix at a name-component boundary, or a regular expression that matches the whole name.
-class TargetPattern {
- public:
-  explicit TargetPattern(const std::string& text) : text_(text) {
-    try {
-      expression_ = std::regex(text, std::regex::ECMAScript);
-    } catch (const std::regex_error& error) {
-      throw Error("target '" + text + "' is neither a name nor a valid regular expression: " + error.what());
-    }
-  }
-  bool matches(const std::string& name) const {
-    return name == text_ || name.ends_with("." + text_) || std::regex_match(name, expression_);
-  }
-
- private:
-  std::string text_;
-  std::regex expression_;
-};
 
 // FNV-1a: a linear's dropout masks depend on its name, not on how many linears are adapted.
 std::uint64_t key_of_name(const std::string& name) {
@@ -113,8 +95,48 @@ void set_trainable(torch::nn::Module& module, bool trainable) {
 
 }  // namespace
 
+AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks) {
+  AdapterShapes shapes;
+  const auto targets = find_targets(base, config.targets);
+  for (const auto& [name, linear] : targets) {
+    shapes.emplace_back("linears." + name + ".A", Shape{config.rank, linear->in_features()});
+    shapes.emplace_back("linears." + name + ".B", Shape{linear->out_features(), config.rank});
+    if (config.routing == Routing::token) {
+      shapes.emplace_back("linears." + name + ".router", Shape{config.num_experts, linear->in_features()});
+    }
+  }
+  const bool gated = config.routing == Routing::task && config.num_experts > 1 && !targets.empty();
+  for (std::size_t i = 0; gated && i < (config.per_linear ? targets.size() : 1); ++i) {
+    const std::string prefix = config.per_linear ? "gates." + targets[i].first + "." : "gate.";
+    shapes.emplace_back(prefix + "task_embedding", Shape{config.reserved_rows + num_tasks, config.task_embedding_dim});
+    shapes.emplace_back(prefix + "weight", Shape{config.num_experts, config.task_embedding_dim});
+  }
+  if (const auto* host = dynamic_cast<const nn::PrefixHost*>(&base); host != nullptr && config.prefix.length > 0) {
+    const auto hidden = host->prefix_shape().hidden();
+    const auto width = host->prefix_shape().width();
+    const bool projection = config.prefix.projection;
+    shapes.emplace_back("prefix.embedding", Shape{config.prefix.length, projection ? hidden : width});
+    if (projection) {
+      shapes.emplace_back("prefix.hidden.weight", Shape{hidden, hidden});
+      shapes.emplace_back("prefix.hidden.bias", Shape{hidden});
+      shapes.emplace_back("prefix.output.weight", Shape{width, hidden});
+      shapes.emplace_back("prefix.output.bias", Shape{width});
+    }
+  }
+  return shapes;
+}
+
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
+  double bytes = 0.0;
+  for (const auto& [tensor, shape] : adapter_shapes(base, config, tasks.size())) {
+    double elements = 1.0;
+    for (const std::int64_t size : shape) {
+      elements *= static_cast<double>(size);
+    }
+    bytes += elements * sizeof(float);
+  }
+  io::check_memory(bytes, "the adapter", "lower rank, task_embedding_dim or prefix.length, or adapt fewer linears");
   const auto targets = find_targets(base, config.targets);
   for (const auto& [linear_name, linear] : targets) {
     MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,

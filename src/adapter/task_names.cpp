@@ -1,6 +1,7 @@
 #include "moelora/adapter/task_names.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
@@ -17,11 +18,12 @@ TaskIds single_tasks(const std::vector<std::int64_t>& tasks) {
 }
 
 TaskNames::TaskNames(std::vector<std::string> names) : names_(std::move(names)) {
+  std::unordered_map<std::string_view, std::size_t> first;
   for (std::size_t i = 0; i < names_.size(); ++i) {
     MOELORA_CHECK(!names_[i].empty(), "task ", i, " has an empty name; give every task a name");
-    const auto first = std::find(names_.begin(), names_.begin() + static_cast<std::ptrdiff_t>(i), names_[i]);
-    MOELORA_CHECK(first == names_.begin() + static_cast<std::ptrdiff_t>(i), "tasks ", first - names_.begin(), " and ",
-                  i, " are both named '", names_[i], "'; give every task a name of its own");
+    const auto [known, fresh] = first.emplace(names_[i], i);
+    MOELORA_CHECK(fresh, "tasks ", known->second, " and ", i, " are both named '", names_[i],
+                  "'; give every task a name of its own");
   }
 }
 

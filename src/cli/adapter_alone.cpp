@@ -61,10 +61,19 @@ std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShap
   std::shared_ptr<torch::nn::Module> root = std::make_shared<WeightlessBase>(prefix);
   std::map<std::string, std::shared_ptr<torch::nn::Module>> modules{{"", root}};
   for (const AdaptedShape& shape : linears) {
+    constexpr std::ptrdiff_t kDeepest = 32;  // modules within modules, that many of which are made for each name
+    const bool plain = shape.name.size() <= 1000 && !shape.name.starts_with('.') && !shape.name.ends_with('.') &&
+                       shape.name.find("..") == std::string::npos &&
+                       std::count(shape.name.begin(), shape.name.end(), '.') < kDeepest &&
+                       modules.find(shape.name) == modules.end();
+    MOELORA_CHECK(plain, "the adapter's tensors' file names a linear \"", shape.name.substr(0, 200),
+                  "\", which no model can hold; copy the adapter again from where it was written");
     std::shared_ptr<torch::nn::Module> parent = root;
     std::size_t begin = 0;
     for (std::size_t dot = shape.name.find('.'); dot != std::string::npos; dot = shape.name.find('.', begin)) {
       auto& module = modules[shape.name.substr(0, dot)];
+      MOELORA_CHECK(!module || !std::dynamic_pointer_cast<nn::LinearImpl>(module), "the adapter's tensors' file names ",
+                    shape.name.substr(0, dot), " as a linear and as a module that holds linears");
       if (!module) {
         module = parent->register_module(shape.name.substr(begin, dot - begin), std::make_shared<torch::nn::Module>());
       }
@@ -72,7 +81,7 @@ std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShap
       begin = dot + 1;
     }
     const at::Tensor weight = at::zeros({1, 1}).expand({shape.out_features, shape.in_features});
-    parent->register_module(shape.name.substr(begin), nn::Linear(weight));
+    modules[shape.name] = parent->register_module(shape.name.substr(begin), nn::Linear(weight));
   }
   return root;
 }

@@ -5,11 +5,10 @@
 #include <c10/core/DeviceType.h>
 
 #include <cstdio>
-#include <fstream>
-#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "io/memory.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/io/dtype.h"
@@ -64,24 +63,12 @@ at::ScalarType stored_dtype(const std::filesystem::path& model_folder) {
   return tensors.info(tensors.contains(probe) ? probe : tensors.names().front()).dtype;
 }
 
-// Memory that programs can still have without swapping, in bytes; nothing where the system does not say.
-std::optional<double> available_memory() {
-  std::ifstream stream("/proc/meminfo");
-  for (std::string name; stream >> name; stream.ignore(std::numeric_limits<std::streamsize>::max(), '\n')) {
-    double kibibytes = 0.0;
-    if (name == "MemAvailable:" && stream >> kibibytes) {
-      return kibibytes * 1024.0;
-    }
-  }
-  return std::nullopt;
-}
-
 // "auto": the stored type on a GPU, fp32 on a CPU, unless only the stored type fits into its memory.
 at::ScalarType automatic_dtype(const std::filesystem::path& model_folder, at::ScalarType stored, at::Device device) {
   if (!device.is_cpu()) {
     return stored;
   }
-  const auto available = available_memory();
+  const auto available = io::available_memory();
   const auto config = model::ChatGlmConfig::from_json(io::read_json_file(model_folder / "config.json"));
   const double as_fp32 = 4.0 * static_cast<double>(config.parameter_count(/*tied_head=*/true));
   if (stored == at::kFloat || !available || as_fp32 < *available) {
@@ -175,8 +162,11 @@ Session open_model(const train::ModelSection& section) {
   Session session;
   session.tokenizer = std::make_unique<model::ChatGlmTokenizer>(section.tokenizer);
   const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
-  session.model =
-      model::ChatGlm(model::ChatGlmConfig::from_json(section.init), model::random_tensors(section.seed, dtype));
+  const auto config = model::ChatGlmConfig::from_json(section.init);
+  io::check_memory(
+      static_cast<double>(config.parameter_count(/*tied_head=*/true)) * static_cast<double>(c10::elementSize(dtype)),
+      "the new model (model.init)", "choose a smaller vocab_size, hidden_size or num_layers");
+  session.model = model::ChatGlm(config, model::random_tensors(section.seed, dtype));
   session.model->tie_head();  // as the published model
   session.model->to(parse_device(section.device));
   session.base_fingerprint = model::base_fingerprint(*session.model);

@@ -66,7 +66,7 @@ std::string plain_json_message(const std::string& message) {
   const std::size_t body = bracket == std::string::npos ? 0 : bracket + 2;
   const bool positioned = message.compare(body, 15, "parse error at ") == 0;
   const std::size_t colon = positioned ? message.find(": ", body) : std::string::npos;
-  return message.substr(colon == std::string::npos ? body : colon + 2);
+  return excerpt(std::string_view(message).substr(colon == std::string::npos ? body : colon + 2));
 }
 
 std::string read_text_file(const std::filesystem::path& path) {

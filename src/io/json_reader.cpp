@@ -10,6 +10,12 @@
 
 namespace moelora::io {
 
+namespace {
+
+constexpr std::size_t kLongestKey = 200;  // that errors show and names are compared with
+
+}  // namespace
+
 struct JsonReader::State {
   nlohmann::ordered_json json;
   std::string where;
@@ -27,9 +33,11 @@ struct JsonReader::State {
   }
   void collect(std::vector<std::string>& all) const {
     all.insert(all.end(), problems.begin(), problems.end());
+    constexpr std::size_t kSuggestions = 100;  // beyond those nobody reads them
     for (auto entry = json.begin(); entry != json.end(); ++entry) {
       if (std::find(known.begin(), known.end(), entry.key()) == known.end()) {
-        all.push_back(path(entry.key()) + ": unknown key" + suggestion(entry.key(), known));
+        const std::string key = entry.key().size() <= kLongestKey ? entry.key() : entry.key().substr(0, kLongestKey);
+        all.push_back(path(key) + ": unknown key" + (all.size() < kSuggestions ? suggestion(key, known) : ""));
       }
     }
     for (const auto& child : children) {
@@ -292,18 +300,28 @@ void JsonReader::finish() const {
   if (problems.empty()) {
     return;
   }
+  constexpr std::size_t kShown = 100;
   std::string text;
-  for (const std::string& problem : problems) {
-    text += (text.empty() ? "" : "\n") + problem;
+  for (std::size_t i = 0; i < problems.size() && i < kShown; ++i) {
+    text += (text.empty() ? "" : "\n") + problems[i];
+  }
+  if (problems.size() > kShown) {
+    text += detail::concat("\n… and ", problems.size() - kShown, " more");
   }
   throw Error(text);
 }
 
 std::string nearest_name(std::string_view name, const std::vector<std::string>& known) {
+  if (name.size() > kLongestKey) {
+    return {};  // nobody meant it, and the distance takes a time and memory of both lengths' product
+  }
   const std::string wanted = ascii_lower(name);
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : known) {
+    if (candidate.size() > kLongestKey) {
+      continue;
+    }
     const std::size_t distance = edit_distance(wanted, ascii_lower(candidate));
     if (distance < best_distance && distance < std::max(name.size(), candidate.size())) {
       best_distance = distance;

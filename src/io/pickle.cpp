@@ -1,7 +1,6 @@
 #include "io/pickle.h"
 
 #include <array>
-#include <bit>
 #include <unordered_map>
 #include <utility>
 
@@ -41,6 +40,13 @@ using Kind = PickleValue::Kind;
 
 }  // namespace
 
+const PickleValue::Items& PickleValue::items() const {
+  static const Items none;
+  const bool holds = kind_ == Kind::tuple || kind_ == Kind::list || kind_ == Kind::dict || kind_ == Kind::storage ||
+                     kind_ == Kind::tensor;
+  return holds && items_ != nullptr ? *items_ : none;
+}
+
 const char* kind_name(PickleValue::Kind kind) {
   static constexpr const char* kNames[] = {"None", "bool", "int",  "float",   "str",   "tuple",
                                            "list", "dict", "type", "storage", "tensor"};
@@ -49,8 +55,17 @@ const char* kind_name(PickleValue::Kind kind) {
 
 class Pickle::Machine {
  public:
-  Machine(std::string_view bytes, std::string label, std::deque<PickleValue>& values)
-      : bytes_(bytes), label_(std::move(label)), values_(values) {}
+  using Items = PickleValue::Items;
+
+  Machine(std::string_view bytes, std::string label, std::deque<PickleValue>& values, std::deque<Items>& items)
+      : bytes_(bytes),
+        label_(std::move(label)),
+        values_(values),
+        items_(items),
+        none_(&values.emplace_back(Kind::none)),
+        false_(&values.emplace_back(Kind::boolean, std::int64_t{0})),
+        true_(&values.emplace_back(Kind::boolean, std::int64_t{1})),
+        empty_tuple_(&values.emplace_back(Kind::tuple, static_cast<Items*>(nullptr))) {}
 
   const PickleValue* run() {
     for (;;) {
@@ -92,10 +107,19 @@ class Pickle::Machine {
     return line;
   }
 
-  PickleValue* push(Kind kind) {
-    stack_.push_back(&values_.emplace_back());
-    stack_.back()->kind = kind;
-    return stack_.back();
+  template <typename Content>
+  void push(Kind kind, Content content) {
+    stack_.push_back(&values_.emplace_back(kind, content));
+  }
+  void push_container(Kind kind) { push(kind, static_cast<Items*>(nullptr)); }
+  // What such values hold is shared, never copied: two bytes could otherwise ask for a copy of everything before.
+  void push_sharing(Kind kind, const PickleValue* tuple) { push(kind, tuple->items_); }
+  void push_tuple(Items items) {
+    if (items.empty()) {
+      stack_.push_back(empty_tuple_);  // can't be changed, so one is enough
+    } else {
+      push(Kind::tuple, &items_.emplace_back(std::move(items)));
+    }
   }
 
   // Python keeps what lies below a mark out of reach; so does this.
@@ -112,27 +136,23 @@ class Pickle::Machine {
     return value;
   }
 
-  std::vector<const PickleValue*> pop_to_mark() {
+  Items pop_to_mark() {
     check(!marks_.empty(), "a mark is missing");
-    const std::vector<const PickleValue*> items(stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back()),
-                                                stack_.end());
+    Items items(stack_.begin() + static_cast<std::ptrdiff_t>(marks_.back()), stack_.end());
     stack_.resize(marks_.back());
     marks_.pop_back();
     return items;
   }
 
-  void push_integer(std::uint64_t value) { push(Kind::integer)->integer = static_cast<std::int64_t>(value); }
-  void push_text(std::uint64_t size) {
-    const std::string_view text = take(size);
-    push(Kind::text)->text = text;
-  }
+  void push_integer(std::uint64_t value) { push(Kind::integer, static_cast<std::int64_t>(value)); }
+  void push_text(std::uint64_t size) { push(Kind::text, take(size)); }
 
-  void push_tuple(std::size_t size) {
-    std::vector<const PickleValue*> items(size);
+  void push_short_tuple(std::size_t size) {
+    Items items(size);
     for (std::size_t i = size; i-- > 0;) {
       items[i] = pop();
     }
-    push(Kind::tuple)->items = std::move(items);
+    push_tuple(std::move(items));
   }
 
   void push_long(std::uint64_t width) {
@@ -142,32 +162,30 @@ class Pickle::Machine {
     push_integer(negative && width < 8 ? raw | ~std::uint64_t{0} << (8 * width) : raw);
   }
 
-  void push_real() {
-    std::uint64_t bits = 0;
-    for (const char c : take(8)) {  // the only big-endian number of the language
-      bits = bits << 8 | static_cast<unsigned char>(c);
-    }
-    push(Kind::real)->real = std::bit_cast<double>(bits);
+  void append(PickleValue* list, const Items& items) {
+    check(list->kind() == Kind::list, "appending to something that is no list");
+    insert(list, items);
   }
 
-  void append(PickleValue* list, const std::vector<const PickleValue*>& items) {
-    check(list->kind == Kind::list, "appending to something that is no list");
-    list->items.insert(list->items.end(), items.begin(), items.end());
-  }
-
-  void set_items(PickleValue* dict, const std::vector<const PickleValue*>& items) {
-    check(dict->kind == Kind::dict, "setting items of something that is no dict");
+  void set_items(PickleValue* dict, const Items& items) {
+    check(dict->kind() == Kind::dict, "setting items of something that is no dict");
     check(items.size() % 2 == 0, "a key without a value");
-    dict->items.insert(dict->items.end(), items.begin(), items.end());
+    insert(dict, items);
+  }
+
+  void insert(PickleValue* container, const Items& items) {
+    if (container->items_ == nullptr && !items.empty()) {
+      container->items_ = &items_.emplace_back();
+    }
+    if (!items.empty()) {
+      container->items_->insert(container->items_->end(), items.begin(), items.end());
+    }
   }
 
   void push_global(std::string_view module, std::string_view name) {
     for (const AllowedGlobal& allowed : kAllowedGlobals) {
       if (module == allowed.module && name == allowed.name) {
-        PickleValue* global = push(Kind::global);
-        global->text = module;
-        global->name = name;
-        return;
+        return push(Kind::global, allowed.name);
       }
     }
     refuse_global(module, name);
@@ -183,30 +201,49 @@ class Pickle::Machine {
   void reduce() {
     const PickleValue* arguments = pop();
     const PickleValue* function = pop();
-    check(function->kind == Kind::global && arguments->kind == Kind::tuple, "a call of something that is no function");
-    if (function->name == "OrderedDict") {
-      check(arguments->items.empty(), "an OrderedDict made from arguments");
-      push(Kind::dict);
-    } else if (function->name == "_rebuild_tensor_v2") {
-      push(Kind::tensor)->items = arguments->items;
-    } else if (function->name == "_rebuild_parameter") {
-      check(!arguments->items.empty() && arguments->items[0]->kind == Kind::tensor, "a parameter without a tensor");
-      push(Kind::tensor)->items = arguments->items[0]->items;
+    check(function->kind() == Kind::global && arguments->kind() == Kind::tuple,
+          "a call of something that is no function");
+    if (function->text() == "OrderedDict") {
+      check(arguments->items().empty(), "an OrderedDict made from arguments");
+      push_container(Kind::dict);
+    } else if (function->text() == "_rebuild_tensor_v2") {
+      push_sharing(Kind::tensor, arguments);
+    } else if (function->text() == "_rebuild_parameter") {
+      check(!arguments->items().empty() && arguments->items()[0]->kind() == Kind::tensor,
+            "a parameter without a tensor");
+      push_sharing(Kind::tensor, arguments->items()[0]);
     } else {
-      refuse_global(function->text, function->name);
+      refuse_global("torch", function->text());  // what is left in the allow-list: a type of storage
     }
   }
 
   // Python sets attributes here; a state dict has one, `_metadata`, and nothing needs it.
   void build() {
     const PickleValue* state = pop();
-    check(state->kind == Kind::dict && top()->kind == Kind::dict, "attributes of something that is no state dict");
+    check(state->kind() == Kind::dict && top()->kind() == Kind::dict, "attributes of something that is no state dict");
+  }
+
+  // Python counts entries up from 0, which a list holds at eight bytes each; others are possible.
+  void put(std::uint64_t index) {
+    PickleValue* value = top();
+    if (index < bytes_.size()) {
+      if (index >= memo_.size()) {
+        memo_.resize(index + 1, nullptr);
+      }
+      memorised_ += memo_[index] == nullptr;
+      memo_[index] = value;
+    } else {
+      memorised_ += far_memo_.insert_or_assign(index, value).second;
+    }
   }
 
   void get(std::uint64_t index) {
-    const auto found = memo_.find(index);
-    check(found != memo_.end(), "an unknown memo entry");
-    stack_.push_back(found->second);
+    PickleValue* value = index < memo_.size() ? memo_[index] : nullptr;
+    if (const auto far = far_memo_.find(index); value == nullptr && far != far_memo_.end()) {
+      value = far->second;
+    }
+    check(value != nullptr, "an unknown memo entry");
+    stack_.push_back(value);
   }
 
   void step(unsigned char opcode);
@@ -216,10 +253,17 @@ class Pickle::Machine {
   std::string_view bytes_;
   std::string label_;
   std::deque<PickleValue>& values_;
+  std::deque<Items>& items_;
+  PickleValue* none_;
+  PickleValue* false_;
+  PickleValue* true_;
+  PickleValue* empty_tuple_;
   std::size_t position_ = 0;
   std::vector<PickleValue*> stack_;
   std::vector<std::size_t> marks_;
-  std::unordered_map<std::uint64_t, PickleValue*> memo_;
+  std::vector<PickleValue*> memo_;  ///< null: no such entry
+  std::unordered_map<std::uint64_t, PickleValue*> far_memo_;
+  std::size_t memorised_ = 0;  ///< entries of both
 };
 
 bool Pickle::Machine::step_containers(unsigned char opcode) {
@@ -228,31 +272,29 @@ bool Pickle::Machine::step_containers(unsigned char opcode) {
       marks_.push_back(stack_.size());
       return true;
     case '}':
-      push(Kind::dict);
+      push_container(Kind::dict);
       return true;
     case ']':
-      push(Kind::list);
+      push_container(Kind::list);
       return true;
     case ')':
-      push(Kind::tuple);
+      push_tuple({});
       return true;
     case 0x85:
     case 0x86:
     case 0x87:
-      push_tuple(opcode - 0x84u);
+      push_short_tuple(opcode - 0x84u);
       return true;
-    case 't': {
-      auto items = pop_to_mark();
-      push(Kind::tuple)->items = std::move(items);
+    case 't':
+      push_tuple(pop_to_mark());
       return true;
-    }
     case 'a': {
       const PickleValue* item = pop();
       append(top(), {item});
       return true;
     }
     case 'e': {
-      const auto items = pop_to_mark();
+      const Items items = pop_to_mark();
       append(top(), items);
       return true;
     }
@@ -263,7 +305,7 @@ bool Pickle::Machine::step_containers(unsigned char opcode) {
       return true;
     }
     case 'u': {
-      const auto items = pop_to_mark();
+      const Items items = pop_to_mark();
       set_items(top(), items);
       return true;
     }
@@ -284,11 +326,11 @@ void Pickle::Machine::step(unsigned char opcode) {
       take(8);
       return;
     case 'N':
-      push(Kind::none);
+      stack_.push_back(none_);
       return;
     case 0x88:
     case 0x89:
-      push(Kind::boolean)->integer = opcode == 0x88;
+      stack_.push_back(opcode == 0x88 ? true_ : false_);
       return;
     case 'K':
       return push_integer(take_number(1));
@@ -298,8 +340,9 @@ void Pickle::Machine::step(unsigned char opcode) {
       return push_long(4);
     case 0x8a:
       return push_long(take_number(1));
-    case 'G':
-      return push_real();
+    case 'G':  // no state dict needs what it is
+      take(8);
+      return push(Kind::real, std::int64_t{0});
     case 'X':
       return push_text(take_number(4));
     case 0x8c:
@@ -307,14 +350,11 @@ void Pickle::Machine::step(unsigned char opcode) {
     case 0x8d:
       return push_text(take_number(8));
     case 'q':
-      memo_[take_number(1)] = top();
-      return;
+      return put(take_number(1));
     case 'r':
-      memo_[take_number(4)] = top();
-      return;
+      return put(take_number(4));
     case 0x94:
-      memo_[memo_.size()] = top();
-      return;
+      return put(memorised_);
     case 'h':
       return get(take_number(1));
     case 'j':
@@ -326,14 +366,13 @@ void Pickle::Machine::step(unsigned char opcode) {
     case 0x93: {
       const PickleValue* name = pop();
       const PickleValue* module = pop();
-      check(name->kind == Kind::text && module->kind == Kind::text, "a global without a name");
-      return push_global(module->text, name->text);
+      check(name->kind() == Kind::text && module->kind() == Kind::text, "a global without a name");
+      return push_global(module->text(), name->text());
     }
     case 'Q': {
       const PickleValue* id = pop();
-      check(id->kind == Kind::tuple, "a storage without a description");
-      push(Kind::storage)->items = id->items;
-      return;
+      check(id->kind() == Kind::tuple, "a storage without a description");
+      return push_sharing(Kind::storage, id);
     }
     case 'R':
       return reduce();
@@ -370,10 +409,10 @@ void Pickle::Machine::refuse_opcode(unsigned char opcode) {
 
 Pickle::Pickle(std::string_view bytes, std::string label) {
   // A state dict takes about 150 bytes for each tensor; the limit bounds the memory that a hostile file can ask for.
-  constexpr std::size_t kLongest = std::size_t{64} << 20;
+  constexpr std::size_t kLongest = std::size_t{8} << 20;
   MOELORA_CHECK(bytes.size() <= kLongest, label, ": the pickle has ", bytes.size(),
                 " bytes, far more than a state dict of tensors needs");
-  top_ = Machine(bytes, std::move(label), values_).run();
+  top_ = Machine(bytes, std::move(label), values_, items_).run();
 }
 
 }  // namespace moelora::io

@@ -1,6 +1,7 @@
 #pragma once
 // A machine for the part of Python's pickle language that torch.save uses for state dicts. It builds data and nothing
-// else: a "global" is a name out of an allow-list, and "calling" one makes a labelled tuple.
+// else: a "global" is a name out of an allow-list, and "calling" one makes a labelled tuple. A byte of the pickle costs
+// at most some 24 bytes of memory, whatever it says.
 
 #include <cstdint>
 #include <deque>
@@ -10,16 +11,37 @@
 
 namespace moelora::io {
 
-struct PickleValue {
-  enum class Kind { none, boolean, integer, real, text, tuple, list, dict, global, storage, tensor };
-  Kind kind = Kind::none;
-  std::int64_t integer = 0;  ///< integer and boolean
-  double real = 0.0;
-  std::string_view text;  ///< text: its UTF-8 bytes; global: "module.name" without the dot, see `name`
-  std::string_view name;  ///< global: text is the module, this the name in it
+/// Sixteen bytes: a hostile pickle makes a value with every byte.
+class PickleValue {
+ public:
+  enum class Kind : std::uint8_t { none, boolean, integer, real, text, tuple, list, dict, global, storage, tensor };
+  using Items = std::vector<const PickleValue*>;
+
+  explicit PickleValue(Kind kind) : kind_(kind), integer_(0) {}
+  PickleValue(Kind kind, std::int64_t integer) : kind_(kind), integer_(integer) {}
+  PickleValue(Kind kind, std::string_view text)
+      : kind_(kind), size_(static_cast<std::uint32_t>(text.size())), text_(text.data()) {}
+  PickleValue(Kind kind, Items* items) : kind_(kind), items_(items) {}
+
+  Kind kind() const { return kind_; }
+  std::int64_t integer() const { return kind_ == Kind::integer || kind_ == Kind::boolean ? integer_ : 0; }
+  /// text: its UTF-8 bytes; global: its name, without the module.
+  std::string_view text() const {
+    return kind_ == Kind::text || kind_ == Kind::global ? std::string_view(text_, size_) : std::string_view();
+  }
   /// tuple, list: elements; dict: key, value, key, value, …; storage: the persistent id's tuple;
-  /// tensor: the arguments of _rebuild_tensor_v2.
-  std::vector<const PickleValue*> items;
+  /// tensor: the arguments of _rebuild_tensor_v2. Storages and tensors share them with the tuple they came in.
+  const Items& items() const;
+
+ private:
+  friend class Pickle;  // its machine fills containers
+  Kind kind_;
+  std::uint32_t size_ = 0;
+  union {
+    std::int64_t integer_;
+    const char* text_;
+    Items* items_;  ///< null: none
+  };
 };
 
 const char* kind_name(PickleValue::Kind kind);
@@ -35,7 +57,8 @@ class Pickle {
 
  private:
   class Machine;
-  std::deque<PickleValue> values_;  ///< flat, so that no nesting, however deep, is destroyed recursively
+  std::deque<PickleValue> values_;        ///< flat, so that no nesting, however deep, is destroyed recursively
+  std::deque<PickleValue::Items> items_;  ///< of the containers that hold any
   const PickleValue* top_ = nullptr;
 };
 

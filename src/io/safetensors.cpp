@@ -47,6 +47,8 @@ at::ScalarType dtype_of_entry(const nlohmann::json& entry, const std::string& wh
 std::vector<std::int64_t> sizes_of_entry(const nlohmann::json& entry, const char* key, const std::string& where) {
   const auto found = entry.find(key);
   MOELORA_CHECK(found != entry.end() && found->is_array(), where, ": expected a list \"", key, "\"");
+  MOELORA_CHECK(found->size() <= kMaximalDimensions, where, ": its ", key, " has too many dimensions (", found->size(),
+                ")");
   std::vector<std::int64_t> sizes;
   for (const nlohmann::json& size : *found) {
     constexpr auto kLimit = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
@@ -129,10 +131,10 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : impl_(std:
   impl_->file = MappedFile::open(path);
   const std::string label = path.string();
   const std::string text = header_text(*impl_->file);
-  const auto header = parse_json_text<nlohmann::json>(text, label + " (header)");
   impl_->data = impl_->file->data() + 8 + text.size();
   const std::size_t data_size = impl_->file->size() - 8 - text.size();
-  for (const auto& [name, value] : header.items()) {
+  // Entry by entry: the whole header as one JSON value would take many times the memory of its text.
+  parse_json_text<nlohmann::json>(text, label + " (header)", [&](const std::string& name, const nlohmann::json& value) {
     if (name == "__metadata__") {
       MOELORA_CHECK(value.is_object(), label, ": expected an object \"__metadata__\"");
       for (const auto& [key, note] : value.items()) {
@@ -141,9 +143,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : impl_(std:
         impl_->metadata[key] = note.get<std::string>();
       }
     } else {
-      impl_->entries.emplace(name, checked_info(value, data_size, label + ": tensor \"" + name + "\""));
+      impl_->entries.emplace(name, checked_info(value, data_size, label + ": tensor \"" + excerpt(name) + "\""));
     }
-  }
+  });
   check_layout(impl_->entries, data_size, label);
 }
 

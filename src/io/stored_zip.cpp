@@ -1,6 +1,7 @@
 #include "io/stored_zip.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "moelora/io/error.h"
 
@@ -63,12 +64,19 @@ StoredZip::StoredZip(std::shared_ptr<const MappedFile> file) : file_(std::move(f
 
 void StoredZip::read_directory(std::uint64_t offset, std::uint64_t size, std::uint64_t count) {
   const std::uint64_t end = offset + size;
+  std::vector<Extent> extents{{offset, end, "the directory"}};
   for (std::uint64_t i = 0; i < count; ++i) {
-    offset = read_member(offset, end);
+    offset = read_member(offset, end, extents);
+  }
+  // Members that share bytes would make more data than the file holds.
+  std::sort(extents.begin(), extents.end(), [](const Extent& a, const Extent& b) { return a.begin < b.begin; });
+  for (std::size_t i = 1; i < extents.size(); ++i) {
+    MOELORA_CHECK(extents[i].begin >= extents[i - 1].end, file_->path().string(), ": ", extents[i].name, " overlaps ",
+                  extents[i - 1].name, " in the zip archive; it is damaged, copy or download it again");
   }
 }
 
-std::uint64_t StoredZip::read_member(std::uint64_t offset, std::uint64_t end) {
+std::uint64_t StoredZip::read_member(std::uint64_t offset, std::uint64_t end, std::vector<Extent>& extents) {
   MOELORA_CHECK(offset < end && number(offset, 4) == kEntrySignature,
                 damaged_archive(*file_, "a directory entry is broken"));
   const std::uint64_t flags = number(offset + 8, 2);
@@ -103,12 +111,16 @@ std::uint64_t StoredZip::read_member(std::uint64_t offset, std::uint64_t end) {
   MOELORA_CHECK(method == 0 && packed == size, path, ": member ", name,
                 " is compressed; torch.save stores members as they are, so this is another kind of zip archive");
   MOELORA_CHECK(number(header, 4) == kLocalSignature, damaged_archive(*file_, "a member is not where it should be"));
-  const std::uint64_t data = header + 30 + number(header + 26, 2) + number(header + 28, 2);
+  const std::uint64_t local_name = number(header + 26, 2);
+  const std::uint64_t data = header + 30 + local_name + number(header + 28, 2);
   MOELORA_CHECK(data <= file_->size() && size <= file_->size() - data,
                 damaged_archive(*file_, "a member lies beyond the end"));
   const std::string_view bytes(reinterpret_cast<const char*>(file_->data()) + data, size);
-  const bool added = members_.emplace(std::move(name), bytes).second;
+  MOELORA_CHECK(name == std::string_view(bytes.data() - (data - header - 30), local_name),
+                damaged_archive(*file_, "a member has another name than its directory entry"));
+  const auto [member, added] = members_.emplace(std::move(name), bytes);
   MOELORA_CHECK(added, damaged_archive(*file_, "a member is listed twice"));
+  extents.push_back({header, data + size, member->first});
   return next;
 }
 

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "io/mapped_file.h"
 
@@ -13,7 +14,8 @@ namespace moelora::io {
 
 class StoredZip {
  public:
-  /// Error if the directory is missing or damaged, or a member is compressed, encrypted, doubled or out of bounds.
+  /// Error if the directory is missing or damaged, or a member is compressed, encrypted, doubled, out of
+  /// bounds or overlaps another.
   explicit StoredZip(std::shared_ptr<const MappedFile> file);
 
   /// The bytes of each member by its full name.
@@ -22,7 +24,13 @@ class StoredZip {
  private:
   std::uint64_t number(std::uint64_t offset, int bytes) const;
   void read_directory(std::uint64_t offset, std::uint64_t size, std::uint64_t count);
-  std::uint64_t read_member(std::uint64_t offset, std::uint64_t end);  ///< The offset of the next directory entry.
+  struct Extent {
+    std::uint64_t begin;
+    std::uint64_t end;
+    std::string_view name;
+  };
+  /// The offset of the next directory entry.
+  std::uint64_t read_member(std::uint64_t offset, std::uint64_t end, std::vector<Extent>& extents);
 
   std::shared_ptr<const MappedFile> file_;
   std::map<std::string, std::string_view> members_;

@@ -1,10 +1,14 @@
 #include "moelora/io/torch_checkpoint.h"
 
-#include <ATen/ops/from_blob.h>
+#include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 #include <limits>
+#include <unordered_map>
 
+#include "io/json_text.h"
 #include "io/pickle.h"
 #include "io/stored_zip.h"
 #include "io/tensor_bytes.h"
@@ -52,36 +56,55 @@ std::string archive_folder(const StoredZip& zip, const std::string& path) {
   throw Error(detail::concat(path, " is a zip archive without data.pkl, so torch.save did not write it"));
 }
 
+// The storages of an archive by their keys.
+using Storages = std::unordered_map<std::string_view, std::string_view>;
+
+Storages storages_in(const StoredZip& zip, const std::string& folder) {
+  constexpr std::string_view kData = "/data/";
+  Storages storages;
+  for (const auto& [name, bytes] : zip.members()) {
+    if (std::string_view(name).starts_with(folder) && std::string_view(name).substr(folder.size()).starts_with(kData)) {
+      storages.emplace(std::string_view(name).substr(folder.size() + kData.size()), bytes);
+    }
+  }
+  return storages;
+}
+
 std::vector<std::int64_t> integers_of(const PickleValue& value, const char* what, const std::string& where) {
-  MOELORA_CHECK(value.kind == Kind::tuple || value.kind == Kind::list, where, ": its ", what, " is no tuple");
+  MOELORA_CHECK(value.kind() == Kind::tuple || value.kind() == Kind::list, where, ": its ", what, " is no tuple");
+  MOELORA_CHECK(value.items().size() <= kMaximalDimensions, where, ": its ", what, " has too many dimensions");
   std::vector<std::int64_t> numbers;
-  for (const PickleValue* item : value.items) {
-    MOELORA_CHECK(item->kind == Kind::integer && item->integer >= 0, where, ": its ", what,
+  numbers.reserve(value.items().size());
+  for (const PickleValue* item : value.items()) {
+    MOELORA_CHECK(item->kind() == Kind::integer && item->integer() >= 0, where, ": its ", what,
                   " holds something other than whole numbers from 0");
-    numbers.push_back(item->integer);
+    numbers.push_back(item->integer());
   }
   return numbers;
 }
 
 // ('storage', torch.FloatStorage, key, device, element count)
-TorchCheckpointFile::Entry entry_of_storage(const PickleValue& value, const StoredZip& zip, const std::string& folder,
+TorchCheckpointFile::Entry entry_of_storage(const PickleValue& value, const Storages& storages,
                                             const std::string& where) {
-  const auto& items = value.items;
-  MOELORA_CHECK(value.kind == Kind::storage && items.size() == 5 && items[0]->kind == Kind::text &&
-                    items[0]->text == "storage" && items[1]->kind == Kind::global && items[2]->kind == Kind::text &&
-                    items[4]->kind == Kind::integer,
+  const auto& items = value.items();
+  MOELORA_CHECK(value.kind() == Kind::storage && items.size() == 5 && items[0]->kind() == Kind::text &&
+                    items[0]->text() == "storage" && items[1]->kind() == Kind::global &&
+                    items[2]->kind() == Kind::text && items[4]->kind() == Kind::integer,
                 where, ": the description of its storage is damaged");
   const StorageType* type = nullptr;
   for (const StorageType& known : kStorageTypes) {
-    type = known.name == items[1]->name ? &known : type;
+    type = known.name == items[1]->text() ? &known : type;
   }
-  MOELORA_CHECK(type != nullptr, where, ": ", items[1]->name, " is no storage type");
-  const auto member = zip.members().find(folder + "/data/" + std::string(items[2]->text));
-  MOELORA_CHECK(member != zip.members().end(), where, ": its storage data/", items[2]->text, " is not in the archive");
-  const auto size = checked_byte_count({items[4]->integer}, c10::elementSize(type->dtype));
+  MOELORA_CHECK(type != nullptr, where, ": ", items[1]->text(), " is no storage type");
+  const std::string_view key = items[2]->text();
+  constexpr std::size_t kLongestKey = 256;  // torch.save counts
+  const auto member = key.size() <= kLongestKey ? storages.find(key) : storages.end();
+  MOELORA_CHECK(member != storages.end(), where, ": its storage data/", key.substr(0, kLongestKey),
+                " is not in the archive");
+  const auto size = checked_byte_count({items[4]->integer()}, c10::elementSize(type->dtype));
   MOELORA_CHECK(size.has_value() && *size == member->second.size(), where, ": its storage should have ",
-                items[4]->integer, " elements of ", c10::elementSize(type->dtype), " bytes, but data/", items[2]->text,
-                " has ", member->second.size(), " bytes");
+                items[4]->integer(), " elements of ", c10::elementSize(type->dtype), " bytes, but data/", key, " has ",
+                member->second.size(), " bytes");
   TorchCheckpointFile::Entry entry;
   entry.dtype = type->dtype;
   entry.storage = member->second;
@@ -104,13 +127,13 @@ std::optional<std::uint64_t> highest_index(const TorchCheckpointFile::Entry& ent
 }
 
 // (storage, offset, sizes, strides, requires_grad, hooks[, metadata])
-TorchCheckpointFile::Entry entry_of_tensor(const PickleValue& value, const StoredZip& zip, const std::string& folder,
+TorchCheckpointFile::Entry entry_of_tensor(const PickleValue& value, const Storages& storages,
                                            const std::string& where) {
-  const auto& items = value.items;
-  MOELORA_CHECK(items.size() >= 4 && items[1]->kind == Kind::integer && items[1]->integer >= 0, where,
+  const auto& items = value.items();
+  MOELORA_CHECK(items.size() >= 4 && items[1]->kind() == Kind::integer && items[1]->integer() >= 0, where,
                 ": the description of the tensor is damaged");
-  TorchCheckpointFile::Entry entry = entry_of_storage(*items[0], zip, folder, where);
-  entry.offset = items[1]->integer;
+  TorchCheckpointFile::Entry entry = entry_of_storage(*items[0], storages, where);
+  entry.offset = items[1]->integer();
   entry.shape = integers_of(*items[2], "shape", where);
   entry.strides = integers_of(*items[3], "list of strides", where);
   MOELORA_CHECK(entry.shape.size() == entry.strides.size(), where, ": it has ", entry.shape.size(), " sizes but ",
@@ -128,6 +151,71 @@ TorchCheckpointFile::Entry entry_of_tensor(const PickleValue& value, const Store
   MOELORA_CHECK(highest.has_value() && *highest < entry.storage.size() / item_size, where,
                 ": its elements lie beyond the end of its storage");
   return entry;
+}
+
+// Calls copy(target index, source index) for each run of elements along the last dimension, in row-major order.
+template <typename CopyRun>
+void for_each_run(const TorchCheckpointFile::Entry& entry, CopyRun&& copy) {
+  const std::size_t outer = entry.shape.empty() ? 0 : entry.shape.size() - 1;
+  const std::int64_t run = entry.shape.empty() ? 1 : entry.shape.back();
+  std::vector<std::int64_t> index(outer, 0);
+  std::int64_t source = entry.offset;
+  for (std::int64_t target = 0;; target += run) {
+    copy(target, source, run);
+    std::size_t d = outer;
+    for (; d-- > 0;) {
+      if (entry.shape[d] == 1) {
+        continue;  // its stride may be any number
+      }
+      source += entry.strides[d];
+      if (++index[d] < entry.shape[d]) {
+        break;
+      }
+      source -= entry.strides[d] * entry.shape[d];
+      index[d] = 0;
+    }
+    if (d == static_cast<std::size_t>(-1)) {
+      return;
+    }
+  }
+}
+
+// The elements in row-major order. Read where they lie, as a mapped file promises no alignment: a copy of the storage
+// for each of many small tensors in it could take a time that has nothing to do with the file's size.
+at::Tensor gather(const TorchCheckpointFile::Entry& entry) {
+  at::Tensor tensor = at::empty(entry.shape, at::TensorOptions(entry.dtype));
+  const std::size_t size = c10::elementSize(entry.dtype);
+  const std::size_t step = (entry.strides.empty() ? 0 : static_cast<std::size_t>(entry.strides.back())) * size;
+  auto* to = static_cast<char*>(tensor.mutable_data_ptr());
+  const char* from = entry.storage.data();
+  const auto copy = [&](auto width) {
+    for_each_run(entry, [&](std::int64_t target, std::int64_t source, std::int64_t count) {
+      char* out = to + static_cast<std::size_t>(target) * width;
+      const char* in = from + static_cast<std::size_t>(source) * width;
+      for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+        std::memcpy(out + i * width, in + i * step, width);
+      }
+    });
+  };
+  switch (size) {  // sizes that the compiler knows become single moves
+    case 1:
+      copy(std::integral_constant<std::size_t, 1>());
+      break;
+    case 2:
+      copy(std::integral_constant<std::size_t, 2>());
+      break;
+    case 4:
+      copy(std::integral_constant<std::size_t, 4>());
+      break;
+    default:
+      copy(std::integral_constant<std::size_t, 8>());
+  }
+  if (entry.dtype == at::kBool) {
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+      to[i] = to[i] != 0;  // any other byte in a bool is undefined behaviour
+    }
+  }
+  return tensor;
 }
 
 bool is_contiguous_entry(const TorchCheckpointFile::Entry& entry) {
@@ -151,22 +239,37 @@ TorchCheckpointFile::TorchCheckpointFile(const std::filesystem::path& path) : fi
   const auto byte_order = zip.members().find(folder + "/byteorder");
   MOELORA_CHECK(byte_order == zip.members().end() || byte_order->second == "little", label,
                 " was written on a big-endian machine; save it again on a little-endian one");
-  const Pickle pickle(zip.members().at(folder + "/data.pkl"), label);
+  const std::string_view pickled = zip.members().at(folder + "/data.pkl");
+  const Pickle pickle(pickled, label);
+  const Storages storages = storages_in(zip, folder);
   const PickleValue& top = pickle.top();
-  MOELORA_CHECK(top.kind == Kind::dict, label, ": expected a state dict (names to tensors), found a ",
-                kind_name(top.kind), "; save model.state_dict() with torch.save");
-  for (std::size_t i = 0; i + 1 < top.items.size(); i += 2) {
-    MOELORA_CHECK(top.items[i]->kind == Kind::text, label, ": expected names as keys of the state dict, found a ",
-                  kind_name(top.items[i]->kind));
-    const std::string name(top.items[i]->text);
-    const PickleValue& value = *top.items[i + 1];
-    const std::string where = label + ": tensor \"" + name + "\"";
-    if (value.kind == Kind::none || name == "_metadata") {
+  MOELORA_CHECK(top.kind() == Kind::dict, label, ": expected a state dict (names to tensors), found a ",
+                kind_name(top.kind()), "; save model.state_dict() with torch.save");
+  // Tensors may share a storage, but not so often that reading them takes far more memory than the file has bytes.
+  constexpr std::uint64_t kMostViews = 8;
+  std::uint64_t bytes = 0;
+  std::uint64_t sizes = 0;
+  const auto& members = top.items();
+  for (std::size_t i = 0; i + 1 < members.size(); i += 2) {
+    MOELORA_CHECK(members[i]->kind() == Kind::text, label, ": expected names as keys of the state dict, found a ",
+                  kind_name(members[i]->kind()));
+    const std::string name(members[i]->text());
+    const PickleValue& value = *members[i + 1];
+    const std::string where = label + ": tensor \"" + excerpt(name) + "\"";
+    if (value.kind() == Kind::none || name == "_metadata") {
       continue;
     }
-    MOELORA_CHECK(value.kind == Kind::tensor, label, ": expected only tensors in the state dict, found \"", name,
-                  "\" of type ", kind_name(value.kind), "; save the tensors alone with torch.save");
-    const bool added = entries_.emplace(name, entry_of_tensor(value, zip, folder, where)).second;
+    MOELORA_CHECK(value.kind() == Kind::tensor, label, ": expected only tensors in the state dict, found \"",
+                  excerpt(name), "\" of type ", kind_name(value.kind()), "; save the tensors alone with torch.save");
+    Entry entry = entry_of_tensor(value, storages, where);
+    bytes += *checked_byte_count(entry.shape, c10::elementSize(entry.dtype));
+    sizes += entry.shape.size() + entry.strides.size();
+    MOELORA_CHECK(bytes / kMostViews <= file_->size(), where, ": the tensors up to here take ", bytes,
+                  " bytes, but the file has ", file_->size(),
+                  ": they share storages more often than a state dict does; clone() them before torch.save");
+    MOELORA_CHECK(sizes <= pickled.size(), where, ": the shapes up to here hold ", sizes,
+                  " numbers, more than the pickle has bytes; no state dict of torch.save looks like this");
+    const bool added = entries_.emplace(name, std::move(entry)).second;
     MOELORA_CHECK(added, where, " is there twice");
   }
 }
@@ -190,11 +293,11 @@ at::Tensor TorchCheckpointFile::tensor(const std::string& name, std::optional<at
   if (const auto in_order = bytes(name)) {
     return copy_from_file(reinterpret_cast<const std::uint8_t*>(in_order->data()), entry.shape, entry.dtype, wanted);
   }
-  // Other strides need aligned elements, which a mapped file does not promise: the storage is copied first.
-  const auto count = static_cast<std::int64_t>(entry.storage.size() / c10::elementSize(entry.dtype));
-  const at::Tensor storage =
-      copy_from_file(reinterpret_cast<const std::uint8_t*>(entry.storage.data()), {count}, entry.dtype, entry.dtype);
-  return storage.as_strided(entry.shape, entry.strides, entry.offset).to(wanted).clone(at::MemoryFormat::Contiguous);
+  const at::Tensor values = gather(entry);
+  const std::size_t item_size = c10::elementSize(entry.dtype);
+  const std::size_t first = static_cast<std::size_t>(entry.offset) * item_size;
+  MappedFile::release(entry.storage.data() + first, (*highest_index(entry) + 1) * item_size - first);
+  return values.to(wanted);
 }
 
 std::map<std::string, at::Tensor> load_torch_checkpoint(const std::filesystem::path& path) {

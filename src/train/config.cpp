@@ -64,6 +64,15 @@ Problems problems_of_training(const TrainingOptions& options) {
   at_least("checkpoint_every", options.checkpoint_every, 1);
   at_least("keep_checkpoints", options.keep_checkpoints, 1);
   at_least("threads", options.threads, 0);
+  // Far beyond any use: a batch's samples are listed, and steps · batch_size counts samples in 64 bits.
+  const auto at_most = [&](const char* key, std::int64_t value, std::int64_t most) {
+    if (value > most) {
+      problems.emplace_back(key, detail::concat("expected at most ", most, ", found ", value));
+    }
+  };
+  at_most("steps", options.steps, std::int64_t{1} << 38);
+  at_most("batch_size", options.batch_size, std::int64_t{1} << 24);
+  at_most("threads", options.threads, 4096);
   return problems;
 }
 

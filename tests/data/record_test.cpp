@@ -143,6 +143,19 @@ TEST(Records, UnusableFilesAreErrors) {
   EXPECT_EQ(error_of_reading(write_records(folder, bad), options), "");
 }
 
+TEST(Records, ValuesNestedWithoutEndAreAProblemNotACrash) {
+  testing::TemporaryFolder folder;
+  const std::string good = R"({"input": "a", "target": "t", "task_dataset": "X"})";
+  for (const char* key : {"history", "answer_choices", "sample_id", "extra"}) {
+    const std::string deep = R"({"input": "a", "target": "t", "task_dataset": "X", ")" + std::string(key) +
+                             "\": " + std::string(200000, '[') + std::string(200000, ']') + "}";
+    const RecordFile file = read_records(write_records(folder, good + "\n" + deep + "\n"));
+    EXPECT_EQ(file.records.size(), 1u) << key;
+    ASSERT_EQ(file.problems.size(), 1u) << key;
+    EXPECT_NE(file.problems[0].find("nest deeper than 200"), std::string::npos) << file.problems[0];
+  }
+}
+
 TEST(Records, RealFilesAreReadWhole) {
   const std::filesystem::path path = testing::shared() / "data" / "promptcblue" / "train.json";
   if (!std::filesystem::exists(path)) {

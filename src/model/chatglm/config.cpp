@@ -6,6 +6,15 @@
 #include "moelora/io/error.h"
 
 namespace moelora::model {
+namespace {
+
+// Far beyond any model of this kind: what is larger is a damaged or hostile file, and sums and products of such sizes
+// still fit into 64 bits.
+constexpr std::int64_t kLargest = std::int64_t{1} << 32;
+constexpr std::int64_t kMostLayers = 4096;
+constexpr double kMostParameters = 1e15;
+
+}  // namespace
 
 std::int64_t ChatGlmConfig::parameter_count(bool tied_head) const {
   const auto h = hidden_size;
@@ -42,7 +51,9 @@ ChatGlmConfig ChatGlmConfig::from_json(const nlohmann::ordered_json& json) {
     if (good) {
       value = found->template get<T>();
     } else {
-      problems.push_back(std::string(key) + " has the wrong type: " + found->dump());
+      const std::string text = found->dump();
+      problems.push_back(std::string(key) + " has the wrong type: " +
+                         (text.size() <= 100 ? text : std::string("a long ") + found->type_name()));
     }
   };
   std::string model_type = "chatglm";
@@ -54,15 +65,19 @@ ChatGlmConfig ChatGlmConfig::from_json(const nlohmann::ordered_json& json) {
   read("hidden_size", config.hidden_size, true);
   read("num_layers", config.num_layers, true);
   read("num_attention_heads", config.num_attention_heads, true);
-  config.inner_hidden_size = 4 * config.hidden_size;
+  if (config.hidden_size > 0 && config.hidden_size <= kLargest) {  // otherwise a problem below
+    config.inner_hidden_size = 4 * config.hidden_size;
+  }
   read("inner_hidden_size", config.inner_hidden_size, false);
   read("max_sequence_length", config.max_sequence_length, false);
   read("layernorm_epsilon", config.layernorm_epsilon, false);
   read("bos_token_id", config.bos_token_id, true);
   read("eos_token_id", config.eos_token_id, true);
   // The first published revision names neither; both vocabularies put them four and three before <sop>.
-  config.mask_token_id = config.bos_token_id - 4;
-  config.gmask_token_id = config.bos_token_id - 3;
+  if (config.bos_token_id >= 0) {  // otherwise a problem below
+    config.mask_token_id = config.bos_token_id - 4;
+    config.gmask_token_id = config.bos_token_id - 3;
+  }
   read("mask_token_id", config.mask_token_id, false);
   read("gmask_token_id", config.gmask_token_id, false);
   read("pad_token_id", config.pad_token_id, false);
@@ -87,8 +102,24 @@ ChatGlmConfig ChatGlmConfig::from_json(const nlohmann::ordered_json& json) {
                                     {"num_attention_heads", config.num_attention_heads},
                                     {"inner_hidden_size", config.inner_hidden_size},
                                     {"max_sequence_length", config.max_sequence_length}}) {
-    if (value < 1 || value > (std::int64_t{1} << 32)) {
-      problems.push_back(std::string(name) + " is " + std::to_string(value) + ", expected a positive size");
+    if (value < 1 || value > kLargest) {
+      problems.push_back(std::string(name) + " is " + std::to_string(value) + ", expected a positive size of at most " +
+                         std::to_string(kLargest));
+    }
+  }
+  if (config.num_layers > kMostLayers) {
+    problems.push_back("num_layers is " + std::to_string(config.num_layers) + ", expected at most " +
+                       std::to_string(kMostLayers));
+  }
+  if (problems.empty()) {
+    // As a floating-point number, because this is where the product's overflow is found.
+    const auto h = static_cast<double>(config.hidden_size);
+    const double parameters =
+        2.0 * static_cast<double>(config.vocab_size) * h +
+        static_cast<double>(config.num_layers) * h * (4.0 * h + 2.0 * static_cast<double>(config.inner_hidden_size));
+    if (parameters > kMostParameters) {
+      problems.push_back(detail::concat("vocab_size, hidden_size, inner_hidden_size and num_layers describe ",
+                                        parameters, " parameters, expected at most ", kMostParameters));
     }
   }
   if (problems.empty() && (config.hidden_size % config.num_attention_heads != 0 || config.head_dim() % 4 != 0)) {

@@ -22,6 +22,13 @@ const char* const kTokenizerFiles[] = {"ice_text.model", "tokenizer_config.json"
 
 bool is_float(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16; }
 
+// Before anything is made for each layer that a config.json claims.
+void check_layers(const io::TensorFolder& weights, const ChatGlmConfig& config, const fs::path& config_file) {
+  MOELORA_CHECK(static_cast<std::uint64_t>(config.num_layers) <= weights.names().size(), config_file.string(),
+                " has num_layers ", config.num_layers, ", but the folder's weights are only ", weights.names().size(),
+                " tensors, fewer than one for each layer; copy the config.json that belongs to the weights");
+}
+
 std::string shape_text(at::IntArrayRef shape) { return detail::concat(shape); }
 
 /// What the tensors of a folder must be, against what they are: one line for each that is missing, surplus, misshapen
@@ -69,6 +76,7 @@ ChatGlm load_chatglm(const fs::path& folder, const LoadOptions& options) {
   }
   const io::TensorFolder weights(folder);
 
+  check_layers(weights, config, config_file);
   const std::vector<std::string> problems = problems_of(weights, config);
   if (!problems.empty()) {
     std::string text = folder.string() + " does not hold the weights that its config.json describes:";

@@ -48,10 +48,14 @@ void read_tokenizer_option(const nlohmann::ordered_json& config, const std::file
   // A token may be written as a dictionary with its text under "content".
   const nlohmann::ordered_json& given =
       found->is_object() && found->contains("content") ? found->at("content") : *found;
+  bool good = !std::is_same_v<T, std::int64_t> || given.is_number_integer();
   try {
-    value = given.get<T>();
+    if (good) value = given.get<T>();
   } catch (const nlohmann::json::exception&) {
-    throw Error(detail::concat(file.string(), ": unexpected value of \"", key, "\": ", given.dump()));
+    good = false;
+  }
+  if (!good) {
+    throw Error(detail::concat(file.string(), ": unexpected value of \"", key, "\": ", given.dump().substr(0, 100)));
   }
 }
 
@@ -60,8 +64,13 @@ void read_tokenizer_option(const nlohmann::ordered_json& config, const std::file
 void ChatGlmTokenizer::Impl::load() {
   MOELORA_CHECK(std::filesystem::exists(file), "expected the tokenizer ", file.string(), ", found no such file; copy ",
                 kTokenizerFile, " of the model's distribution there");
-  MOELORA_CHECK(options.num_image_tokens >= 0, file.string(), ": num_image_tokens must not be negative, found ",
-                options.num_image_tokens);
+  constexpr std::int64_t kMostImageTokens = std::int64_t{1} << 31;
+  MOELORA_CHECK(options.num_image_tokens >= 0 && options.num_image_tokens <= kMostImageTokens, file.string(),
+                ": expected num_image_tokens from 0 to ", kMostImageTokens, ", found ", options.num_image_tokens);
+  // Loading one takes several times its size. The published one has 2.7 MB.
+  constexpr std::uintmax_t kLargestModel = std::uintmax_t{32} << 20;
+  MOELORA_CHECK(std::filesystem::file_size(file) <= kLargestModel, file.string(), " has ",
+                std::filesystem::file_size(file), " bytes, expected a SentencePiece model of at most ", kLargestModel);
   const std::string bytes = io::read_text_file(file);
   const auto status = pieces.LoadFromSerializedProto(bytes);
   // SentencePiece's own text tells lines of its source.

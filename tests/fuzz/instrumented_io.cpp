@@ -1,0 +1,12 @@
+// The readers of the room io, compiled once more with coverage and sanitizers.
+#include "io/atomic_file.cpp"
+#include "io/json_file.cpp"
+#include "io/json_reader.cpp"
+#include "io/mapped_file.cpp"
+#include "io/memory.cpp"
+#include "io/pickle.cpp"
+#include "io/safetensors.cpp"
+#include "io/safetensors_writer.cpp"
+#include "io/stored_zip.cpp"
+#include "io/tensor_bytes.cpp"
+#include "io/torch_checkpoint.cpp"
