@@ -15,6 +15,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
+constexpr std::int64_t kLargestCount = 1'000'000;  // of ranks, experts, tasks
+
 std::string shown(const ordered_json& json) {
   const std::string text = json.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
   return text.size() <= 200 ? text : std::string("a long ") + json.type_name();
@@ -27,8 +29,8 @@ class SettingsReader {
 
   std::int64_t integer(const std::string& key) {
     const auto& value = get(key);
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 1) {
-      problem(key, "expected a positive integer", value);
+    if (!value.is_number_integer() || value < 1 || value > kLargestCount) {
+      problem(key, "expected a positive integer (up to a million)", value);
       return 1;
     }
     return value.get<std::int64_t>();
@@ -58,6 +60,32 @@ class SettingsReader {
     }
     return fits ? value.get<std::vector<std::string>>() : std::vector<std::string>();
   }
+  /// An object of numbers by pattern; absent and null are none.
+  ForeignPattern pattern(const std::string& key, bool whole) {
+    const auto& value = get(key);
+    ForeignPattern result;
+    if (value.is_null()) {
+      return result;
+    }
+    if (!value.is_object()) {
+      problem(key, "expected an object of numbers by pattern", value);
+      return result;
+    }
+    for (const auto& [text, number] : value.items()) {
+      const bool fits = whole ? number.is_number_integer() && number > 0 && number <= kLargestCount
+                              : number.is_number() && std::isfinite(number.get<double>());
+      if (!fits) {
+        problem(key + "." + text, whole ? "expected a positive integer" : "expected a number", number);
+        continue;
+      }
+      try {
+        result.add(text, number.get<double>());
+      } catch (const Error&) {
+        problem(key + "." + text, "expected a name or a regular expression without Python's own extensions", number);
+      }
+    }
+    return result;
+  }
   const ordered_json& get(const std::string& key) {
     static const ordered_json absent;
     seen_.insert(key);
@@ -65,7 +93,8 @@ class SettingsReader {
     return found == json_.end() ? absent : *found;
   }
   void problem(const std::string& key, const std::string& expected, const ordered_json& found) {
-    problems_.push_back(key + ": " + expected + ", found " + (json_.contains(key) ? shown(found) : "nothing"));
+    problems_.push_back(key + ": " + expected + ", found " +
+                        (found.is_null() && !json_.contains(key) ? "nothing" : shown(found)));
   }
   void ignore(std::initializer_list<const char*> keys) { seen_.insert(keys.begin(), keys.end()); }
   /// Every key that nobody read must be switched off: it may change what the adapter computes.
@@ -90,6 +119,7 @@ void read_targets(SettingsReader& reader, ForeignConfig& result) {
   const bool partial = !reader.get("layers_to_transform").is_null() || !reader.get("exclude_modules").is_null();
   if (targets.is_array()) {
     result.targets = reader.strings("target_modules");
+    result.targets_are_names = true;
   } else if (targets.is_string()) {
     // Python's re.fullmatch; expressions that ECMAScript lacks fall back to the names in the tensors' file.
     std::string problem;
@@ -128,6 +158,49 @@ void check_common(SettingsReader& reader) {
 
 }  // namespace
 
+void ForeignPattern::add(const std::string& key, double value) {
+  std::string problem;
+  auto expression = compile_expression("(.*\\.)?(" + key + ")", problem);
+  MOELORA_CHECK(expression, problem);
+  entries_.push_back({key, std::move(*expression), value});
+}
+
+double ForeignPattern::value_for(const std::string& linear, double otherwise) const {
+  for (const Entry& entry : entries_) {
+    if (std::regex_match(linear, entry.expression)) {
+      return entry.value;
+    }
+  }
+  return otherwise;
+}
+
+std::vector<std::string> ForeignPattern::keys_without_match(const std::vector<std::string>& linears) const {
+  std::vector<std::string> keys;
+  for (const Entry& entry : entries_) {
+    if (std::none_of(linears.begin(), linears.end(),
+                     [&](const std::string& linear) { return std::regex_match(linear, entry.expression); })) {
+      keys.push_back(entry.key);
+    }
+  }
+  return keys;
+}
+
+std::int64_t ForeignConfig::rank_of(const std::string& linear) const {
+  return static_cast<std::int64_t>(rank_pattern.value_for(linear, static_cast<double>(config.rank)));
+}
+
+bool ForeignConfig::has_own_scaling(const std::string& linear) const {
+  return rank_of(linear) != config.rank || alpha_pattern.value_for(linear, lora_alpha) != lora_alpha;
+}
+
+double ForeignConfig::scaling_of(const std::string& linear) const {
+  if (!has_own_scaling(linear)) {
+    return config.scaling();
+  }
+  const auto rank = static_cast<double>(rank_of(linear));
+  return alpha_pattern.value_for(linear, lora_alpha) / (rank_stabilised ? std::sqrt(rank) : rank);
+}
+
 ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
   const auto path = folder / "adapter_config.json";
   const ForeignFormat format = detect_foreign(folder);
@@ -144,7 +217,9 @@ ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
   config.rank = reader.integer("r");
   config.alpha = reader.number("lora_alpha");
   config.dropout = json.contains("lora_dropout") ? reader.number("lora_dropout") : 0.0;
-  if (reader.boolean("use_rslora")) {
+  result.lora_alpha = config.alpha;
+  result.rank_stabilised = reader.boolean("use_rslora");
+  if (result.rank_stabilised) {
     config.alpha *= std::sqrt(static_cast<double>(config.rank));  // its scale is alpha / sqrt(r)
   }
   if (format == ForeignFormat::moelora_peft) {
@@ -157,6 +232,8 @@ ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
   } else {
     config.num_experts = 1;
     config.routing = Routing::uniform;
+    result.rank_pattern = reader.pattern("rank_pattern", /*whole=*/true);
+    result.alpha_pattern = reader.pattern("alpha_pattern", /*whole=*/false);
   }
   read_targets(reader, result);
   check_common(reader);

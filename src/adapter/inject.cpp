@@ -1,14 +1,21 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <map>
+
 #include "adapter/filling.h"
 #include "adapter/target_pattern.h"
 #include "io/memory.h"
+#include "io/saved_names.h"
 #include "moelora/adapter/adapter.h"
 #include "moelora/io/error.h"
 
 namespace moelora {
 namespace {
+
+using NamedModule = std::pair<std::string, std::shared_ptr<torch::nn::Module>>;
+
+constexpr std::size_t kShownLinears = 8;
 
 // FNV-1a: a linear's dropout masks depend on its name, not on how many linears are adapted.
 std::uint64_t key_of_name(const std::string& name) {
@@ -19,62 +26,87 @@ std::uint64_t key_of_name(const std::string& name) {
   return hash;
 }
 
-std::string join(const std::vector<std::string>& names, std::size_t limit = 8) {
-  std::string text;
-  for (std::size_t i = 0; i < names.size() && i < limit; ++i) {
-    text += (i == 0 ? "" : ", ") + names[i];
+using NamedLinear = std::pair<std::string, std::shared_ptr<nn::LinearImpl>>;
+
+// Why a target can't be used, or nothing; what it names is marked in `chosen`.
+std::string choose_target(const std::string& target, const std::vector<NamedModule>& modules,
+                          const std::vector<std::string>& adaptable, std::vector<bool>& chosen) {
+  const TargetPattern pattern(target);
+  bool found = false;
+  std::vector<std::string> without_linear;
+  std::vector<std::string> refusing;
+  std::string reason;
+  for (std::size_t m = 0; m < modules.size(); ++m) {
+    const auto& [name, module] = modules[m];
+    if (!pattern.matches(name)) {
+      continue;
+    }
+    const auto linear = std::dynamic_pointer_cast<nn::LinearImpl>(module);
+    if (!linear) {
+      without_linear.push_back(name + " (" + module->name() + ")");
+    } else if (!linear->refusal().empty()) {
+      refusing.push_back(name);
+      reason = linear->refusal();
+    } else {
+      chosen[m] = found = true;
+    }
   }
-  return names.size() > limit ? text + ", … (" + std::to_string(names.size()) + " in all)" : text;
+  if (!refusing.empty()) {
+    // Also where the target names others too: an adapter that is silently smaller than asked for is no help.
+    return "target '" + target + "' matches " + io::in_a_row(refusing) + ", which takes no adapter (" + reason +
+           "); name only linears that do: " + shown_linears(adaptable);
+  }
+  if (found) {
+    return "";
+  }
+  if (without_linear.empty()) {
+    return "target '" + target + "' matches no module; linears that accept an adapter: " + shown_linears(adaptable);
+  }
+  return "target '" + target +
+         "' matches only modules that accept no adapter: " + io::in_a_row(without_linear, kShownLinears) +
+         "; use moelora::nn::Linear there";
 }
 
 // The linears of `base` that the targets name, in the order of the module tree.
-std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>> find_targets(
-    torch::nn::Module& base, const std::vector<std::string>& targets) {
-  const auto modules = base.named_modules("", /*include_self=*/false);
-  std::vector<TargetPattern> patterns(targets.begin(), targets.end());
+std::vector<NamedLinear> find_targets(torch::nn::Module& base, const std::vector<std::string>& targets) {
+  std::vector<NamedModule> modules;
+  for (const auto& module : base.named_modules("", /*include_self=*/false)) {
+    modules.emplace_back(module.key(), module.value());
+  }
+  const std::vector<std::string> adaptable = adaptable_linears(base);
   std::vector<bool> chosen(modules.size(), false);
-  std::vector<std::string> problems;
-  for (std::size_t p = 0; p < patterns.size(); ++p) {
-    bool found = false;
-    std::vector<std::string> refused;
-    for (std::size_t m = 0; m < modules.size(); ++m) {
-      if (!patterns[p].matches(modules[m].key())) {
-        continue;
-      }
-      if (std::dynamic_pointer_cast<nn::LinearImpl>(modules[m].value())) {
-        chosen[m] = found = true;
-      } else {
-        refused.push_back(modules[m].key() + " (" + modules[m].value()->name() + ")");
-      }
-    }
-    if (!found && refused.empty()) {
-      std::vector<std::string> linears;
-      for (const auto& module : modules) {
-        if (std::dynamic_pointer_cast<nn::LinearImpl>(module.value())) {
-          linears.push_back(module.key());
-        }
-      }
-      problems.push_back("target '" + targets[p] + "' matches no module; linears that accept an adapter: " +
-                         (linears.empty() ? "none (use moelora::nn::Linear in the model)" : join(linears)));
-    } else if (!found) {
-      problems.push_back("target '" + targets[p] + "' matches only modules that accept no adapter: " + join(refused) +
-                         "; use moelora::nn::Linear there");
-    }
+  std::string problems;
+  for (const std::string& target : targets) {
+    const std::string problem = choose_target(target, modules, adaptable, chosen);
+    problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
   }
   if (!problems.empty()) {
-    std::string text;
-    for (const std::string& problem : problems) {
-      text += (text.empty() ? "" : "\n") + problem;
-    }
-    throw Error(text);
+    throw Error(problems);
   }
-  std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>> linears;
+  std::vector<NamedLinear> linears;
   for (std::size_t m = 0; m < modules.size(); ++m) {
     if (chosen[m]) {
-      linears.emplace_back(modules[m].key(), std::dynamic_pointer_cast<nn::LinearImpl>(modules[m].value()));
+      linears.emplace_back(modules[m].first, std::dynamic_pointer_cast<nn::LinearImpl>(modules[m].second));
     }
   }
   return linears;
+}
+
+// Notes for each linear the other parameter of `base` that is its weight, as with a head that is tied to an embedding.
+void find_shared_weights(const torch::nn::Module& base, const std::vector<AdapterImpl::AdaptedLinear>& linears) {
+  std::multimap<const at::TensorImpl*, std::string> names;
+  for (const auto& parameter : base.named_parameters()) {
+    names.emplace(parameter.value().unsafeGetTensorImpl(), parameter.key());
+  }
+  for (const auto& linear : linears) {
+    linear.base->shared_with.clear();
+    const auto [begin, end] = names.equal_range(linear.base->weight.unsafeGetTensorImpl());
+    for (auto entry = begin; entry != end; ++entry) {
+      if (entry->second != linear.name + ".weight") {
+        linear.base->shared_with = entry->second;
+      }
+    }
+  }
 }
 
 PrefixEncoder make_prefix_encoder(const torch::nn::Module& base, const PrefixConfig& config) {
@@ -126,6 +158,21 @@ AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& confi
   return shapes;
 }
 
+std::vector<std::string> adaptable_linears(torch::nn::Module& base) {
+  std::vector<std::string> names;
+  for (const auto& module : base.named_modules("", /*include_self=*/false)) {
+    const auto linear = std::dynamic_pointer_cast<nn::LinearImpl>(module.value());
+    if (linear && linear->refusal().empty()) {
+      names.push_back(module.key());
+    }
+  }
+  return names;
+}
+
+std::string shown_linears(const std::vector<std::string>& linears) {
+  return linears.empty() ? "none (use moelora::nn::Linear in the model)" : io::in_a_row(linears, kShownLinears);
+}
+
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
   double bytes = 0.0;
@@ -167,6 +214,7 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
   for (const auto& linear : adapter->linears()) {
     linear.base->attach(name, linear.delta.ptr());
   }
+  find_shared_weights(base, adapter->linears());
   freeze(base);
   adapter->enable();
   return adapter;

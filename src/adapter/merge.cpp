@@ -172,6 +172,9 @@ void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
   MOELORA_CHECK(state == nullptr || state->keep != KeepBase::none, "adapter '", adapter.adapter_name(),
                 "' is merged for good (nothing of the base was kept); load the base again to merge another task");
   for (const auto& linear : adapter.linears()) {
+    MOELORA_CHECK(linear.base->shared_with.empty(), "NotMergeable: ", weight_name(linear), " is also ",
+                  linear.base->shared_with,
+                  ", which a merge would change with it; give the linear a weight of its own, or serve it unmerged");
     MOELORA_CHECK(at::isFloatingType(linear.base->weight.scalar_type()), weight_name(linear), " is ",
                   io::dtype_name(linear.base->weight.scalar_type()),
                   "; expected a floating-point weight to merge into");

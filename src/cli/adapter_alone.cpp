@@ -4,27 +4,26 @@
 
 #include <algorithm>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <regex>
 
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/prefix_checkpoint.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
-#include "moelora/io/torch_checkpoint.h"
+#include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/chatglm/other_families.h"
 
 namespace moelora::cli {
 namespace {
 
-std::map<std::string, std::vector<std::int64_t>> shapes_in(const std::filesystem::path& folder, ForeignFormat format) {
-  std::map<std::string, std::vector<std::int64_t>> shapes;
-  const std::filesystem::path bin = folder / "adapter_model.bin";
-  if (format != ForeignFormat::none && !std::filesystem::exists(folder / "adapter_model.safetensors") &&
-      std::filesystem::exists(bin)) {
-    for (const auto& [name, tensor] : io::load_torch_checkpoint(bin)) {
-      shapes[name] = tensor.sizes().vec();
-    }
-    return shapes;
-  }
-  const char* file = format == ForeignFormat::none ? "adapter.safetensors" : "adapter_model.safetensors";
-  const io::SafetensorsFile tensors(folder / file);
+using Shapes = std::map<std::string, std::vector<std::int64_t>>;
+
+Shapes shapes_in(const std::filesystem::path& folder) {
+  Shapes shapes;
+  const io::SafetensorsFile tensors(folder / "adapter.safetensors");
   for (const auto& [name, info] : tensors.entries()) {
     shapes[name] = info.shape;
   }
@@ -43,7 +42,7 @@ class WeightlessBase : public torch::nn::Module, public nn::PrefixHost {
 // A shape that gives an adapter file's prefix the right tensors: how many heads and, without projection, how many
 // layers it was made for can't be seen from them, nor does it matter to who only reads them.
 nn::PrefixShape prefix_shape_in(const std::filesystem::path& folder) {
-  const auto shapes = shapes_in(folder, ForeignFormat::none);
+  const Shapes shapes = shapes_in(folder);
   const auto embedding = shapes.find("prefix.embedding");
   if (embedding == shapes.end() || embedding->second.size() != 2) {
     return {1, 1, 1};
@@ -56,11 +55,11 @@ nn::PrefixShape prefix_shape_in(const std::filesystem::path& folder) {
 }
 
 // Modules named as in the base, with linears at the leaves whose weight is one zero seen through strides of 0.
-std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShape>& linears,
+std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<ForeignShape>& linears,
                                                    const nn::PrefixShape& prefix) {
   std::shared_ptr<torch::nn::Module> root = std::make_shared<WeightlessBase>(prefix);
   std::map<std::string, std::shared_ptr<torch::nn::Module>> modules{{"", root}};
-  for (const AdaptedShape& shape : linears) {
+  for (const ForeignShape& shape : linears) {
     constexpr std::ptrdiff_t kDeepest = 32;  // modules within modules, that many of which are made for each name
     const bool plain = shape.name.size() <= 1000 && !shape.name.starts_with('.') && !shape.name.ends_with('.') &&
                        shape.name.find("..") == std::string::npos &&
@@ -86,28 +85,20 @@ std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShap
   return root;
 }
 
-}  // namespace
-
-std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, ForeignFormat format) {
-  std::map<std::string, AdaptedShape> found;
-  for (const auto& [name, shape] : shapes_in(folder, format)) {
-    // Ours: linears.NAME.A. Others: base_model.model.NAME.lora_A.weight, or one such tensor for each expert.
-    const bool ours = format == ForeignFormat::none;
-    const std::string_view prefix = ours ? "linears." : "base_model.model.";
-    const std::size_t a = ours && name.ends_with(".A") ? name.size() - 2
-                          : ours                       ? std::string::npos
-                                                       : name.find(".lora_A.");
-    const std::size_t b = ours && name.ends_with(".B") ? name.size() - 2
-                          : ours                       ? std::string::npos
-                                                       : name.find(".lora_B.");
-    const std::size_t end = a != std::string::npos ? a : b;
-    if (end == std::string::npos || !name.starts_with(prefix) || shape.size() != 2 || end <= prefix.size()) {
+// The linears that an adapter of ours adapts; none in one that is a prefix alone.
+std::vector<ForeignShape> adapted_shapes(const std::filesystem::path& folder) {
+  constexpr std::string_view kLinears = "linears.";
+  std::map<std::string, ForeignShape> found;
+  for (const auto& [name, shape] : shapes_in(folder)) {
+    const bool is_a = name.ends_with(".A");
+    if (!name.starts_with(kLinears) || !(is_a || name.ends_with(".B")) || shape.size() != 2 ||
+        name.size() <= kLinears.size() + 2) {
       continue;
     }
-    AdaptedShape& linear = found[name.substr(prefix.size(), end - prefix.size())];
-    (a != std::string::npos ? linear.in_features : linear.out_features) = shape[a != std::string::npos ? 1 : 0];
+    ForeignShape& linear = found[name.substr(kLinears.size(), name.size() - kLinears.size() - 2)];
+    (is_a ? linear.in_features : linear.out_features) = shape[is_a ? 1 : 0];
   }
-  std::vector<AdaptedShape> linears;
+  std::vector<ForeignShape> linears;
   for (auto& [name, shape] : found) {
     shape.name = name;
     MOELORA_CHECK(shape.in_features > 0 && shape.out_features > 0, folder.string(), ": ", name,
@@ -117,22 +108,96 @@ std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, Fo
   return linears;
 }
 
+// The shape of a ChatGLM-6B whose linears these are by name; nothing if there are others among them.
+std::optional<model::ChatGlmConfig> chatglm_with(const std::vector<ForeignShape>& linears) {
+  constexpr std::int64_t kMostLayers = 1000;  // made of nothing but names, so a number in a name must not cost memory
+  static const std::regex block(
+      R"((?:model\.)*transformer\.layers\.(\d{1,4})\.(attention\.query_key_value|attention\.dense|mlp\.dense_h_to_4h|mlp\.dense_4h_to_h))");
+  static const std::regex head(R"((?:model\.)*lm_head)");
+  model::ChatGlmConfig config;
+  config.hidden_size = config.inner_hidden_size = config.vocab_size = 0;
+  config.num_layers = 0;
+  for (const ForeignShape& linear : linears) {
+    std::smatch parts;
+    if (std::regex_match(linear.name, head)) {
+      config.hidden_size = linear.in_features;
+      config.vocab_size = linear.out_features;
+    } else if (std::regex_match(linear.name, parts, block)) {
+      config.num_layers = std::max<std::int64_t>(config.num_layers, std::stoll(parts[1]) + 1);
+      const std::string kind = parts[2];
+      config.hidden_size = kind == "mlp.dense_4h_to_h" ? linear.out_features : linear.in_features;
+      if (kind.starts_with("mlp")) {
+        config.inner_hidden_size = kind == "mlp.dense_4h_to_h" ? linear.in_features : linear.out_features;
+      }
+    } else {
+      return std::nullopt;
+    }
+  }
+  if (config.num_layers == 0 || config.num_layers > kMostLayers) {
+    return std::nullopt;
+  }
+  config.vocab_size = std::max<std::int64_t>(1, config.vocab_size);
+  config.inner_hidden_size = config.inner_hidden_size > 0 ? config.inner_hidden_size : 4 * config.hidden_size;
+  return config;
+}
+
+// A config.json beside a prefix says which model's it is.
+void check_family(const std::filesystem::path& config) {
+  if (std::filesystem::exists(config)) {
+    const std::string family = model::other_family_of_config(io::read_json_file(config));
+    MOELORA_CHECK(family.empty(), config.string(), ": this is a prefix of ", family,
+                  "; this program runs ChatGLM-6B, the first generation");
+  }
+}
+
+std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& linears) {
+  std::vector<std::string> names;
+  for (const ForeignShape& linear : linears) {
+    names.push_back(linear.name);
+  }
+  const std::string family = model::other_family_of_names(names);
+  MOELORA_CHECK(family.empty(), "this is an adapter of ", family, " (", names.front(),
+                ", …); this program runs ChatGLM-6B, the first generation. A C++ program whose own model has these ",
+                "names reads it with moelora::load_foreign_adapter");
+  if (const auto config = chatglm_with(linears)) {
+    const at::Tensor zero = at::zeros({1});
+    return model::ChatGlm(*config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); }).ptr();
+  }
+  return weightless_base(linears, {1, 1, 1});
+}
+
+}  // namespace
+
 AdapterAlone load_adapter_alone(const std::filesystem::path& folder) {
   read_adapter_info(folder);  // its errors say more about a wrong folder
-  AdapterAlone alone{weightless_base(adapted_shapes(folder, ForeignFormat::none), prefix_shape_in(folder))};
+  AdapterAlone alone{weightless_base(adapted_shapes(folder), prefix_shape_in(folder))};
   alone.adapter = load_adapter(*alone.base, folder, "", "");
   return alone;
 }
 
 AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, const ForeignOptions& options) {
-  const ForeignFormat format = detect_foreign(folder);
-  MOELORA_CHECK(format != ForeignFormat::none, folder.string(),
-                ": expected an adapter of PEFT (LORA) or MOELoRA-peft (adapter_config.json, adapter_model.*), found ",
-                is_adapter_folder(folder) ? "one of this library, which needs no import" : "neither");
-  const auto linears = adapted_shapes(folder, format);
-  MOELORA_CHECK(!linears.empty(), folder.string(), ": its tensors' file adapts no linear");
-  AdapterAlone alone{weightless_base(linears, {1, 1, 1})};
-  alone.adapter = load_foreign_adapter(*alone.base, folder, options);
+  AdapterAlone alone;
+  if (!std::filesystem::exists(folder / "adapter_config.json")) {
+    MOELORA_CHECK(!is_adapter_folder(folder), folder.string(),
+                  ": this is an adapter of this library, which needs no import");
+    const auto checkpoint = read_prefix_checkpoint(folder);
+    MOELORA_CHECK(checkpoint, folder.string(), ": expected an adapter of PEFT (LORA) or MOELoRA-peft ",
+                  "(adapter_config.json, adapter_model.*) or a P-Tuning v2 checkpoint (weights with prefix_encoder), ",
+                  "found neither");
+    MOELORA_CHECK(options.task_names.size() <= 1 && !options.per_linear, folder.string(),
+                  ": a P-Tuning v2 prefix has one task and no gates, found ", options.task_names.size(), " task names");
+    check_family(folder / "config.json");
+    alone.base = std::make_shared<WeightlessBase>(checkpoint->shape);
+    alone.adapter = load_prefix_checkpoint(*alone.base, *checkpoint, folder.string(),
+                                           options.task_names.empty() ? "default" : options.task_names.front());
+    return alone;
+  }
+  alone.adapter = load_foreign_adapter(
+      [&](const std::vector<ForeignShape>& linears) -> torch::nn::Module& {
+        alone.base = base_with(linears);
+        return *alone.base;
+      },
+      folder, options);
   return alone;
 }
 

@@ -10,16 +10,6 @@
 
 namespace moelora::cli {
 
-/// A linear that an adapter file adapts, with sizes from its tensors.
-struct AdaptedShape {
-  std::string name;
-  std::int64_t in_features = 0;
-  std::int64_t out_features = 0;
-};
-
-/// Of an adapter of ours, or of another program's; none in an adapter that is a prefix alone.
-std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, ForeignFormat format);
-
 /// An adapter whose linears have a base without weights: it can be read, saved and exported, not run or merged.
 /// `base` keeps that module alive as long as the adapter is used.
 struct AdapterAlone {
@@ -28,6 +18,8 @@ struct AdapterAlone {
 };
 
 AdapterAlone load_adapter_alone(const std::filesystem::path& folder);
+/// Also of a P-Tuning v2 checkpoint. Linears that are named as ChatGLM-6B's get that model's tree, so that what it
+/// refuses is refused here. Error: an adapter of another model that is known by its names.
 AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, const ForeignOptions& options);
 
 }  // namespace moelora::cli

@@ -1,4 +1,4 @@
-// moelora import: an adapter of another program in the library's own format.
+// moelora import: an adapter or a prefix of another program in the library's own format.
 
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -38,7 +38,14 @@ void run_import(const ImportOptions& options) {
   provenance["imported_from"] = std::filesystem::absolute(options.adapter).filename().string();
   // Which base it belongs to is not recorded in those formats.
   save_adapter(*alone.adapter, options.output, "", "", provenance);
-  std::cout << "Wrote " << options.output.string() << ": " << alone.adapter->linears().size() << " linears, tasks";
+  std::cout << "Wrote " << options.output.string() << ": ";
+  if (alone.adapter->prefix_encoder()) {
+    const PrefixConfig& prefix = alone.adapter->config().prefix;
+    std::cout << "a prefix of " << prefix.length << " positions" << (prefix.projection ? " with projection" : "");
+  } else {
+    std::cout << alone.adapter->linears().size() << " linears";
+  }
+  std::cout << ", tasks";
   for (const std::string& name : alone.adapter->tasks().names()) {
     std::cout << " " << name;
   }
@@ -48,9 +55,13 @@ void run_import(const ImportOptions& options) {
 }  // namespace
 
 void add_import(CLI::App& app, int& status) {
-  auto* verb = app.add_subcommand("import", "read an adapter of PEFT (LoRA) or MOELoRA-peft into the own format");
+  auto* verb = app.add_subcommand(
+      "import", "read an adapter of PEFT (LoRA) or MOELoRA-peft, or a P-Tuning v2 prefix, into the own format");
   auto options = std::make_shared<ImportOptions>();
-  verb->add_option("--adapter", options->adapter, "folder with adapter_config.json and adapter_model.{safetensors,bin}")
+  verb->add_option(
+          "--adapter", options->adapter,
+          "folder with adapter_config.json and adapter_model.{safetensors,bin}, or with a checkpoint that holds "
+          "transformer.prefix_encoder")
       ->required();
   verb->add_option("--tasks", options->tasks, "JSON array of task names, in the order of the task ids 1, 2, …");
   verb->add_flag("--per-linear", options->per_linear,

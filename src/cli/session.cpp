@@ -14,7 +14,6 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
-#include "moelora/io/json_file.h"
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
 
@@ -69,7 +68,7 @@ at::ScalarType automatic_dtype(const std::filesystem::path& model_folder, at::Sc
     return stored;
   }
   const auto available = io::available_memory();
-  const auto config = model::ChatGlmConfig::from_json(io::read_json_file(model_folder / "config.json"));
+  const auto config = model::read_chatglm_config(model_folder);
   const double as_fp32 = 4.0 * static_cast<double>(config.parameter_count(/*tied_head=*/true));
   if (stored == at::kFloat || !available || as_fp32 < *available) {
     return at::kFloat;

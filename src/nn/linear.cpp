@@ -72,6 +72,7 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, const RowContext& context) {
 
 void LinearImpl::attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta) {
   MOELORA_CHECK(!adapter.empty(), "an adapter needs a name");
+  MOELORA_CHECK(refusal_.empty(), "this linear takes no adapter: ", refusal_);
   MOELORA_CHECK(this->delta(adapter) == nullptr, "an adapter named '", adapter,
                 "' is attached already; eject it first or choose another name");
   deltas_.emplace_back(adapter, std::move(delta));

@@ -7,6 +7,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
+#include "adapter/foreign_copy.h"
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"
@@ -20,54 +21,10 @@ namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 using Tensors = std::map<std::string, at::Tensor>;
 
+using testing::expect_named;
+using testing::ForeignCopy;
+
 const std::string kQkv = "base_model.model.transformer.layers.1.attention.query_key_value.";
-
-/// A copy of a fixture with changes, and what reading it says.
-class ForeignCopy {
- public:
-  explicit ForeignCopy(const std::string& fixture) {
-    config_ = io::read_json_file(testing::fixtures() / fixture / "adapter_config.json");
-    tensors_ = io::load_safetensors(testing::fixtures() / fixture / "adapter_model.safetensors");
-  }
-  ForeignCopy& config(const std::function<void(ordered_json&)>& change) {
-    change(config_);
-    return *this;
-  }
-  ForeignCopy& tensors(const std::function<void(Tensors&)>& change) {
-    change(tensors_);
-    return *this;
-  }
-  Adapter load(torch::nn::Module& base, const ForeignOptions& options = {}) {
-    io::write_json_file(folder_.path() / "adapter_config.json", config_);
-    io::save_safetensors(folder_.path() / "adapter_model.safetensors", {tensors_.begin(), tensors_.end()});
-    return load_foreign_adapter(base, folder_.path(), options);
-  }
-  std::string error(const ForeignOptions& options = {}) {
-    auto base = testing::tiny_base();
-    try {
-      load(*base, options);
-    } catch (const Error& error) {
-      for (const auto& module : base->modules()) {
-        if (const auto linear = std::dynamic_pointer_cast<nn::LinearImpl>(module)) {
-          EXPECT_EQ(linear->delta("default"), nullptr);
-        }
-      }
-      return error.what();
-    }
-    return "no error";
-  }
-
- private:
-  testing::TemporaryFolder folder_;
-  ordered_json config_;
-  Tensors tensors_;
-};
-
-void expect_named(const std::string& text, const std::vector<std::string>& parts) {
-  for (const auto& part : parts) {
-    EXPECT_NE(text.find(part), text.npos) << "'" << part << "' in: " << text;
-  }
-}
 
 Tensors tensors_of(const AdapterImpl& adapter) {
   const auto named = adapter_tensors(adapter);
@@ -255,8 +212,8 @@ TEST(PeftLora, SettingsThatChangeTheComputationAreRefusedByName) {
                                                     {"bias", "all"},
                                                     {"fan_in_fan_out", true},
                                                     {"modules_to_save", {"lm_head"}},
-                                                    {"rank_pattern", {{"dense", 4}}},
-                                                    {"alpha_pattern", {{"dense", 4}}},
+                                                    {"rank_pattern", {4}},
+                                                    {"alpha_pattern", "dense"},
                                                     {"lora_bias", true},
                                                     {"layer_replication", {{0, 1}}},
                                                     {"trainable_token_indices", {3}},
@@ -275,7 +232,7 @@ TEST(PeftLora, SettingsThatChangeTheComputationAreRefusedByName) {
 TEST(PeftLora, OtherKindsAndBrokenFoldersAreErrors) {
   expect_named(ForeignCopy("lora-tiny").config([](auto& json) { json["peft_type"] = "IA3"; }).error(),
                {"peft_type", "IA3"});
-  expect_named(ForeignCopy("lora-tiny").tensors([](auto& tensors) { tensors.clear(); }).error(), {"no factors"});
+  expect_named(ForeignCopy("lora-tiny").tensors([](auto& tensors) { tensors.clear(); }).error(), {"is empty"});
   ForeignOptions options;
   options.per_linear = true;
   expect_named(ForeignCopy("lora-tiny").error(options), {"no gates"});

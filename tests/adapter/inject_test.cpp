@@ -4,6 +4,7 @@
 #include <torch/optim/adamw.h>
 
 #include "moelora/adapter/adapter.h"
+#include "moelora/adapter/merge.h"
 #include "moelora/io/error.h"
 
 namespace moelora {
@@ -189,6 +190,68 @@ TEST(Adapter, TheSameSeedGivesTheSameInitialValues) {
   const at::Tensor a = values(1, "a");
   EXPECT_TRUE(at::equal(a, values(1, "b")));
   EXPECT_FALSE(at::equal(a, values(2, "c")));
+}
+
+// A model with a head that is tied to an embedding; whether the head takes adapters is the model's affair.
+class TiedImpl : public torch::nn::Module {
+ public:
+  TiedImpl() {
+    embedding = register_parameter("embedding", at::randn({12, 6}));
+    body = register_module("body", Block());
+    lm_head = register_module("lm_head", nn::Linear(embedding));
+  }
+  at::Tensor embedding;
+  Block body{nullptr};
+  nn::Linear lm_head{nullptr};
+};
+TORCH_MODULE(Tied);
+
+TEST(Inject, ALinearThatRefusesAdaptersIsNamedUnderEveryPattern) {
+  for (const char* target : {"lm_head", ".*", "lm_head|.*up", "lm_.*"}) {
+    Tied model;
+    model->lm_head->refuse_deltas("it runs without context");
+    MoeLoraConfig config = small_net_config();
+    config.targets = {target};
+    try {
+      inject(*model, config, two_tasks());
+      FAIL() << target << " was accepted";
+    } catch (const Error& error) {
+      for (const std::string& part : {"target '" + std::string(target) + "' matches lm_head, which takes no adapter",
+                                      std::string("it runs without context"), std::string("body.up, body.down")}) {
+        EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << part << " is not in: " << error.what();
+      }
+    }
+    EXPECT_EQ(model->body->up->delta("default"), nullptr);
+  }
+  Tied model;
+  model->lm_head->refuse_deltas("it runs without context");
+  MoeLoraConfig config = small_net_config();
+  EXPECT_EQ(inject(*model, config, two_tasks())->linears().size(), 2u);
+}
+
+TEST(Inject, AHeadThatTakesAdaptersIsMergedOnlyWithAWeightOfItsOwn) {
+  Tied tied;
+  MoeLoraConfig config = small_net_config();
+  config.targets = {"lm_head"};
+  Adapter adapter = inject(*tied, config, two_tasks());
+  wake(adapter);
+  const at::Tensor before = tied->embedding.detach().clone();
+  try {
+    merge_for_task(adapter, "a");
+    FAIL() << "the embedding was merged into";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("lm_head.weight is also embedding"), std::string::npos) << error.what();
+  }
+  EXPECT_TRUE(at::equal(tied->embedding, before));
+
+  Tied untied;
+  untied->lm_head = untied->replace_module("lm_head", nn::Linear(untied->embedding.detach().clone()));
+  const at::Tensor embedding = untied->embedding.detach().clone();
+  Adapter own = inject(*untied, config, two_tasks());
+  wake(own);
+  merge_for_task(own, "a");
+  EXPECT_TRUE(at::equal(untied->embedding, embedding));
+  EXPECT_FALSE(at::equal(untied->lm_head->weight, embedding));
 }
 
 }  // namespace

@@ -240,5 +240,80 @@ TEST(SaveTensorFolder, RefusesANameGivenTwice) {
   EXPECT_TRUE(files_in(folder.path()).empty());
 }
 
+TEST(TensorFolder, TakesOffWhatWrappersLeaveInNames) {
+  for (const std::string before :
+       {"module.", "_orig_mod.", "module._orig_mod.", "base_model.model.", "module.module."}) {
+    const testing::TemporaryFolder folder;
+    NamedTensors tensors;
+    for (const auto& [name, tensor] : counted_tensors(4)) {
+      tensors.emplace_back(before + name, tensor);
+    }
+    save_tensor_folder(folder.path(), tensors, /*max_shard_bytes=*/500);  // with an index
+    const TensorFolder opened(folder.path());
+    ASSERT_EQ(opened.names().size(), 4u);
+    for (const auto& [name, tensor] : counted_tensors(4)) {
+      EXPECT_TRUE(at::equal(opened.tensor(name), tensor)) << name;
+      EXPECT_TRUE(at::equal(opened.piece(name, 10, 5), tensor.narrow(0, 10, 5))) << name;
+    }
+  }
+}
+
+TEST(TensorFolder, ATensorUnderTwoNamesAndAFileWithoutTensorsAreErrors) {
+  const testing::TemporaryFolder folder;
+  save_safetensors(folder.path() / "model.safetensors",
+                   {{"layer.0", at::ones({2})}, {"module.layer.0", at::ones({2})}});
+  EXPECT_TRUE(raises([&] { TensorFolder opened(folder.path()); }, "one tensor twice"));
+  save_safetensors(folder.path() / "model.safetensors", {});
+  EXPECT_TRUE(raises([&] { TensorFolder opened(folder.path()); }, "holds no tensors"));
+}
+
+TEST(TensorFolder, APrefixIsDroppedOnlyFromAllNames) {
+  const testing::TemporaryFolder folder;
+  save_safetensors(folder.path() / "model.safetensors", {{"model.a", at::ones({2})}, {"model.b", at::ones({3})}});
+  TensorFolder opened(folder.path());
+  EXPECT_FALSE(opened.drop_prefix("model.a"));
+  EXPECT_TRUE(opened.drop_prefix("model."));
+  EXPECT_EQ(opened.names(), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(opened.tensor("b").size(0), 3);
+  EXPECT_FALSE(opened.contains("model.a"));
+}
+
+TEST(TensorFolder, ItsFormsAreComparedByValue) {
+  const testing::TemporaryFolder folder;
+  for (const char* name : {"pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin",
+                           "pytorch_model.bin.index.json", "model.safetensors"}) {
+    copy_fixture(name, folder.path());
+  }
+  EXPECT_EQ(TensorFolder::forms(folder.path()),
+            (std::vector<std::string>{"model.safetensors", "pytorch_model.bin.index.json"}));
+  {
+    const TensorFolder floats(folder.path());
+    const TensorFolder halves(folder.path(), "pytorch_model.bin.index.json");
+    EXPECT_EQ(floats.form(), "model.safetensors");
+    EXPECT_TRUE(differing_tensors(floats, halves, floats.names()).empty());
+  }
+  auto tensors = load_safetensors(folder.path() / "model.safetensors");
+  tensors.at("transformer.final_layernorm.bias")[7] += 1;
+  tensors.erase("transformer.final_layernorm.weight");
+  save_safetensors(folder.path() / "model.safetensors", {tensors.begin(), tensors.end()});
+  const TensorFolder floats(folder.path());
+  const TensorFolder halves(folder.path(), "pytorch_model.bin.index.json");
+  EXPECT_EQ(differing_tensors(floats, halves, halves.names()),
+            (std::vector<std::string>{"transformer.final_layernorm.bias", "transformer.final_layernorm.weight"}));
+}
+
+TEST(TensorFolder, LargeTensorsAreComparedAtThreePlaces) {
+  const testing::TemporaryFolder a;
+  const testing::TemporaryFolder b;
+  at::Tensor large = at::full({3, 500000}, 2.0);
+  save_safetensors(a.path() / "model.safetensors", {{"large", large}});
+  for (const std::int64_t at : {std::int64_t{0}, std::int64_t{750000}, std::int64_t{1499999}}) {
+    at::Tensor changed = large.clone();
+    changed.view({-1})[at] += 1;
+    save_safetensors(b.path() / "model.safetensors", {{"large", changed}});
+    EXPECT_EQ(differing_tensors(TensorFolder(a.path()), TensorFolder(b.path()), {"large"}).size(), 1u) << at;
+  }
+}
+
 }  // namespace
 }  // namespace moelora::io

@@ -76,8 +76,9 @@ class AdapterImpl : public torch::nn::Module {
 TORCH_MODULE(Adapter);
 
 /// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters
-/// and enables the adapter. Error: a pattern that matches nothing, or only linears that accept no delta; a taken name;
-/// a prefix for a base that is no nn::PrefixHost.
+/// and enables the adapter. Error: a pattern that matches nothing, only modules that accept no delta, or (also) a
+/// linear that refuses them, as the head of a model does whose logits are computed without context; a taken name; a
+/// prefix for a base that is no nn::PrefixHost.
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
                const std::string& name = "default");
 

@@ -2,6 +2,7 @@
 // Adapters of other programs: MOELoRA-peft checkpoints (read and write) and PEFT LoRA (read; write one task).
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -21,9 +22,25 @@ struct ForeignOptions {
   bool per_linear = false;
 };
 
-/// Reads adapter_config.json and adapter_model.{safetensors,bin}, injects, fills. Every unknown key, missing or
-/// misshapen tensor is named in one Error.
+/// A linear that such an adapter adapts, with sizes from its tensors.
+struct ForeignShape {
+  std::string name;
+  std::int64_t in_features = 0;
+  std::int64_t out_features = 0;
+};
+
+/// Reads adapter_config.json and adapter_model.{safetensors,bin}, injects, fills. Keys may carry what wrappers and
+/// hand-written saving leave in them (`module.`, `_orig_mod.`, `base_model.model.` or not, `lora_A.NAME.weight`).
+/// Different ranks (rank_pattern) become one, padded with zeros; different scales (alpha_pattern) fold into B. What is
+/// unknown, missing, misshapen or not finite is named in one Error, linears that the base lacks beside its nearest
+/// names. Warnings: an entry of target_modules that matches nothing (as in PEFT it is left out), an update that is
+/// zero, a second tensors' file with other values.
 Adapter load_foreign_adapter(torch::nn::Module& base, const std::filesystem::path& folder,
+                             const ForeignOptions& options = {}, const std::string& name = "default");
+
+/// The same on a base that is made for, or chosen by, what the adapter adapts.
+using BaseForShapes = std::function<torch::nn::Module&(const std::vector<ForeignShape>&)>;
+Adapter load_foreign_adapter(const BaseForShapes& base, const std::filesystem::path& folder,
                              const ForeignOptions& options = {}, const std::string& name = "default");
 
 /// One task as an ordinary PEFT LoRA: A stays, B · diag(g) is the new B (adapter_config.json,

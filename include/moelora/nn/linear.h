@@ -7,6 +7,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moelora/nn/linear_delta.h"
@@ -28,7 +29,7 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   /// x [rows, d_in], or [..., d_in] whose leading axes flatten to the context's rows (padded [B, T, d]).
   at::Tensor forward(const at::Tensor& x, const RowContext& context);
 
-  /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken.
+  /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken, or the linear takes none.
   void attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta);
   void detach(const std::string& adapter);
   /// Chooses the delta that forward applies; an empty name: none. Error if nothing is attached under that name.
@@ -36,6 +37,10 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   const std::string& active() const { return active_name_; }
   LinearDelta* delta(const std::string& adapter) const;  ///< nullptr if not attached.
   LinearDelta* active_delta() const { return active_; }  ///< nullptr if none is active.
+  /// From now on attach() and inject() are errors that give `reason`: for a linear that the model runs without a
+  /// RowContext.
+  void refuse_deltas(std::string reason) { refusal_ = std::move(reason); }
+  const std::string& refusal() const { return refusal_; }  ///< Empty: deltas are taken.
 
   std::int64_t in_features() const { return in_features_; }
   std::int64_t out_features() const { return out_features_; }
@@ -44,6 +49,9 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   at::Tensor bias;    ///< [d_out] or undefined
   /// Name of the adapter that is folded into `weight` at present; empty: none. Kept by adapter/merge.h.
   std::string merged_adapter;
+  /// Name of another parameter of the base that is the same tensor as `weight`; empty: none. Found by inject(): a
+  /// merge, which would change both, is refused.
+  std::string shared_with;
 
  private:
   std::int64_t in_features_;
@@ -51,6 +59,7 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   bool with_bias_;
   std::vector<std::pair<std::string, std::shared_ptr<LinearDelta>>> deltas_;
   std::string active_name_;
+  std::string refusal_;
   LinearDelta* active_ = nullptr;
 };
 TORCH_MODULE(Linear);

@@ -24,6 +24,15 @@ nn::LayerNorm make_norm(const TensorSource& source, const std::string& name, con
                        config.layernorm_epsilon);
 }
 
+nn::Linear make_head(at::Tensor weight) {
+  nn::Linear head(std::move(weight), at::Tensor());
+  head->refuse_deltas(
+      "the head runs on single rows without their RowContext, and in the published model its weight is the "
+      "embedding's, "
+      "which a merge must not change");
+  return head;
+}
+
 void check_prefix(const nn::RowContext& context, const ChatGlmConfig& config) {
   MOELORA_CHECK(context.prefix.empty() || static_cast<std::int64_t>(context.prefix.size()) == config.num_layers,
                 "expected one key/value prefix for each of ", config.num_layers, " layers, found ",
@@ -146,8 +155,7 @@ ChatGlmTransformerImpl::ChatGlmTransformerImpl(const ChatGlmConfig& config, cons
 ChatGlmImpl::ChatGlmImpl(const ChatGlmConfig& config, const TensorSource& source)
     : CausalLM("ChatGlm"), config_(config) {
   transformer = register_module("transformer", ChatGlmTransformer(config, source, "transformer."));
-  lm_head = register_module(
-      "lm_head", nn::Linear(source("lm_head.weight", {config.vocab_size, config.hidden_size}), at::Tensor()));
+  lm_head = register_module("lm_head", make_head(source("lm_head.weight", {config.vocab_size, config.hidden_size})));
 }
 
 at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
@@ -194,7 +202,7 @@ std::vector<at::Tensor> ChatGlmImpl::hidden_states(const at::Tensor& ids, const 
   return states;
 }
 
-at::Tensor ChatGlmImpl::head_weight() const { return lm_head->active().empty() ? lm_head->weight : at::Tensor(); }
+at::Tensor ChatGlmImpl::head_weight() const { return lm_head->weight; }
 
 at::Tensor ChatGlmImpl::logits(const at::Tensor& hidden_rows) { return lm_head->forward(hidden_rows); }
 
@@ -220,9 +228,7 @@ at::Tensor ChatGlmImpl::position_at(std::int64_t context, std::int64_t index) co
   return result;
 }
 
-void ChatGlmImpl::tie_head() {
-  lm_head = replace_module("lm_head", nn::Linear(transformer->word_embeddings->weight, at::Tensor()));
-}
+void ChatGlmImpl::tie_head() { lm_head = replace_module("lm_head", make_head(transformer->word_embeddings->weight)); }
 
 bool ChatGlmImpl::head_is_tied() const { return lm_head->weight.is_same(transformer->word_embeddings->weight); }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "moelora/io/error.h"
+#include "moelora/model/chatglm/other_families.h"
 
 namespace moelora::model {
 namespace {
@@ -28,6 +29,10 @@ ChatGlmConfig ChatGlmConfig::from_json(const nlohmann::ordered_json& json) {
   std::vector<std::string> problems;
   if (!json.is_object()) {
     throw Error("the model configuration must be a JSON object");
+  }
+  if (const std::string family = other_family_of_config(json); !family.empty()) {
+    throw Error("this is the configuration of " + family + ", whose graph is another one; expected ChatGLM-6B's (the " +
+                "first generation: vocab_size, inner_hidden_size, position_encoding_2d)");
   }
   const auto read = [&](const char* key, auto& value, bool required) {
     const auto found = json.find(key);
@@ -91,7 +96,10 @@ ChatGlmConfig ChatGlmConfig::from_json(const nlohmann::ordered_json& json) {
   std::int64_t prefix = 0;
   read("pre_seq_len", prefix, false);
   if (prefix != 0) {
-    problems.push_back("pre_seq_len is " + std::to_string(prefix) + ": a prefix is not part of a base model");
+    problems.push_back(
+        "pre_seq_len is " + std::to_string(prefix) +
+        ": a P-Tuning prefix is not part of a base model; take pre_seq_len and prefix_projection out of " +
+        "config.json, and make an adapter of the prefix with `moelora import`");
   }
   if (!config.position_encoding_2d) {
     problems.push_back("position_encoding_2d is false: only two-dimensional positions are supported");

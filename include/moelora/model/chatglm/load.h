@@ -18,9 +18,15 @@ struct LoadOptions {
   at::Device device = at::kCPU;
 };
 
-/// Reads config.json and the weights. One Error names every missing, surplus, misshapen and mistyped tensor
-/// (`rotary_emb.inv_freq` entries are ignored). When lm_head's bytes equal the embedding's, they become one tensor; a
-/// checkpoint without lm_head.weight is tied.
+/// Reads a model folder's config.json. Error: it describes another model, or the folder holds a P-Tuning v2 prefix
+/// alone.
+ChatGlmConfig read_chatglm_config(const std::filesystem::path& folder);
+
+/// Reads config.json and the weights. What wrappers put in front of names is taken off (io/tensor_folder.h). One Error
+/// names the missing, surplus, misshapen and mistyped tensors, the first of each kind (`rotary_emb.inv_freq` entries
+/// are ignored); what is no base of this family (a prefix alone, another generation, an unmerged LoRA) is named as what
+/// it is. Weights in several forms: it logs which one was read, and warns where they differ. When lm_head's bytes equal
+/// the embedding's, they become one tensor; a checkpoint without lm_head.weight is tied.
 ChatGlm load_chatglm(const std::filesystem::path& folder, const LoadOptions& options = {});
 
 /// The base weights by checkpoint name, as they are saved and fingerprinted (a tied head appears under both names).
