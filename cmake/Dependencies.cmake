@@ -15,3 +15,9 @@ find_library(NLOPT_LIBRARY nlopt REQUIRED)
 add_library(moelora_nlopt INTERFACE IMPORTED GLOBAL)
 target_include_directories(moelora_nlopt INTERFACE ${NLOPT_INCLUDE_DIR})
 target_link_libraries(moelora_nlopt INTERFACE ${NLOPT_LIBRARY})
+
+# Tables of the Python package jieba, for Rouge over words (cmake/setup.sh fetches them; the program works without them,
+# and finds them when it runs: an installed one beside itself, others here).
+set(MOELORA_JIEBA_DIR ${CMAKE_SOURCE_DIR}/build/jieba CACHE PATH "Folder of jieba's tables (may be absent)")
+set_source_files_properties(${CMAKE_SOURCE_DIR}/src/eval/segmenter.cpp PROPERTIES
+  COMPILE_DEFINITIONS "MOELORA_BUILT_JIEBA_DIR=\"${MOELORA_JIEBA_DIR}\"")

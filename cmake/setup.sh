@@ -1,6 +1,8 @@
 # Sourced by examples/quickstart.sh and tests/run.sh: tools, then a configured and built tree. Needs bash and python3.
 #
-#   moelora_setup              installs what is missing (Debian, as root), or names the line to run and exits with 2
+#   moelora_setup              installs what is missing (Debian, as root), or names the line to run and exits with 2;
+#                              fetches jieba's tables
+#   moelora_jieba              that alone: bash -c '. cmake/setup.sh; moelora_jieba'
 #   moelora_build PRESET TARGET…  configures with a preset of CMakePresets.json and builds targets
 
 # Threads that wait sleep instead of spinning: two programs on two cores would otherwise slow each other a hundredfold.
@@ -63,10 +65,43 @@ moelora_optional_packages() {
   echo "libgloo-dev is missing: the build will have no training in several processes." >&2
 }
 
+# The tables of the PyPI package jieba (MIT licence), as the package has them, for Rouge over words. Without them the
+# program compares characters and says so.
+moelora_jieba() {
+  local folder=$MOELORA_ROOT/build/jieba work source
+  # A folder with the final name is always complete.
+  [ ! -d "$folder" ] || return 0
+  moelora_say "Fetching jieba's tables (19 MB) into $folder"
+  mkdir -p "$MOELORA_ROOT/build"
+  work=$(mktemp -d "$MOELORA_ROOT/build/jieba.XXXXXX")
+  source=jieba-0.42.1
+  if python3 -m pip download --quiet --disable-pip-version-check --retries 2 --timeout 30 --no-deps --no-binary=:all: \
+      --dest "$work" jieba==0.42.1 &&
+    tar -xzf "$work/$source.tar.gz" -C "$work" "$source/PKG-INFO" "$source/jieba/dict.txt" \
+      "$source/jieba/finalseg/prob_start.py" "$source/jieba/finalseg/prob_trans.py" "$source/jieba/finalseg/prob_emit.py" &&
+    mkdir "$work/tables" &&
+    mv "$work/$source/PKG-INFO" "$work/$source/jieba/dict.txt" "$work/$source"/jieba/finalseg/prob_*.py "$work/tables" &&
+    (cd "$work/tables" && sha256sum --check --quiet) <<'END'
+7197c3211ddd98962b036cdf40324d1ea2bfaa12bd028e68faa70111a88e12a8  dict.txt
+14c5706ced5cd3b42eb4873d4b88f7f52a7bdf80fbd767bc4423d361e20c5330  prob_start.py
+54dfbc252ed71480d4f0cdfdf516ecfbe44efd0f6c3c64b158e7039f2906c91b  prob_trans.py
+27d46b1c9efe4dd148fde8be042a21be40e3562d0c7f1273f9de7abae12ebb8d  prob_emit.py
+END
+  then
+    chmod 755 "$work/tables"
+    mv "$work/tables" "$folder"
+  else
+    echo "jieba's tables could not be fetched: Rouge will compare characters instead of words, and say so. Later:" >&2
+    echo "  bash -c '. cmake/setup.sh; moelora_jieba'" >&2
+  fi
+  rm -rf "$work"
+}
+
 moelora_setup() {
   command -v python3 >/dev/null || { echo "python3 is missing: install it first." >&2; exit 2; }
   moelora_required_packages
   moelora_optional_packages
+  moelora_jieba
 }
 
 # As many compilers as there are cores, but each may want 2 GB of memory.

@@ -15,6 +15,13 @@
 namespace moelora::cli {
 namespace {
 
+constexpr const char* kScorerHelp =
+    "how answers are read and scored: moelora (MOELoRA-peft's evaluation), promptcblue (the benchmark's own), paper "
+    "(as "
+    "moelora, CHIP-CTC by macro-F1), or FILE.json with a metric for each task, e.g. "
+    "{\"default\": \"exact-match\", \"tasks\": {\"NAME\": \"macro-f1\"}}; metrics: accuracy, macro-f1, exact-match, "
+    "rouge-l";
+
 struct EvalOptions {
   SessionOptions session;
   eval::EvaluateOptions evaluate;
@@ -45,7 +52,7 @@ void print_scores(const eval::EvaluationReport& report) {
 }
 
 void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
-  const eval::Scorer scorer = eval::scorer_from_name(options.scorer);
+  const eval::Scorer scorer = eval::scorer_from(options.scorer);
   const bool generates = !options.session.model.empty();
   MOELORA_CHECK(generates != !options.predictions.empty(), "give either --model FOLDER or --predictions FILE");
   MOELORA_CHECK(generates || options.session.adapter.empty(), "--adapter goes with --model, not with --predictions");
@@ -62,6 +69,8 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   eval::EvaluationReport report;
   report.title = "Evaluation";
   report.facts = {{"data", options.data.string()}, {"records", std::to_string(references.size())}};
+  report.facts.emplace_back("scorer", scorer.name);
+  eval::check_scorer(scorer, references);
   // Bad input of the comparisons shows before the long part.
   if (!options.before.empty()) {
     report.before = eval::score(references, read_and_report(options.before), scorer);
@@ -124,7 +133,7 @@ void add_eval(CLI::App& app, int& status) {
   verb->add_option("--data", options->data, "records with the right answers in `target`")->required();
   verb->add_option("--output", options->output, "new folder for predictions.json, report.{json,txt,html}");
   verb->add_option("--predictions", options->predictions, "records with answers in `target`: scored without a model");
-  verb->add_option("--scorer", options->scorer, "how answers are read and scored: moelora")->capture_default_str();
+  verb->add_option("--scorer", options->scorer, kScorerHelp)->capture_default_str();
   verb->add_option("--json", options->json, "also write the scores here");
   verb->add_option("--before", options->before, "earlier predictions on the same data: one more column");
   verb->add_option("--majority", options->majority,
@@ -137,7 +146,8 @@ void add_eval(CLI::App& app, int& status) {
       "      --output out/scores --majority examples/sample_data/train.json\n"
       "  moelora eval --model MODEL --data dev.json --output out/shown --demonstrations 4 --demonstrations-from "
       "train.json --demonstration-choice similar\n"
-      "  moelora eval --predictions answers.json --data dev.json --scorer moelora --json scores.json");
+      "  moelora eval --predictions answers.json --data dev.json --scorer promptcblue --json scores.json\n"
+      "  moelora eval --predictions answers.json --data dev.json --scorer configs/scorers.json");
   verb->callback([options, &status] {
     status = run_with_ranks("eval", [&](train::ProcessGroup* ranks) {
       run_eval(*options, ranks);

@@ -104,8 +104,10 @@ ordered_json effective_config(const ExperimentVerbOptions& options) {
   }
   ordered_json before = then;
   ordered_json after = json;
-  before.erase("jobs");
-  after.erase("jobs");
+  for (const char* free : {"jobs", "scorer"}) {  // answers don't depend on them
+    before.erase(free);
+    after.erase(free);
+  }
   std::string changes;
   list_changes(before, after, "", changes);
   MOELORA_CHECK(changes.empty(), options.output.string(), " holds an experiment with another configuration:", changes,

@@ -148,6 +148,10 @@ Json parse_symptoms(std::string_view answer, const Choices& choices) {
   return parse_findings(answer, choices, "无法根据上下文确定病人是否患有该症状");
 }
 
+Json parse_benchmark_findings(std::string_view answer, const Choices& choices) {
+  return parse_findings(answer, choices, "不标注");
+}
+
 // After a first line: "<section>：text" per line; the last line of a section counts.
 Json parse_report(std::string_view answer, const Choices&) {
   constexpr std::array<std::string_view, 6> kSections{"主诉", "现病史", "辅助检查", "既往史", "诊断", "建议"};
@@ -167,28 +171,30 @@ Json parse_report(std::string_view answer, const Choices&) {
 }  // namespace
 
 std::string_view metric_name(Metric metric) {
-  constexpr std::array<std::string_view, 5> kNames{"micro-F1", "macro-F1", "item F1", "Rouge-L", "Rouge-L by section"};
+  constexpr std::array<std::string_view, 11> kNames{
+      "micro-F1",    "macro-F1",    "item F1", "Rouge-L", "Rouge-L by section", "accuracy",
+      "exact match", "weighted F1", "set F1",  "Rouge-L", "Rouge-L by section"};
   return kNames[static_cast<std::size_t>(metric)];
 }
 
 const std::vector<TaskRule>& task_rules() {
   static const std::vector<TaskRule> rules{
-      {"CMeEE-V2", Metric::item_f1, parse_entities},
-      {"CMeIE", Metric::item_f1, parse_relations},
-      {"CHIP-CDN", Metric::item_f1, parse_standard_terms},
-      {"CHIP-CDEE", Metric::item_f1, parse_events},
-      {"CHIP-STS", Metric::micro_f1, parse_same_question},
-      {"CHIP-CTC", Metric::micro_f1, parse_label},
-      {"CHIP-MDCFNPC", Metric::item_f1, parse_clinical_findings},
-      {"KUAKE-IR", Metric::micro_f1, parse_label},
-      {"KUAKE-QIC", Metric::macro_f1, parse_label},
-      {"KUAKE-QQR", Metric::micro_f1, parse_label},
-      {"KUAKE-QTR", Metric::micro_f1, parse_label},
-      {"MedDG", Metric::rouge_l, parse_label},
-      {"IMCS-V2-MRG", Metric::section_rouge_l, parse_report},
-      {"IMCS-V2-NER", Metric::item_f1, parse_entities},
-      {"IMCS-V2-DAC", Metric::macro_f1, parse_label},
-      {"IMCS-V2-SR", Metric::item_f1, parse_symptoms},
+      {"CMeEE-V2", Metric::item_f1, parse_entities, Metric::set_f1},
+      {"CMeIE", Metric::item_f1, parse_relations, Metric::set_f1},
+      {"CHIP-CDN", Metric::item_f1, parse_standard_terms, Metric::set_f1},
+      {"CHIP-CDEE", Metric::item_f1, parse_events, Metric::set_f1},
+      {"CHIP-STS", Metric::micro_f1, parse_same_question, Metric::weighted_f1, "是的"},
+      {"CHIP-CTC", Metric::micro_f1, parse_label, Metric::macro_f1, "非上述类型"},
+      {"CHIP-MDCFNPC", Metric::item_f1, parse_clinical_findings, Metric::set_f1},
+      {"KUAKE-IR", Metric::micro_f1, parse_label, Metric::weighted_f1, "相关"},
+      {"KUAKE-QIC", Metric::macro_f1, parse_label, Metric::macro_f1, "非上述类型"},
+      {"KUAKE-QQR", Metric::micro_f1, parse_label, Metric::weighted_f1, "完全一致"},
+      {"KUAKE-QTR", Metric::micro_f1, parse_label, Metric::weighted_f1, "完全不匹配或者没有参考价值"},
+      {"MedDG", Metric::rouge_l, parse_label, Metric::benchmark_rouge_l},
+      {"IMCS-V2-MRG", Metric::section_rouge_l, parse_report, Metric::benchmark_section_rouge_l},
+      {"IMCS-V2-NER", Metric::item_f1, parse_entities, Metric::set_f1},
+      {"IMCS-V2-DAC", Metric::macro_f1, parse_label, Metric::macro_f1, "非上述类型"},
+      {"IMCS-V2-SR", Metric::item_f1, parse_symptoms, Metric::set_f1},
   };
   return rules;
 }
@@ -201,7 +207,12 @@ const TaskRule* find_task_rule(std::string_view task) {
   return found == rules.end() ? nullptr : &*found;
 }
 
-Json parse_answer(std::string_view task, std::string_view answer, const Choices& choices) {
+std::string_view scored_name(std::string_view task, AnswerFormat format) {
+  return format == AnswerFormat::promptcblue && task == "CMeIE" ? "CMeIE-V2" : task;
+}
+
+Json parse_answer(std::string_view task, std::string_view answer, const Choices& choices, AnswerFormat format) {
+  if (format == AnswerFormat::plain) return parse_label(answer, choices);
   const TaskRule* rule = find_task_rule(task);
   if (rule == nullptr) {
     std::string known;
@@ -209,18 +220,21 @@ Json parse_answer(std::string_view task, std::string_view answer, const Choices&
     throw Error("expected a task of PromptCBLUE (" + known + "), found `" + std::string(task) +
                 "`: correct the field task_dataset");
   }
+  if (format == AnswerFormat::promptcblue) {
+    return rule->task == "CHIP-MDCFNPC" ? parse_benchmark_findings(answer, choices) : rule->parse(answer, choices);
+  }
   std::string full_width = text::replace(answer, ":", kColon, kMostFullWidth);
   full_width = text::replace(full_width, ",", kComma, kMostFullWidth);
   full_width = text::replace(full_width, ";", kSemicolon, kMostFullWidth);
   return rule->parse(full_width, choices);
 }
 
-Json structured_answers(const std::vector<data::Record>& records) {
+Json structured_answers(const std::vector<data::Record>& records, AnswerFormat format) {
   Json all = Json::object();
-  for (const TaskRule& rule : task_rules()) all[std::string(rule.task)] = Json::array();
+  for (const TaskRule& rule : task_rules()) all[std::string(scored_name(rule.task, format))] = Json::array();
   for (const data::Record& record : records) {
-    Json answer = parse_answer(record.task, record.target, record.answer_choices);
-    all[std::string(find_task_rule(record.task)->task)].push_back(
+    Json answer = parse_answer(record.task, record.target, record.answer_choices, format);
+    all[std::string(scored_name(find_task_rule(record.task)->task, format))].push_back(
         {{"sample_id", record.sample_id}, {"answer", std::move(answer)}});
   }
   return all;

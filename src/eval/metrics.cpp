@@ -50,6 +50,19 @@ F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string
   return {sum.f1 / count, sum.precision / count, sum.recall / count};
 }
 
+F1 weighted_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
+  F1 sum;
+  for (const auto& [label, counts] : count_labels(truth, answers)) {
+    const auto weight = static_cast<double>(counts.truth);
+    sum.f1 += weight * label_f1(counts);
+    sum.precision += weight * ratio_or_zero(counts.both, counts.answered);
+    sum.recall += weight * ratio_or_zero(counts.both, counts.truth);
+  }
+  if (truth.empty()) return {};
+  const auto count = static_cast<double>(truth.size());
+  return {sum.f1 / count, sum.precision / count, sum.recall / count};
+}
+
 std::vector<LabelF1> label_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers) {
   std::vector<LabelF1> result;
   for (const auto& [label, counts] : count_labels(truth, answers)) {
@@ -73,6 +86,17 @@ ItemCounts count_items(const nlohmann::ordered_json& truth, const nlohmann::orde
   for (const auto& item : truth) ++(contains(answers, item) ? counts.found : counts.missed);
   for (const auto& item : answers) counts.wrong += contains(truth, item) ? 0 : 1;
   return counts;
+}
+
+ItemCounts count_distinct_items(const nlohmann::ordered_json& truth, const nlohmann::ordered_json& answers) {
+  const auto distinct = [](const nlohmann::ordered_json& list) {
+    nlohmann::ordered_json set = nlohmann::ordered_json::array();
+    for (const auto& item : list) {
+      if (std::find(set.begin(), set.end(), item) == set.end()) set.push_back(item);
+    }
+    return set;
+  };
+  return count_items(distinct(truth), distinct(answers));
 }
 
 F1 item_f1(const ItemCounts& counts) {

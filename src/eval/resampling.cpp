@@ -29,21 +29,36 @@ NumberedLabels numbered(const LabelColumns& columns) {
 
 TaskSamples task_samples(const Samples& samples, const Segmenter& segmenter) {
   const ParsedSamples parsed = parse_samples(samples);
-  TaskSamples result{samples.task, metric_of(samples), {}};
-  if (result.metric == Metric::micro_f1 || result.metric == Metric::macro_f1) {
-    result.parts = numbered(labels_of(samples, parsed));
-  } else if (result.metric == Metric::item_f1) {
-    std::vector<ItemCounts> items;
-    for (std::size_t i = 0; i < samples.count(); ++i) items.push_back(count_items(parsed.truth[i], parsed.answers[i]));
-    result.parts = std::move(items);
-  } else {
-    std::vector<double> values;
-    for (std::size_t i = 0; i < samples.count(); ++i) {
-      values.push_back(result.metric == Metric::rouge_l
-                           ? text_score(parsed.truth[i], parsed.answers[i], segmenter).rouge.f
-                           : section_score(parsed.truth[i], parsed.answers[i], segmenter).rouge.f);
+  TaskSamples result{samples.task, samples.metric, {}};
+  switch (samples.metric) {
+    case Metric::micro_f1:
+    case Metric::macro_f1:
+    case Metric::weighted_f1:
+    case Metric::accuracy:
+    case Metric::exact_match:
+      result.parts = numbered(labels_of(samples, parsed));
+      break;
+    case Metric::item_f1:
+    case Metric::set_f1: {
+      std::vector<ItemCounts> items;
+      for (std::size_t i = 0; i < samples.count(); ++i) {
+        items.push_back(item_counts(samples.metric, parsed.truth[i], parsed.answers[i]));
+      }
+      result.parts = std::move(items);
+      break;
     }
-    result.parts = std::move(values);
+    case Metric::rouge_l:
+    case Metric::section_rouge_l:
+    case Metric::benchmark_rouge_l:
+    case Metric::benchmark_section_rouge_l: {
+      std::vector<WeightedValue> values;
+      for (std::size_t i = 0; i < samples.count(); ++i) {
+        const TextScore score = text_score(samples.metric, parsed.truth[i], parsed.answers[i], segmenter);
+        values.push_back({score.sum.rouge_l.f, score.weight});
+      }
+      result.parts = std::move(values);
+      break;
+    }
   }
   return result;
 }
@@ -56,14 +71,17 @@ double resampled_score(const std::vector<ItemCounts>& items, Metric, Indices sam
   return item_f1(sum).f1;
 }
 
-double resampled_score(const std::vector<double>& values, Metric, Indices samples) {
-  double sum = 0;
-  for (const std::int32_t i : samples) sum += values[static_cast<std::size_t>(i)];
-  return sum / static_cast<double>(samples.size());
+double resampled_score(const std::vector<WeightedValue>& values, Metric, Indices samples) {
+  WeightedValue total{0, 0};
+  for (const std::int32_t i : samples) {
+    total.sum += values[static_cast<std::size_t>(i)].sum;
+    total.weight += values[static_cast<std::size_t>(i)].weight;
+  }
+  return total.weight == 0 ? 0.0 : total.sum / total.weight;
 }
 
 double resampled_score(const NumberedLabels& labels, Metric metric, Indices samples) {
-  if (metric == Metric::micro_f1) {
+  if (metric == Metric::micro_f1 || metric == Metric::accuracy || metric == Metric::exact_match) {
     std::int64_t right = 0;
     for (const std::int32_t i : samples) {
       const auto& [truth, answer] = labels.samples[static_cast<std::size_t>(i)];
@@ -79,13 +97,14 @@ double resampled_score(const NumberedLabels& labels, Metric metric, Indices samp
     if (truth == answer) ++counts[static_cast<std::size_t>(truth)].both;
   }
   double sum = 0;
-  std::int64_t occurring = 0;
+  double total = 0;
   for (const LabelCounts& label : counts) {
     if (label.truth + label.answered == 0) continue;
-    sum += label_f1(label);
-    ++occurring;
+    const double weight = metric == Metric::weighted_f1 ? static_cast<double>(label.truth) : 1.0;
+    sum += weight * label_f1(label);
+    total += weight;
   }
-  return sum / static_cast<double>(occurring);
+  return sum / total;
 }
 
 std::vector<std::int32_t> all_samples(std::int32_t count) {
@@ -136,15 +155,15 @@ std::int32_t TaskSamples::count() const {
   if (const auto* labels = std::get_if<NumberedLabels>(&parts))
     return static_cast<std::int32_t>(labels->samples.size());
   if (const auto* items = std::get_if<std::vector<ItemCounts>>(&parts)) return static_cast<std::int32_t>(items->size());
-  return static_cast<std::int32_t>(std::get<std::vector<double>>(parts).size());
+  return static_cast<std::int32_t>(std::get<std::vector<WeightedValue>>(parts).size());
 }
 
 ScoredRun ScoredRun::from(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
-                          const Segmenter& segmenter) {
+                          const Scorer& scorer, const Segmenter& segmenter) {
   MOELORA_CHECK(!references.empty(), "expected records to score, found none: check the data file");
   ScoredRun run;
-  run.segmentation_ = segmenter.name();
-  for (const Samples& samples : samples_by_task(references, predictions)) {
+  run.segmentation_ = segmentation_of(scorer, segmenter);
+  for (const Samples& samples : samples_by_task(references, predictions, scorer)) {
     run.tasks_.push_back(task_samples(samples, segmenter));
   }
   return run;

@@ -1,7 +1,6 @@
 #include "moelora/eval/scorer.h"
 
 #include <algorithm>
-#include <array>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -15,13 +14,6 @@ namespace moelora::eval {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-struct ScorerName {
-  std::string_view name;
-  std::optional<Scorer> scorer;  // none: planned
-};
-constexpr std::array<ScorerName, 3> kScorerNames{
-    {{"moelora", Scorer::moelora}, {"promptcblue", std::nullopt}, {"paper", std::nullopt}}};
 
 bool says_something(const Json& part) {
   if (part.is_string()) return !part.get_ref<const std::string&>().empty();
@@ -42,65 +34,122 @@ std::int64_t count_unreadable_lists(const Samples& samples, const ParsedSamples&
   return count;
 }
 
-void score_labels(const Samples& samples, const ParsedSamples& parsed, Metric metric, TaskScore& result) {
-  const LabelColumns labels = labels_of(samples, parsed);
-  const F1 f1 =
-      metric == Metric::macro_f1 ? macro_f1(labels.truth, labels.answers) : micro_f1(labels.truth, labels.answers);
-  result.score = f1.f1;
-  result.precision = f1.precision;
-  result.recall = f1.recall;
-  result.labels = label_f1(labels.truth, labels.answers);
+F1 f1_of_labels(Metric metric, const LabelColumns& labels) {
+  if (metric == Metric::macro_f1) return macro_f1(labels.truth, labels.answers);
+  if (metric == Metric::weighted_f1) return weighted_f1(labels.truth, labels.answers);
+  return micro_f1(labels.truth, labels.answers);
+}
+
+bool is_among(const std::vector<std::string>& choices, std::string_view answer) {
+  return std::any_of(choices.begin(), choices.end(), [&](const std::string& c) { return text::strip(c) == answer; });
+}
+
+std::int64_t count_labels_not_offered(const Samples& samples, const ParsedSamples& parsed, const LabelColumns& labels) {
   const std::set<std::string> true_labels(labels.truth.begin(), labels.truth.end());
+  std::int64_t count = 0;
   for (std::size_t i = 0; i < samples.count(); ++i) {
+    const std::string& answer = labels.answers[i];
+    if (samples.format == AnswerFormat::plain && !samples.choices(i).empty()) {
+      count += is_among(samples.choices(i), answer) || answer == labels.truth[i] ? 0 : 1;
+      continue;
+    }
     const auto& choices = samples.choices(i);
-    const bool offered = std::find(choices.begin(), choices.end(), labels.answers[i]) != choices.end();
-    if (!offered && true_labels.count(labels.answers[i]) == 0) ++result.unparsable;
+    const bool offered = std::find(choices.begin(), choices.end(), answer) != choices.end();
+    const bool replaced = says_something(answer) && !says_something(parsed.answers[i]);
+    count += replaced || (!offered && true_labels.count(answer) == 0) ? 1 : 0;
+  }
+  return count;
+}
+
+void score_labels(const Samples& samples, const ParsedSamples& parsed, TaskScore& result) {
+  const LabelColumns labels = labels_of(samples, parsed);
+  const F1 f1 = f1_of_labels(samples.metric, labels);
+  result.score = f1.f1;
+  if (samples.metric != Metric::accuracy) {
+    result.precision = f1.precision;
+    result.recall = f1.recall;
+  }
+  result.labels = label_f1(labels.truth, labels.answers);
+  result.unparsable = count_labels_not_offered(samples, parsed, labels);
+}
+
+void score_matches(const Samples& samples, const ParsedSamples& parsed, TaskScore& result) {
+  const LabelColumns labels = labels_of(samples, parsed);
+  result.score = micro_f1(labels.truth, labels.answers).f1;
+  for (std::size_t i = 0; i < samples.count(); ++i) {
+    const std::string& answer = labels.answers[i];
+    const bool offered = samples.choices(i).empty() ? !answer.empty() : is_among(samples.choices(i), answer);
+    result.unparsable += offered || answer == labels.truth[i] ? 0 : 1;
   }
 }
 
 void score_items(const Samples& samples, const ParsedSamples& parsed, TaskScore& result) {
-  const F1 f1 = item_f1(parsed.truth, parsed.answers);
+  ItemCounts counts;
+  for (std::size_t i = 0; i < samples.count(); ++i) {
+    counts += item_counts(samples.metric, parsed.truth[i], parsed.answers[i]);
+  }
+  const F1 f1 = item_f1(counts);
   result.score = f1.f1;
   result.precision = f1.precision;
   result.recall = f1.recall;
   result.unparsable = count_unreadable_lists(samples, parsed);
 }
 
-void score_texts(const Samples& samples, const ParsedSamples& parsed, Metric metric, const Segmenter& segmenter,
-                 TaskScore& result) {
-  if (metric == Metric::section_rouge_l) result.unparsable = count_unreadable_lists(samples, parsed);
-  const double weight = 1.0 / static_cast<double>(samples.count());
+void score_texts(const Samples& samples, const ParsedSamples& parsed, const Segmenter& segmenter, TaskScore& result) {
+  const bool by_section =
+      samples.metric == Metric::section_rouge_l || samples.metric == Metric::benchmark_section_rouge_l;
+  if (by_section) result.unparsable = count_unreadable_lists(samples, parsed);
+  std::vector<TextScore> each;
+  double total = 0;
   for (std::size_t i = 0; i < samples.count(); ++i) {
-    const TextScore each = metric == Metric::rouge_l ? text_score(parsed.truth[i], parsed.answers[i], segmenter)
-                                                     : section_score(parsed.truth[i], parsed.answers[i], segmenter);
-    result.score += each.rouge.f * weight;
-    result.precision = *result.precision + each.rouge.precision * weight;
-    result.recall = *result.recall + each.rouge.recall * weight;
-    if (!each.is_readable) ++result.unparsable;
+    each.push_back(text_score(samples.metric, parsed.truth[i], parsed.answers[i], segmenter));
+    total += each.back().weight;
+    if (!each.back().is_readable) ++result.unparsable;
+  }
+  const double weight = total == 0 ? 0.0 : 1.0 / total;
+  RougeScores mean;
+  for (const TextScore& score : each) {
+    mean.rouge_1.f += score.sum.rouge_1.f * weight;
+    mean.rouge_2.f += score.sum.rouge_2.f * weight;
+    mean.rouge_l.f += score.sum.rouge_l.f * weight;
+    mean.rouge_l.precision += score.sum.rouge_l.precision * weight;
+    mean.rouge_l.recall += score.sum.rouge_l.recall * weight;
+  }
+  result.score = mean.rouge_l.f;
+  result.precision = mean.rouge_l.precision;
+  result.recall = mean.rouge_l.recall;
+  if (!result.segmented) {
+    result.rouge_1 = mean.rouge_1.f;
+    result.rouge_2 = mean.rouge_2.f;
   }
 }
 
 TaskScore score_task(const Samples& samples, const Segmenter& segmenter) {
-  const Metric metric = metric_of(samples);
   const ParsedSamples parsed = parse_samples(samples);
   TaskScore result;
   result.task = samples.task;
-  result.metric = metric_name(metric);
+  result.metric = metric_name(samples.metric);
   result.samples = static_cast<std::int64_t>(samples.count());
-  result.segmented = metric == Metric::rouge_l || metric == Metric::section_rouge_l;
-  result.precision = 0.0;
-  result.recall = 0.0;
-  switch (metric) {
+  result.segmented = depends_on_segmentation(samples.metric);
+  switch (samples.metric) {
     case Metric::micro_f1:
     case Metric::macro_f1:
-      score_labels(samples, parsed, metric, result);
+    case Metric::weighted_f1:
+    case Metric::accuracy:
+      score_labels(samples, parsed, result);
+      break;
+    case Metric::exact_match:
+      score_matches(samples, parsed, result);
       break;
     case Metric::item_f1:
+    case Metric::set_f1:
       score_items(samples, parsed, result);
       break;
     case Metric::rouge_l:
     case Metric::section_rouge_l:
-      score_texts(samples, parsed, metric, segmenter, result);
+    case Metric::benchmark_rouge_l:
+    case Metric::benchmark_section_rouge_l:
+      score_texts(samples, parsed, segmenter, result);
       break;
   }
   return result;
@@ -108,37 +157,24 @@ TaskScore score_task(const Samples& samples, const Segmenter& segmenter) {
 
 }  // namespace
 
-Scorer scorer_from_name(std::string_view name) {
-  std::string available;
-  for (const ScorerName& known : kScorerNames) {
-    if (known.scorer) available.append(available.empty() ? "" : ", ").append(known.name);
-  }
-  for (const ScorerName& known : kScorerNames) {
-    if (known.name != name) continue;
-    MOELORA_CHECK(known.scorer, "the scorer `", name, "` is not available yet in this version: use ", available);
-    return *known.scorer;
-  }
-  throw Error("expected a scorer among " + available + ", found `" + std::string(name) + "`");
+std::string segmentation_of(const Scorer& scorer, const Segmenter& segmenter) {
+  return scorer.kind == Scorer::Kind::promptcblue ? "BERT's basic tokenizer" : segmenter.name();
 }
 
-std::string_view scorer_name(Scorer scorer) {
-  return std::find_if(kScorerNames.begin(), kScorerNames.end(),
-                      [scorer](const ScorerName& known) { return known.scorer == scorer; })
-      ->name;
-}
+bool depends_on_segmentation(Metric metric) { return metric == Metric::rouge_l || metric == Metric::section_rouge_l; }
 
 const TaskScore* Scores::find(std::string_view task) const {
   const auto found = std::find_if(tasks.begin(), tasks.end(), [task](const TaskScore& t) { return t.task == task; });
   return found == tasks.end() ? nullptr : &*found;
 }
 
-Scores score(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions, Scorer scorer,
-             const Segmenter& segmenter) {
+Scores score(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
+             const Scorer& scorer, const Segmenter& segmenter) {
   MOELORA_CHECK(!references.empty(), "expected records to score, found none: check the data file");
-  const std::vector<Samples> by_task = samples_by_task(references, predictions);
+  const std::vector<Samples> by_task = samples_by_task(references, predictions, scorer);
   Scores scores;
-  scores.scorer = scorer_name(scorer);
-  scores.segmentation = segmenter.name();
+  scores.scorer = scorer.name;
+  scores.segmentation = segmentation_of(scorer, segmenter);
   for (const Samples& samples : by_task) {
     scores.tasks.push_back(score_task(samples, segmenter));
     scores.average += scores.tasks.back().score / static_cast<double>(by_task.size());
@@ -169,8 +205,8 @@ std::vector<data::Record> majority_predictions(const std::vector<data::Record>& 
   return predictions;
 }
 
-Scores majority_scores(const std::vector<data::Record>& train, const std::vector<data::Record>& dev, Scorer scorer,
-                       const Segmenter& segmenter) {
+Scores majority_scores(const std::vector<data::Record>& train, const std::vector<data::Record>& dev,
+                       const Scorer& scorer, const Segmenter& segmenter) {
   return score(dev, majority_predictions(train, dev), scorer, segmenter);
 }
 

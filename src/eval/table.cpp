@@ -56,6 +56,8 @@ nlohmann::ordered_json to_json(const Scores& scores) {
     entry["metric"] = task.metric;
     if (task.precision) entry["precision"] = *task.precision;
     if (task.recall) entry["recall"] = *task.recall;
+    if (task.rouge_1) entry["rouge_1"] = *task.rouge_1;
+    if (task.rouge_2) entry["rouge_2"] = *task.rouge_2;
     entry["samples"] = task.samples;
     entry["unparsable"] = task.unparsable;
     if (task.segmented) entry["segmentation"] = scores.segmentation;
@@ -73,7 +75,9 @@ std::string segmentation_note(const Scores& scores) {
   }
   if (tasks.empty() || scores.segmentation == "jieba") return "";
   return "Rouge-L of " + tasks + " compares " + scores.segmentation +
-         "; the reference evaluation compares words cut by jieba, so these scores differ from its scores.";
+         "; the reference evaluation compares words cut by jieba, so these scores differ from its scores "
+         "(cmake/setup.sh "
+         "fetches jieba's tables, MOELORA_JIEBA_DIR names their folder).";
 }
 
 std::string to_table(const Scores& scores) {

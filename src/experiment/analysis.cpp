@@ -9,19 +9,21 @@
 namespace moelora::experiment {
 namespace {
 
-eval::BootstrapRow scored_runs(const std::vector<data::Record>& references, const std::vector<Run>& runs) {
+eval::BootstrapRow scored_runs(const std::vector<data::Record>& references, const std::vector<Run>& runs,
+                               const eval::Scorer& scorer) {
   eval::BootstrapRow row;
   for (const Run& run : runs) {
     row.seeds.push_back(run.seed);
-    row.runs.push_back(eval::ScoredRun::from(references, run.predictions));
+    row.runs.push_back(eval::ScoredRun::from(references, run.predictions, scorer));
   }
   return row;
 }
 
 std::vector<eval::BootstrapRow> scored_rows(const Results& results) {
   std::vector<eval::BootstrapRow> scored;
-  for (const Row& row : results.rows) scored.push_back(scored_runs(results.references, row.runs));
-  for (const SweepPoint& point : results.sweeps) scored.push_back(scored_runs(results.references, point.runs));
+  for (const Row& row : results.rows) scored.push_back(scored_runs(results.references, row.runs, results.scorer));
+  for (const SweepPoint& point : results.sweeps)
+    scored.push_back(scored_runs(results.references, point.runs, results.scorer));
   return scored;
 }
 
@@ -61,20 +63,20 @@ Analysis analyse(const Results& results) {
   analysis.equal_to = row_of_key(results, results.equal_to);
   if (!results.references.empty()) {
     // The references answer themselves: the tasks are known before any run has finished.
-    const auto reference = eval::ScoredRun::from(results.references, results.references);
+    const auto reference = eval::ScoredRun::from(results.references, results.references, results.scorer);
     eval::Scores scores;
     scores.segmentation = reference.segmentation();
     for (const eval::TaskSamples& task : reference.tasks()) {
       analysis.tasks.push_back({task.task, std::string(eval::metric_name(task.metric)), task.count()});
       scores.tasks.emplace_back().task = task.task;
-      scores.tasks.back().segmented =
-          task.metric == eval::Metric::rouge_l || task.metric == eval::Metric::section_rouge_l;
+      scores.tasks.back().segmented = eval::depends_on_segmentation(task.metric);
     }
     analysis.segmentation_note = eval::segmentation_note(scores);
   }
   for (const NewTask& task : results.new_tasks) {
     std::vector<eval::BootstrapRow> entries;
-    for (const NewTaskEntry& entry : task.entries) entries.push_back(scored_runs(task.references, entry.runs));
+    for (const NewTaskEntry& entry : task.entries)
+      entries.push_back(scored_runs(task.references, entry.runs, results.scorer));
     analysis.new_tasks.emplace_back(entries, options);
   }
   return analysis;

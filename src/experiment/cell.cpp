@@ -8,6 +8,7 @@
 
 #include "experiment/bench.h"
 #include "moelora/data/task_prompts.h"
+#include "moelora/eval/scorer.h"
 #include "moelora/experiment/inputs.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -131,6 +132,7 @@ void check_inputs(const ExperimentConfig& config) {
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));
   const std::vector<data::Record> references = evaluation_records(config, tasks);
+  eval::check_scorer(eval::scorer_from(config.scorer), references);
   const auto prompts = data::TaskPrompts::from_file(config.task_prompts);
   train::warn_of_shared_questions(records.train, references, config.evaluation);
   for (const std::string& task : tasks.names()) {

@@ -207,7 +207,8 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
   Results results;
   results.title = config.title;
   results.references = evaluation_records(config, tasks);
-  results.majority = eval::majority_scores(records.train, results.references);
+  results.scorer = eval::scorer_from(config.scorer);
+  results.majority = eval::majority_scores(records.train, results.references, results.scorer);
   for (const std::string& key : config.methods) {
     const Method& method = find_method(key);
     results.rows.push_back(collector.row(method));
@@ -234,6 +235,7 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
                        std::to_string(config.training.batch_size)},
       {"validation", std::to_string(records.validation.size()) + " records"},
       {"evaluation", config.evaluation + ", " + std::to_string(results.references.size()) + " records"},
+      {"scorer", results.scorer.name},
       {"adapter", "rank " + std::to_string(config.adapter.rank) + ", " + std::to_string(config.adapter.num_experts) +
                       " experts, alpha " + std::to_string(static_cast<std::int64_t>(config.adapter.alpha))}};
   add_notes(config, results);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "moelora/eval/scorer.h"
 #include "moelora/experiment/method.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
@@ -195,6 +196,13 @@ ExperimentConfig ExperimentConfig::from_json(const ordered_json& json) {
   io::JsonReader reader(json);
   reader.read("title", config.title);
   reader.read("evaluation", config.evaluation);
+  if (reader.read("scorer", config.scorer)) {
+    try {
+      eval::scorer_from(config.scorer);
+    } catch (const Error& error) {
+      reader.problem("scorer", error.what());
+    }
+  }
   reader.read("task_prompts", config.task_prompts);
   read_common(reader, config);
   reader.read("eval_batch_size", config.eval_batch_size);

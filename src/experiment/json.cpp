@@ -141,6 +141,7 @@ Json tunings_json(const Results& results) {
 Json to_json(const Results& results, const Analysis& analysis) {
   Json json{{"title", results.title}, {"facts", Json::object()}, {"notes", results.notes}};
   for (const auto& [name, value] : results.facts) json["facts"][name] = value;
+  json["scorer"] = results.scorer.name;
   json["segmentation_note"] = analysis.segmentation_note;
   json["bootstrap"] = {
       {"resamples", analysis.options.resamples}, {"seed", analysis.options.seed}, {"level", analysis.options.level}};

@@ -15,8 +15,8 @@ nlohmann::json expected_structure(const std::string& name) {
   return nlohmann::json::parse(file);
 }
 
-nlohmann::json structure_of(const std::string& name) {
-  return nlohmann::json(structured_answers(data::read_records(testing::metrics_fixture() / name).records));
+nlohmann::json structure_of(const std::string& name, AnswerFormat format = AnswerFormat::moelora) {
+  return nlohmann::json(structured_answers(data::read_records(testing::metrics_fixture() / name).records, format));
 }
 
 nlohmann::json parsed(const std::string& task, const std::string& answer,
@@ -38,6 +38,31 @@ TEST(Answers, EmptyAnswersAreStructuredAsTheReferencePostProcessorDoes) {
   MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
   EXPECT_EQ(structure_of("test_predictions.json"),
             expected_structure("expected_structured_test_predictions_moelora.json"));
+}
+
+TEST(Answers, StructuredAnswersEqualTheBenchmarksPostProcessor) {
+  MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
+  EXPECT_EQ(structure_of("dev_predictions.json", AnswerFormat::promptcblue),
+            expected_structure("expected_structured_predictions_promptcblue.json"));
+  EXPECT_EQ(structure_of("dev.json", AnswerFormat::promptcblue),
+            expected_structure("expected_structured_truth_promptcblue.json"));
+}
+
+TEST(Answers, TheBenchmarkReadsMarksAsTheyAre) {
+  const auto parse = [](const char* task, const char* answer) {
+    return nlohmann::json(parse_answer(task, answer, {"疾病", "阳性"}, AnswerFormat::promptcblue));
+  };
+  EXPECT_EQ(parse("CMeEE-V2", "疾病实体：甲,乙，丙"),
+            nlohmann::json::parse(R"([{"entity":"甲,乙","type":"疾病"},{"entity":"丙","type":"疾病"}])"));
+  EXPECT_EQ(parse("CHIP-MDCFNPC", "引导\n咳：阳性\n热：也许\n痛:阳性"),
+            nlohmann::json::parse(R"([{"entity":"咳","attr":"阳性"},{"entity":"热","attr":"不标注"}])"));
+  EXPECT_EQ(scored_name("CMeIE", AnswerFormat::promptcblue), "CMeIE-V2");
+  EXPECT_EQ(scored_name("CMeIE", AnswerFormat::moelora), "CMeIE");
+}
+
+TEST(Answers, PlainTextIsTakenAsItIsWhateverTheTask) {
+  EXPECT_EQ(parse_answer("CMeEE-V2", " 疾病实体:甲,乙\n", {"疾病"}, AnswerFormat::plain), "疾病实体:甲,乙");
+  EXPECT_EQ(parse_answer("其他", "x", {}, AnswerFormat::plain), "x");
 }
 
 TEST(Answers, EveryTaskOfPromptCblueHasARule) {
@@ -127,6 +152,7 @@ TEST(Answers, HostileTextNeverFails) {
     for (const std::string& answer : answers) {
       EXPECT_NO_THROW(parse_answer(rule.task, answer, {"疾病", ""})) << rule.task;
       EXPECT_NO_THROW(parse_answer(rule.task, answer, {})) << rule.task;
+      EXPECT_NO_THROW(parse_answer(rule.task, answer, {"疾病", ""}, AnswerFormat::promptcblue)) << rule.task;
     }
   }
 }

@@ -46,6 +46,24 @@ TEST(Metrics, ItemF1CountsDuplicates) {
   EXPECT_DOUBLE_EQ(f1.f1, 0.5);
 }
 
+TEST(Metrics, WeightedF1CountsTrueLabelsAsOftenAsTheyOccur) {
+  // a: p 1/2, r 1, f 2/3, once; b: p 1, r 1/2, f 2/3, twice; z is no true label.
+  const F1 f1 = weighted_f1(Labels{"a", "b", "b"}, Labels{"a", "b", "a"});
+  EXPECT_DOUBLE_EQ(f1.f1, 2.0 / 3);
+  EXPECT_DOUBLE_EQ(f1.precision, (0.5 + 2 * 1.0) / 3);
+  EXPECT_DOUBLE_EQ(f1.recall, (1.0 + 2 * 0.5) / 3);
+  EXPECT_DOUBLE_EQ(weighted_f1(Labels{"a", "a"}, Labels{"a", "z"}).f1, 2.0 / 3);
+  EXPECT_EQ(weighted_f1({}, {}).f1, 0.0);
+}
+
+TEST(Metrics, DistinctItemsCountOnce) {
+  using Json = nlohmann::ordered_json;
+  const ItemCounts counts = count_distinct_items(Json::parse(R"(["a","a","b"])"), Json::parse(R"(["a","x","x"])"));
+  EXPECT_EQ(counts.found, 1);
+  EXPECT_EQ(counts.missed, 1);
+  EXPECT_EQ(counts.wrong, 1);
+}
+
 TEST(Metrics, NothingPredictedOrNothingToFindIsZero) {
   using Json = nlohmann::ordered_json;
   EXPECT_EQ(item_f1({Json::array()}, {Json::array()}).f1, 0.0);

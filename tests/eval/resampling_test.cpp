@@ -48,34 +48,46 @@ MadeUp every_metric() {
   return made;
 }
 
+std::vector<Scorer> every_scorer() {
+  std::vector<Scorer> scorers;
+  for (const char* name : {"moelora", "promptcblue", "paper"}) scorers.push_back(scorer_from_name(name));
+  for (const Metric metric : {Metric::accuracy, Metric::macro_f1, Metric::exact_match, Metric::rouge_l}) {
+    scorers.push_back({Scorer::Kind::by_task, std::string(metric_name(metric)), {}, metric});
+  }
+  return scorers;
+}
+
 // The samples of each task for which `keep(task, index)` holds, scored by eval::score.
-void expect_scores_of_subsets(const MadeUp& made) {
-  const ScoredRun run = ScoredRun::from(made.references, made.predictions);
+void expect_scores_of_subsets(const MadeUp& made, const Scorer& scorer = {}) {
+  const ScoredRun run = ScoredRun::from(made.references, made.predictions, scorer);
+  const AnswerFormat format =
+      scorer.kind == Scorer::Kind::promptcblue ? AnswerFormat::promptcblue : AnswerFormat::moelora;
   for (int leave_out = 0; leave_out < 3; ++leave_out) {
     MadeUp subset;
     std::vector<std::vector<std::int32_t>> kept(run.tasks().size());
     std::vector<std::int32_t> seen(run.tasks().size(), 0);
     for (std::size_t i = 0; i < made.references.size(); ++i) {
       std::size_t task = 0;
-      while (run.tasks()[task].task != made.references[i].task) ++task;
+      while (run.tasks()[task].task != scored_name(made.references[i].task, format)) ++task;
       const std::int32_t index = seen[task]++;
       if (index % 3 == leave_out && run.tasks()[task].count() > 1) continue;
       kept[task].push_back(index);
       subset.references.push_back(made.references[i]);
       subset.predictions.push_back(made.predictions[i]);
     }
-    const Scores expected = score(subset.references, subset.predictions);
+    const Scores expected = score(subset.references, subset.predictions, scorer);
     for (std::size_t task = 0; task < kept.size(); ++task) {
       if (kept[task].empty()) continue;
       EXPECT_NEAR(run.score(task, kept[task]), expected.find(run.tasks()[task].task)->score, 1e-12)
-          << run.tasks()[task].task << " without " << leave_out;
+          << run.tasks()[task].task << " without " << leave_out << ", " << scorer.name;
     }
   }
 }
 
-void expect_scores_of_all(const MadeUp& made) {
-  const ScoredRun run = ScoredRun::from(made.references, made.predictions);
-  const Scores expected = score(made.references, made.predictions);
+void expect_scores_of_all(const MadeUp& made, const Scorer& scorer = {}) {
+  const ScoredRun run = ScoredRun::from(made.references, made.predictions, scorer);
+  const Scores expected = score(made.references, made.predictions, scorer);
+  EXPECT_EQ(run.segmentation(), expected.segmentation);
   ASSERT_EQ(run.tasks().size(), expected.tasks.size());
   for (std::size_t task = 0; task < run.tasks().size(); ++task) {
     EXPECT_EQ(run.tasks()[task].task, expected.tasks[task].task);
@@ -96,6 +108,18 @@ TEST(ScoredRun, AllSamplesHaveTheScorersScoreForEveryMetric) {
 }
 
 TEST(ScoredRun, LeavingSamplesOutIsTheScoreOfTheOthers) { expect_scores_of_subsets(every_metric()); }
+
+TEST(ScoredRun, EveryScorersScoresAreThoseOfItsSamples) {
+  MadeUp made = every_metric();
+  made.add("CMeIE", "具有病因关系的头尾实体对如下：头实体为甲，尾实体为乙。",
+           "具有病因关系的头尾实体对如下：头实体为甲，尾实体为丙。");
+  made.add("KUAKE-IR", "相关", "", {"相关", "不相关"});
+  made.add("KUAKE-IR", "不相关", "相关", {"相关", "不相关"});
+  for (const Scorer& scorer : every_scorer()) {
+    expect_scores_of_all(made, scorer);
+    expect_scores_of_subsets(made, scorer);
+  }
+}
 
 TEST(ScoredRun, RepeatedSamplesCountRepeatedly) {
   MadeUp made = every_metric();
@@ -126,8 +150,10 @@ TEST(ScoredRun, EqualsTheScorerOnRealRecordsOfEveryTask) {
   real.references = data::read_records(testing::metrics_fixture() / "dev.json").records;
   real.predictions = data::read_records(testing::metrics_fixture() / "dev_predictions.json").records;
   EXPECT_EQ(ScoredRun::from(real.references, real.predictions).tasks().size(), 16U);
-  expect_scores_of_all(real);
-  expect_scores_of_subsets(real);
+  for (const Scorer& scorer : every_scorer()) {
+    expect_scores_of_all(real, scorer);
+    expect_scores_of_subsets(real, scorer);
+  }
 }
 
 TEST(ScoredRun, NoSamplesScoreZeroAndNoRecordsAreAnError) {

@@ -6,6 +6,7 @@
 #include "eval/metrics_fixture.h"
 #include "moelora/eval/segmenter.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 
 namespace moelora::eval {
 namespace {
@@ -35,6 +36,9 @@ TEST(Rouge, EqualsThePythonPackageOnWordsAndCharacters) {
     expect_all_rouge(
         rouge(join_tokens(characters.cut(text("prediction"))), join_tokens(characters.cut(text("reference")))),
         pair["rouge_char"]);
+    expect_all_rouge(rouge_chinese(text("basic_tokens_prediction"), text("basic_tokens_reference")),
+                     pair["rouge_chinese_basic"]);
+    expect_all_rouge(rouge_chinese(text("char_prediction"), text("char_reference")), pair["rouge_chinese_char"]);
     expect_rouge(rouge_l(text("jieba_prediction"), text("jieba_reference")), pair["rouge_jieba"]["rouge-l"]);
   }
 }
@@ -63,6 +67,33 @@ TEST(Rouge, OfEquallyLongSubsequencesTheChoiceIsThePackages) {
   // Both "a" and "b" are longest; the way back through the table goes left first and meets b.
   EXPECT_DOUBLE_EQ(rouge_l("b a . b", "a b").recall, 0.5);
   EXPECT_DOUBLE_EQ(rouge_l("b a . a", "a b").recall, 1.0);
+}
+
+// Recorded from rouge_chinese 1.0.3.
+TEST(RougeChinese, EqualsThePythonPackageOnMadeUpTexts) {
+  const auto recorded = io::read_json_file(testing::fixtures() / "segmentation" / "rouge_chinese.json");
+  ASSERT_GT(recorded.size(), 30U);
+  for (const auto& pair : recorded) {
+    SCOPED_TRACE(pair["answer"].get<std::string>() + " | " + pair["reference"].get<std::string>());
+    expect_all_rouge(rouge_chinese(pair["answer"].get<std::string>(), pair["reference"].get<std::string>()),
+                     pair["rouge"]);
+  }
+}
+
+TEST(RougeChinese, RepeatedWordsCountRepeatedlyInRougeL) {
+  const RougeScores scores = rouge_chinese("a a b", "a b b b");
+  EXPECT_DOUBLE_EQ(scores.rouge_l.precision, 2.0 / 3);
+  EXPECT_DOUBLE_EQ(scores.rouge_l.recall, 0.5);
+  EXPECT_DOUBLE_EQ(scores.rouge_1.precision, 1.0);
+  EXPECT_DOUBLE_EQ(scores.rouge_1.recall, 1.0);
+}
+
+TEST(RougeChinese, TextWithoutWordsScoresZeroAndOverlongTextIsAnError) {
+  EXPECT_EQ(rouge_chinese("", "a").rouge_l.f, 0.0);
+  EXPECT_EQ(rouge_chinese("a", " \n").rouge_1.f, 0.0);
+  std::string text;
+  for (std::size_t i = 0; i <= kMaxRougeWords; ++i) text += "a ";
+  EXPECT_THROW(rouge_chinese(text, "a"), Error);
 }
 
 TEST(Rouge, TextWithoutSentencesScoresZero) {

@@ -24,6 +24,9 @@ std::string scoring_error(const Function& function) {
   return "";
 }
 
+// Numbers that don't depend on whether jieba's tables were fetched.
+const CharacterSegmenter kCharacters;
+
 void expect_reference_scores(const Scores& scores, const std::string& which) {
   std::ifstream file(testing::metrics_fixture() / "expected_metrics.json");
   const auto expected = nlohmann::json::parse(file)["moelora_evaluation"];
@@ -32,7 +35,7 @@ void expect_reference_scores(const Scores& scores, const std::string& which) {
     const TaskScore* task = scores.find(name);
     ASSERT_NE(task, nullptr) << name;
     EXPECT_EQ(task->samples, 5) << name;
-    if (task->segmented) continue;
+    if (task->segmented && scores.segmentation != "jieba") continue;
     const auto& numbers = entry[which];
     if (numbers.contains("f1")) {
       EXPECT_NEAR(task->score, numbers["f1"].get<double>(), 1e-12) << name;
@@ -49,13 +52,52 @@ void expect_reference_scores(const Scores& scores, const std::string& which) {
   }
 }
 
+TEST(Scorer, EqualsTheReferenceOnEveryTaskWithWordsCutByJieba) {
+  MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
+  const auto tables = find_jieba_tables();
+  if (tables.empty()) GTEST_SKIP() << "jieba's tables are absent (bash -c '. cmake/setup.sh; moelora_jieba')";
+  const JiebaSegmenter jieba(tables);
+  const auto truth = data::read_records(testing::metrics_fixture() / "dev.json").records;
+  const auto predictions = data::read_records(testing::metrics_fixture() / "dev_predictions.json").records;
+  const Scores scores = score(truth, predictions, {}, jieba);
+  expect_reference_scores(scores, "predictions");
+  expect_reference_scores(score(truth, truth, {}, jieba), "truth_vs_itself");
+  EXPECT_EQ(scores.segmentation, "jieba");
+  EXPECT_EQ(segmentation_note(scores), "");
+}
+
+TEST(Scorer, EqualsTheBenchmarksOwnEvaluationOnEveryTask) {
+  MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
+  const auto truth = data::read_records(testing::metrics_fixture() / "dev.json").records;
+  const auto predictions = data::read_records(testing::metrics_fixture() / "dev_predictions.json").records;
+  const Scores scores = score(truth, predictions, scorer_from_name("promptcblue"));
+  std::ifstream file(testing::metrics_fixture() / "expected_metrics.json");
+  const auto expected = nlohmann::json::parse(file)["promptcblue_evaluation"];
+  ASSERT_EQ(expected.size(), 16U);
+  for (const auto& [name, numbers] : expected.items()) {
+    const TaskScore* task = scores.find(name);
+    ASSERT_NE(task, nullptr) << name;
+    if (numbers.contains("rougeL")) {
+      EXPECT_NEAR(task->score, numbers["rougeL"].get<double>(), 1e-12) << name;
+      EXPECT_NEAR(*task->rouge_1, numbers["rouge1"].get<double>(), 1e-12) << name;
+      EXPECT_NEAR(*task->rouge_2, numbers["rouge2"].get<double>(), 1e-12) << name;
+      continue;
+    }
+    EXPECT_NEAR(task->score, numbers["f1"].get<double>(), 1e-12) << name;
+    EXPECT_NEAR(*task->precision, numbers["precision"].get<double>(), 1e-12) << name;
+    EXPECT_NEAR(*task->recall, numbers["recall"].get<double>(), 1e-12) << name;
+  }
+  EXPECT_EQ(scores.scorer, "promptcblue");
+  EXPECT_EQ(segmentation_note(scores), "");
+}
+
 TEST(Scorer, EqualsTheReferenceOnEveryTaskWithoutWordSegmentation) {
   MOELORA_SKIP_WITHOUT_METRICS_FIXTURE();
   const auto truth = data::read_records(testing::metrics_fixture() / "dev.json").records;
   const auto predictions = data::read_records(testing::metrics_fixture() / "dev_predictions.json").records;
-  const Scores scores = score(truth, predictions);
+  const Scores scores = score(truth, predictions, {}, kCharacters);
   expect_reference_scores(scores, "predictions");
-  expect_reference_scores(score(truth, truth), "truth_vs_itself");
+  expect_reference_scores(score(truth, truth, {}, kCharacters), "truth_vs_itself");
   EXPECT_EQ(scores.samples, 80);
   std::int64_t segmented = 0;
   for (const TaskScore& task : scores.tasks) segmented += task.segmented ? 1 : 0;
@@ -75,7 +117,7 @@ TEST(Scorer, RougeLIsAveragedOverSamplesAndSections) {
                       make_record("IMCS-V2-MRG", "引导\n主诉：甲\n诊断：乙")};
   const Records predictions{make_record("MedDG", "甲丁"), make_record("MedDG", ""),
                             make_record("IMCS-V2-MRG", "引导\n主诉：甲")};
-  const Scores scores = score(truth, predictions);
+  const Scores scores = score(truth, predictions, {}, kCharacters);
   EXPECT_NEAR(scores.find("MedDG")->score, 0.25, 1e-8);
   EXPECT_EQ(scores.find("MedDG")->unparsable, 1);
   EXPECT_NEAR(scores.find("IMCS-V2-MRG")->score, 0.5, 1e-8);
@@ -106,7 +148,7 @@ TEST(Scorer, TasksOutsidePromptCblueAreScoredByLabelOrRouge) {
   Records predictions = truth;
   predictions[0].target = "坏";
   predictions[2].target = "甲";
-  const Scores scores = score(truth, predictions);
+  const Scores scores = score(truth, predictions, {}, kCharacters);
   ASSERT_EQ(scores.tasks.size(), 4U);
   EXPECT_EQ(scores.tasks[0].task, "CHIP-STS");
   EXPECT_EQ(scores.find("情感")->metric, "micro-F1");
@@ -156,14 +198,157 @@ TEST(Scorer, PredictionsWithoutUniqueIdsMustKeepTheOrder) {
   EXPECT_NE(scoring_error([&] { score({}, {}); }), "");
 }
 
-TEST(Scorer, OnlyTheReferenceScorerIsAvailable) {
-  EXPECT_EQ(scorer_from_name("moelora"), Scorer::moelora);
-  EXPECT_EQ(scorer_name(Scorer::moelora), "moelora");
-  for (const char* planned : {"promptcblue", "paper"}) {
-    const std::string text = scoring_error([&] { scorer_from_name(planned); });
-    EXPECT_NE(text.find("not available yet"), std::string::npos) << text;
+TEST(Scorer, NamesAreKnownAndOthersAreErrors) {
+  for (const char* name : {"moelora", "promptcblue", "paper"}) {
+    EXPECT_EQ(scorer_from(name).name, name);
+    const Records truth{make_record("CHIP-STS", "是的")};
+    EXPECT_EQ(score(truth, truth, scorer_from(name)).scorer, name);
   }
-  EXPECT_NE(scoring_error([] { scorer_from_name("bleu"); }).find("moelora"), std::string::npos);
+  EXPECT_NE(scoring_error([] { scorer_from("bleu"); }).find("moelora, promptcblue, paper"), std::string::npos);
+  const std::string near = scoring_error([] { scorer_from("promptcbleu"); });
+  EXPECT_NE(near.find("did you mean \"promptcblue\""), std::string::npos) << near;
+  EXPECT_NE(scoring_error([] { scorer_from("absent/scorers.json"); }).find("absent/scorers.json"), std::string::npos);
+}
+
+TEST(Scorer, ThePaperScoresTrialCriteriaByMacroF1AndAllElseAsMoelora) {
+  // 年龄: p 1/2, r 1; 性别: p 1, r 1/2.
+  const Records truth{make_record("CHIP-CTC", "年龄"),      make_record("CHIP-CTC", "性别"),
+                      make_record("CHIP-CTC", "性别"),      make_record("CHIP-CTC", "体征(医生检测）"),
+                      make_record("KUAKE-QTR", "完全匹配"), make_record("KUAKE-QTR", "部分匹配"),
+                      make_record("KUAKE-QTR", "部分匹配")};
+  Records predictions = truth;
+  predictions[2].target = "年龄";
+  predictions[3].target = "体征(医生检测)";
+  predictions[4].target = "部分匹配";
+  const Scores paper = score(truth, predictions, scorer_from_name("paper"));
+  EXPECT_DOUBLE_EQ(paper.find("CHIP-CTC")->score, (2.0 / 3 + 2.0 / 3 + 1.0) / 3);
+  EXPECT_EQ(paper.find("CHIP-CTC")->metric, "macro-F1");
+  EXPECT_DOUBLE_EQ(paper.find("KUAKE-QTR")->score, 2.0 / 3);
+  EXPECT_DOUBLE_EQ(score(truth, predictions).find("CHIP-CTC")->score, 0.75);
+}
+
+TEST(Scorer, TheBenchmarkComparesSetsAndWeighsLabels) {
+  const std::vector<std::string> types{"疾病"};
+  const Records truth{make_record("CMeEE-V2", "有：\n疾病实体：甲，乙", types),
+                      make_record("CMeIE", "具有病因关系的头尾实体对如下：头实体为甲，尾实体为乙。"),
+                      make_record("KUAKE-IR", "相关"),
+                      make_record("KUAKE-IR", "不相关"),
+                      make_record("KUAKE-IR", "相关"),
+                      make_record("CHIP-CTC", "体征(医生检测）")};
+  Records predictions = truth;
+  predictions[0].target = "有：\n疾病实体：甲，甲，丙";
+  predictions[2].target = "";  // counts as the first label, which is right
+  predictions[4].target = "不相关";
+  predictions[5].target = "体征(医生检测)";  // another spelling is another label
+  const Scores scores = score(truth, predictions, scorer_from_name("promptcblue"));
+  EXPECT_DOUBLE_EQ(scores.find("CMeEE-V2")->score, 0.5);
+  EXPECT_EQ(scores.find("CMeEE-V2")->metric, "set F1");
+  EXPECT_DOUBLE_EQ(scores.find("CMeIE-V2")->score, 1.0);
+  EXPECT_EQ(scores.find("CMeIE"), nullptr);
+  // 相关: p 1, r 1/2, f 2/3, twice; 不相关: p 1/2, r 1, f 2/3.
+  EXPECT_DOUBLE_EQ(scores.find("KUAKE-IR")->score, 2.0 / 3);
+  EXPECT_EQ(scores.find("KUAKE-IR")->unparsable, 1);
+  EXPECT_DOUBLE_EQ(scores.find("CHIP-CTC")->score, 0.0);
+}
+
+TEST(Scorer, TheBenchmarksRougeComparesTokensAndWeighsSectionsAlike) {
+  const Records truth{make_record("MedDG", "甲乙"), make_record("MedDG", "甲 Abc"),
+                      make_record("IMCS-V2-MRG", "引导\n主诉：甲\n诊断：乙"),
+                      make_record("IMCS-V2-MRG", "引导\n主诉：丙")};
+  const Records predictions{make_record("MedDG", "甲丁"), make_record("MedDG", ""),
+                            make_record("IMCS-V2-MRG", "引导\n主诉：甲"), make_record("IMCS-V2-MRG", "引导\n主诉：丙")};
+  const Scores scores = score(truth, predictions, scorer_from_name("promptcblue"));
+  EXPECT_NEAR(scores.find("MedDG")->score, 0.25, 1e-8);
+  EXPECT_NEAR(*scores.find("MedDG")->rouge_2, 0.0, 1e-8);
+  EXPECT_EQ(scores.find("MedDG")->unparsable, 1);
+  EXPECT_NEAR(scores.find("IMCS-V2-MRG")->score, 2.0 / 3, 1e-8);  // two of three sections
+  const auto json = to_json(scores);
+  EXPECT_NEAR(json["tasks"]["MedDG"]["rouge_1"].get<double>(), 0.25, 1e-8);
+  EXPECT_FALSE(json["tasks"]["MedDG"].contains("segmentation"));
+}
+
+Scorer listed(const char* json) { return scorer_from_json(nlohmann::ordered_json::parse(json), "scorers.json"); }
+
+TEST(ScorerFile, EachTaskHasItsMetric) {
+  const std::vector<std::string> choices{"good", "bad"};
+  const Records truth{
+      make_record("mood", "good", choices), make_record("mood", "good", choices),  make_record("mood", "bad", choices),
+      make_record("grade", "bad", choices), make_record("grade", "good", choices), make_record("capital", "Paris"),
+      make_record("capital", "Rome"),       make_record("summary", "甲乙"),        make_record("CMeEE-V2", "甲,乙")};
+  Records predictions = truth;
+  predictions[1].target = "bad";
+  predictions[4].target = "splendid";  // was not offered
+  predictions[5].target = " Paris\n";
+  predictions[6].target = "rome";
+  predictions[7].target = "甲";
+  predictions[8].target = "甲，乙";
+  const Scorer scorer =
+      listed(R"({"default": "exact-match", "tasks": {"mood": "macro-f1", "grade": "accuracy", "summary": "rouge-l"}})");
+  const Scores scores = score(truth, predictions, scorer, kCharacters);
+  // good: p 1, r 1/2; bad: p 1/2, r 1.
+  EXPECT_DOUBLE_EQ(scores.find("mood")->score, 2.0 / 3);
+  EXPECT_EQ(scores.find("mood")->metric, "macro-F1");
+  EXPECT_DOUBLE_EQ(scores.find("grade")->score, 0.5);
+  EXPECT_EQ(scores.find("grade")->metric, "accuracy");
+  EXPECT_EQ(scores.find("grade")->unparsable, 1);
+  EXPECT_EQ(scores.find("grade")->labels.size(), 2U);
+  EXPECT_DOUBLE_EQ(scores.find("capital")->score, 0.5);
+  EXPECT_EQ(scores.find("capital")->metric, "exact match");
+  EXPECT_EQ(scores.find("capital")->unparsable, 0);
+  EXPECT_NEAR(scores.find("summary")->score, 2.0 / 3, 1e-8);
+  EXPECT_DOUBLE_EQ(scores.find("CMeEE-V2")->score, 0.0) << "the benchmark's own rule is not asked";
+  EXPECT_EQ(scores.scorer, "scorers.json");
+}
+
+TEST(ScorerFile, ChoicesOfTheRecordsSayWhatAnAnswerIs) {
+  const Records truth{make_record("t", "a", {" a", "b "}), make_record("t", "b"), make_record("t", "c", {"c", "d"})};
+  Records predictions = truth;
+  for (data::Record& record : predictions) record.answer_choices.clear();
+  predictions[0].target = "b";
+  predictions[1].target = "e";
+  predictions[2].target = "a";
+  for (const char* metric : {"accuracy", "macro-f1"}) {
+    const Scores scores = score(truth, predictions, listed((std::string(R"({"default": ")") + metric + "\"}").c_str()));
+    EXPECT_DOUBLE_EQ(scores.average, 0.0) << metric;
+    EXPECT_EQ(scores.unparsable, 2) << metric;  // e is no label of the task; a was not offered to the third
+  }
+  const Scores matches = score(truth, predictions, listed(R"({"default": "exact-match"})"));
+  EXPECT_EQ(matches.unparsable, 1);
+}
+
+TEST(ScorerFile, EveryProblemIsNamed) {
+  const std::string text =
+      scoring_error([] { listed(R"({"defaults": "accuracy", "tasks": {"a": "macrof1", "b": 3, "c": "rouge-l"}})"); });
+  EXPECT_NE(text.find("scorers.json"), std::string::npos) << text;
+  EXPECT_NE(text.find("defaults: unknown key, did you mean \"default\""), std::string::npos) << text;
+  EXPECT_NE(text.find("tasks.a: unknown metric `macrof1`, did you mean \"macro-f1\""), std::string::npos) << text;
+  EXPECT_NE(text.find("tasks.b: expected"), std::string::npos) << text;
+  EXPECT_EQ(text.find("tasks.c"), std::string::npos) << text;
+  for (const char* bad : {"{}", "[]", "3", R"({"tasks": {}})", R"({"tasks": ["a"]})", R"({"default": "moelora"})"}) {
+    EXPECT_NE(scoring_error([&] { listed(bad); }), "") << bad;
+  }
+}
+
+TEST(ScorerFile, ATaskWithoutAMetricIsAnErrorBeforeAnythingIsScored) {
+  const Records records{make_record("sentiment", "good")};
+  const Scorer scorer = listed(R"({"tasks": {"sentiments": "accuracy"}})");
+  for (const std::string& text : {scoring_error([&] { check_scorer(scorer, records); }),
+                                  scoring_error([&] { score(records, records, scorer); })}) {
+    EXPECT_NE(text.find("`sentiment`, did you mean \"sentiments\""), std::string::npos) << text;
+  }
+  EXPECT_NO_THROW(check_scorer(listed(R"({"default": "accuracy", "tasks": {"other": "rouge-l"}})"), records));
+}
+
+TEST(ScorerFile, TheMajorityAnswerIsScoredByTheSameMetric) {
+  const Records train{make_record("t", "a"), make_record("t", "a"), make_record("t", "b")};
+  const Records dev{make_record("t", "a"), make_record("t", "b")};
+  EXPECT_DOUBLE_EQ(majority_scores(train, dev, listed(R"({"default": "macro-f1"})")).average, 1.0 / 3);
+}
+
+TEST(ScorerFile, TheExampleIsOne) {
+  const Scorer scorer = scorer_from(std::string(MOELORA_SOURCE_DIR) + "/configs/scorers.json");
+  EXPECT_TRUE(scorer.others.has_value());
+  EXPECT_FALSE(scorer.tasks.empty());
 }
 
 TEST(Scorer, HostileAnswersScoreZeroAndNeverFail) {
@@ -181,12 +366,16 @@ TEST(Scorer, HostileAnswersScoreZeroAndNeverFail) {
     EXPECT_GE(scores.average, 0.0) << rule.task;
     EXPECT_LT(scores.average, 0.5) << rule.task;
     EXPECT_NO_THROW(to_table(scores));
+    for (const char* scorer : {R"({"default": "accuracy"})", R"({"default": "exact-match"})"}) {
+      EXPECT_LT(score(truth, predictions, scorer_from_json(nlohmann::ordered_json::parse(scorer), "")).average, 0.5);
+    }
+    EXPECT_LT(score(truth, predictions, scorer_from_name("promptcblue")).average, 0.5) << rule.task;
   }
 }
 
 TEST(ScoreTable, ColumnsAlignWithEastAsianNames) {
   const Records truth{make_record("中文任务", "甲"), make_record("CHIP-STS", "是的")};
-  const std::string table = to_table(score(truth, truth));
+  const std::string table = to_table(score(truth, truth, {}, kCharacters));
   EXPECT_EQ(table.substr(0, table.find('\n')), "task      metric     score  precision  recall  samples  unparsable");
   EXPECT_NE(table.find("\n中文任务  Rouge-L   1.0000"), std::string::npos) << table;
   EXPECT_NE(table.find("\naverage             1.0000"), std::string::npos) << table;
@@ -208,11 +397,12 @@ TEST(ScoreTable, ComparesSeveralRuns) {
 
 TEST(ScoreJson, HasScoresMetricsAndCounts) {
   const Records truth{make_record("CHIP-STS", "是的"), make_record("MedDG", "甲")};
-  const auto json = to_json(score(truth, truth));
+  const auto json = to_json(score(truth, truth, {}, kCharacters));
   EXPECT_EQ(json["scorer"], "moelora");
   EXPECT_EQ(json["tasks"]["CHIP-STS"]["score"], 1.0);
   EXPECT_EQ(json["tasks"]["CHIP-STS"]["labels"]["是的"]["samples"], 1);
   EXPECT_EQ(json["tasks"]["MedDG"]["segmentation"], "characters");
+  EXPECT_TRUE(json.contains("note"));
   EXPECT_EQ(json["tasks"].begin().key(), "CHIP-STS");
 }
 

@@ -78,6 +78,8 @@ TEST_F(Grid, ConfigurationsThatDoNotFitAreNamed) {
   EXPECT_NE(problem({{"methods", {"base", "base"}}}).find("twice"), std::string::npos);
   EXPECT_NE(problem({{"task_prompts", ""}}).find("lora-full-tp"), std::string::npos);
   EXPECT_NE(problem({{"evaluation", ""}}).find("evaluation"), std::string::npos);
+  EXPECT_NE(problem({{"scorer", "promptcbleu"}}).find("did you mean \"promptcblue\""), std::string::npos);
+  EXPECT_NE(problem({{"scorer", "absent.json"}}).find("absent.json"), std::string::npos);
   EXPECT_NE(problem({{"seeds", ordered_json::array()}}).find("seeds"), std::string::npos);
   EXPECT_NE(problem({{"seeds_of", {{"moelora-dd", {1}}}}}).find("moelora-dd"), std::string::npos);
   EXPECT_NE(problem({{"tuning", {{"learning_rates", {0.0}}}}}).find("above 0"), std::string::npos);

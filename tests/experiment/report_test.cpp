@@ -256,6 +256,21 @@ TEST(ExperimentReport, ScoresInJsonAreTheScorersToTheLastDigit) {
   EXPECT_EQ(json["tasks"].size(), 16U);
 }
 
+TEST(ExperimentReport, AnotherScorersScoresStandInEveryForm) {
+  Results results = made_up_results(2, 16, 12, 1);
+  results.scorer = eval::scorer_from_name("promptcblue");
+  results.majority = eval::majority_scores(results.references, results.references, results.scorer);
+  const auto json = nlohmann::json::parse(written(results).json);
+  const eval::Scores scores = eval::score(results.references, results.rows[0].runs[0].predictions, results.scorer);
+  EXPECT_EQ(json["scorer"], "promptcblue");
+  for (const eval::TaskScore& task : scores.tasks) {
+    EXPECT_NEAR(json["rows"][0]["runs"][0]["tasks"][task.task].get<double>(), task.score, 1e-12) << task.task;
+  }
+  EXPECT_EQ(json["tasks"][1]["task"], "CMeIE-V2");
+  EXPECT_EQ(json["tasks"][1]["metric"], "set F1");
+  EXPECT_EQ(json["segmentation_note"], "");
+}
+
 TEST(ExperimentReport, NumbersComeBackFromJsonAsTheyWere) {
   Results results = made_up_results(2, 2, 6, 1);
   results.rows[0].learning_rate = 0.1 + 0.2;

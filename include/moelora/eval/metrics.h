@@ -33,6 +33,8 @@ struct LabelF1 {
 F1 micro_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers);
 /// Mean over the labels that occur in truth or answers.
 F1 macro_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers);
+/// Mean over the labels that occur in truth, each as often as it occurs there.
+F1 weighted_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers);
 /// Each label that occurs in truth, sorted.
 std::vector<LabelF1> label_f1(const std::vector<std::string>& truth, const std::vector<std::string>& answers);
 
@@ -46,6 +48,8 @@ struct ItemCounts {
 };
 /// One sample's arrays of items. Items are counted as often as they are listed.
 ItemCounts count_items(const nlohmann::ordered_json& truth, const nlohmann::ordered_json& answers);
+/// The same with both sides as sets.
+ItemCounts count_distinct_items(const nlohmann::ordered_json& truth, const nlohmann::ordered_json& answers);
 F1 item_f1(const ItemCounts& counts);
 /// One array of items per sample; all samples' counts together.
 F1 item_f1(const std::vector<nlohmann::ordered_json>& truth, const std::vector<nlohmann::ordered_json>& answers);

@@ -17,6 +17,7 @@
 #include "moelora/data/record.h"
 #include "moelora/eval/answers.h"
 #include "moelora/eval/metrics.h"
+#include "moelora/eval/scorer.h"
 #include "moelora/eval/segmenter.h"
 
 namespace moelora::eval {
@@ -31,12 +32,18 @@ struct NumberedLabels {
   std::int32_t labels = 0;
 };
 
+/// A sample that counts as `weight` ones with this sum.
+struct WeightedValue {
+  double sum = 0;
+  double weight = 1;
+};
+
 /// One task's samples in the order of the references, each with what it contributes to the score.
 struct TaskSamples {
   std::string task;
   Metric metric = Metric::micro_f1;
   /// F1 of items; of labels; Rouge-L of each sample.
-  std::variant<std::vector<ItemCounts>, NumberedLabels, std::vector<double>> parts;
+  std::variant<std::vector<ItemCounts>, NumberedLabels, std::vector<WeightedValue>> parts;
 
   std::int32_t count() const;
 };
@@ -45,7 +52,7 @@ class ScoredRun {
  public:
   /// Errors as eval::score, whose scores these are.
   static ScoredRun from(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
-                        const Segmenter& segmenter = default_segmenter());
+                        const Scorer& scorer = {}, const Segmenter& segmenter = default_segmenter());
 
   const std::vector<TaskSamples>& tasks() const { return tasks_; }  ///< In the order of Scores::tasks.
   const std::string& segmentation() const { return segmentation_; }

@@ -30,6 +30,11 @@ inline constexpr std::size_t kMaxRougeWords = 20'000;
 RougeScores rouge(std::string_view answer, std::string_view reference);
 RougeScore rouge_l(std::string_view answer, std::string_view reference);  ///< The same, Rouge-L alone.
 
+/// Rouge as the Python package `rouge_chinese` 1.0.3 computes it, which the benchmark's own evaluation uses: a sentence
+/// ends after `。`, `！`, `？`, `?`, six full stops or two ellipses; Rouge-L compares whole texts, and repeated words
+/// count repeatedly. Texts, errors and texts without words as for rouge().
+RougeScores rouge_chinese(std::string_view answer, std::string_view reference);
+
 /// Tokens joined by spaces: the form that rouge() takes.
 std::string join_tokens(const std::vector<std::string>& tokens);
 

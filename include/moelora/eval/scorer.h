@@ -2,6 +2,8 @@
 // Scores per task: predictions against references, and the majority answer as a baseline.
 
 #include <cstdint>
+#include <filesystem>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -10,16 +12,43 @@
 #include <vector>
 
 #include "moelora/data/record.h"
+#include "moelora/eval/answers.h"
 #include "moelora/eval/metrics.h"
 #include "moelora/eval/segmenter.h"
 
 namespace moelora::eval {
 
-enum class Scorer { moelora };  ///< As MOELoRA-peft's evaluation.
+/// How answers are read and scored.
+struct Scorer {
+  enum class Kind {
+    moelora,      ///< as MOELoRA-peft's evaluation
+    promptcblue,  ///< as the benchmark's own evaluation: set F1, weighted F1, tokens of BERT's basic tokenizer
+    paper,        ///< as moelora, but CHIP-CTC by macro-F1, as the MOELoRA paper has it
+    by_task       ///< any task, by the metric that is listed for it; answers are taken as they are
+  };
+  Kind kind = Kind::moelora;
+  std::string name = "moelora";  ///< Written beside the scores; of by_task its file.
+  /// Of by_task: accuracy, macro_f1, exact_match or rouge_l for each task, and for those that are not listed.
+  std::map<std::string, Metric> tasks = {};
+  std::optional<Metric> others = {};
+};
 
-/// Error: an unknown name, or one that this version does not have yet (`promptcblue`, `paper`).
+/// `moelora`, `promptcblue`, `paper`. Error: another name.
 Scorer scorer_from_name(std::string_view name);
-std::string_view scorer_name(Scorer scorer);
+
+/// {"default": METRIC, "tasks": {TASK: METRIC, …}} with the metrics `accuracy`, `macro-f1`, `exact-match`, `rouge-l`;
+/// one of the two keys may be missing. Error: anything else, all problems at once.
+Scorer scorer_from_json(const nlohmann::ordered_json& json, std::string name);
+
+/// One of the names, or such a JSON file. Error: neither, with the nearest name.
+Scorer scorer_from(const std::string& name_or_file);
+
+/// What a scorer by_task lists for a task. Error: nothing, and no default, naming the nearest task that it lists.
+Metric listed_metric(const Scorer& scorer, const std::string& task);
+
+/// Before the long part: the error that scoring these records would end with. Warns of tasks that the scorer lists and
+/// no record has.
+void check_scorer(const Scorer& scorer, const std::vector<data::Record>& records);
 
 struct TaskScore {
   std::string task;
@@ -27,9 +56,12 @@ struct TaskScore {
   double score = 0;    ///< 0 … 1
   std::optional<double> precision;
   std::optional<double> recall;
+  std::optional<double> rouge_1;  ///< of the scorer promptcblue: F of Rouge-1 and Rouge-2
+  std::optional<double> rouge_2;
   std::int64_t samples = 0;
-  /// Answers that could not be read: a label that was not offered; a list or report without any readable part, unless
-  /// a reference of this task says "none" in the same words; an empty or overlong free text. They count as wrong.
+  /// Answers that could not be read: a label that was not offered (without choices: that is no reference's); a list or
+  /// report without any readable part, unless a reference of this task says "none" in the same words; an empty or
+  /// overlong free text. They count as wrong.
   std::int64_t unparsable = 0;
   bool segmented = false;       ///< The score depends on word segmentation.
   std::vector<LabelF1> labels;  ///< tasks with one label per answer
@@ -52,18 +84,24 @@ struct Scores {
 std::vector<std::size_t> match_predictions(const std::vector<data::Record>& references,
                                            const std::vector<data::Record>& predictions);
 
-/// A prediction's answer is in its field `target`. A task outside PromptCBLUE is scored by the share of right labels if
-/// its task_type is cls, matching or nli or all its references are answer choices, else by Rouge-L.
-/// Error: nothing to score, or as match_predictions.
+/// A prediction's answer is in its field `target`. A task outside PromptCBLUE is scored by the metric that the scorer
+/// lists; else by the share of right labels if its task_type is cls, matching or nli or all its references are answer
+/// choices, else by Rouge-L. The scorer promptcblue has tokens of its own, whatever the segmenter.
+/// Error: nothing to score, a task that a scorer by_task has no metric for, or as match_predictions.
 Scores score(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
-             Scorer scorer = Scorer::moelora, const Segmenter& segmenter = default_segmenter());
+             const Scorer& scorer = {}, const Segmenter& segmenter = default_segmenter());
 
 /// dev with each target replaced by its task's most frequent target in train (the first of several; empty for a task
 /// that train does not have).
 std::vector<data::Record> majority_predictions(const std::vector<data::Record>& train,
                                                const std::vector<data::Record>& dev);
 Scores majority_scores(const std::vector<data::Record>& train, const std::vector<data::Record>& dev,
-                       Scorer scorer = Scorer::moelora, const Segmenter& segmenter = default_segmenter());
+                       const Scorer& scorer = {}, const Segmenter& segmenter = default_segmenter());
+
+/// What texts are cut into: the benchmark's scorer has its own way.
+std::string segmentation_of(const Scorer& scorer, const Segmenter& segmenter);
+/// Whether a metric depends on it.
+bool depends_on_segmentation(Metric metric);
 
 nlohmann::ordered_json to_json(const Scores& scores);
 

@@ -59,8 +59,9 @@ struct ExperimentConfig {
   train::ModelSection model;
   MoeLoraConfig adapter;
   train::DataSection data;
-  std::string evaluation;    ///< File of records that are scored once for each finished run. Required.
-  std::string task_prompts;  ///< File of descriptions by task, for the rows that put them into the prompt.
+  std::string evaluation;          ///< File of records that are scored once for each finished run. Required.
+  std::string scorer = "moelora";  ///< A scorer's name or file, as eval::scorer_from takes it.
+  std::string task_prompts;        ///< File of descriptions by task, for the rows that put them into the prompt.
   train::TrainingOptions training;
   std::int64_t eval_batch_size = 32;
   std::vector<std::string> methods;     ///< Keys of rows; empty: all.

@@ -90,6 +90,7 @@ struct Results {
   std::string title;
   eval::Facts facts;
   std::vector<data::Record> references;  ///< of all rows and sweeps
+  eval::Scorer scorer;                   ///< of all rows
   std::optional<eval::Scores> majority;  ///< eval::majority_scores
   std::int64_t base_parameters = 0;
   std::vector<Row> rows;

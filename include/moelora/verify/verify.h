@@ -6,7 +6,7 @@
 //   adapter_config.json + golden files          a MOELoRA-peft or PEFT LoRA adapter on a base with goldens
 //   prefix_encoder.safetensors + golden files   a P-Tuning v2 prefix (pytorch_model.bin as well) on such a base
 //   pairs.json, options.json, decode.json, …    a tokenizer; processor_*.json: the data processor
-//   expected_metrics.json, rouge_pairs.json     the scorer `moelora`
+//   expected_metrics.json, rouge_pairs.json     the scorers `moelora` and `promptcblue`
 
 #include <c10/core/Device.h>
 #include <c10/core/ScalarType.h>
