@@ -25,6 +25,15 @@ bool is_golden_prefix(const fs::path& folder) {
           (fs::exists(folder / "pytorch_model.bin") && !fs::exists(folder / "config.json")));
 }
 
+// What the goldens of adapters are on: other families and quantised copies may lie beside it.
+bool is_base_of_adapters(const fs::path& folder) {
+  if (!is_golden_base(folder)) {
+    return false;
+  }
+  const auto config = io::read_json_file(folder / "config.json");
+  return config.value("model_type", "") == "chatglm" && config.value("quantization_bit", 0) == 0;
+}
+
 fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
   if (!options.base.empty()) {
     MOELORA_CHECK(is_golden_base(options.base), "--base ", options.base.string(),
@@ -35,7 +44,7 @@ fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
   for (fs::path parent = fs::absolute(folder).parent_path(); found.empty() && parent.has_relative_path();
        parent = parent.parent_path()) {
     for (const auto& entry : fs::directory_iterator(parent, fs::directory_options::skip_permission_denied)) {
-      if (entry.is_directory() && is_golden_base(entry.path())) {
+      if (entry.is_directory() && is_base_of_adapters(entry.path())) {
         found.push_back(entry.path());
       }
     }

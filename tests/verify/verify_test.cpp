@@ -216,6 +216,22 @@ TEST(VerifyCanFail, OnAGoldenTensorThatNothingIsComparedWith) {
   EXPECT_EQ(report.not_compared, std::vector<std::string>{"golden.safetensors: extra"});
 }
 
+TEST(Verify, TheBaseOfAnAdapterIsFoundAmongOtherModels) {
+  Copied copy("lora-tiny");
+  fs::copy(testing::fixtures() / "chatglm-tiny", copy.folder.path() / "chatglm-tiny");
+  const auto add = [&](const char* name, const char* key, const nlohmann::ordered_json& value) {
+    fs::create_directories(copy.folder.path() / name);
+    std::ofstream(copy.folder.path() / name / "golden.safetensors");
+    nlohmann::ordered_json config{{"model_type", "chatglm"}};
+    config[key] = value;
+    io::write_json_file(copy.folder.path() / name / "config.json", config);
+  };
+  add("quantised", "quantization_bit", 4);
+  add("another", "model_type", "qwen2");
+  const VerifyReport report = verify_folder(copy.path);
+  EXPECT_TRUE(report.passed()) << report.to_text();
+}
+
 TEST(Verify, AFolderWithNothingToCompareIsAnError) {
   testing::TemporaryFolder empty;
   EXPECT_THROW(verify_folder(empty.path()), Error);
