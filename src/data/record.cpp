@@ -44,17 +44,17 @@ std::string string_field(const nlohmann::json& json, const char* key, bool requi
   return found->get<std::string>();
 }
 
-Record parse_record(const std::string& text, bool need_target) {
+Record parse_record(const std::string& text, bool need_target, bool need_task) {
   const nlohmann::json json = nlohmann::json::parse(text);
   MOELORA_CHECK(json.is_object(), "expected an object, found ", json.type_name());
   Record record;
   record.input = string_field(json, "input", true);
   record.target = string_field(json, "target", need_target);
-  record.task = string_field(json, "task_dataset", true);
+  record.task = string_field(json, "task_dataset", need_task);
   record.task_type = string_field(json, "task_type", false);
   record.sample_id = string_field(json, "sample_id", false);
   MOELORA_CHECK(!record.input.empty(), "\"input\" is empty");
-  MOELORA_CHECK(!record.task.empty(), "\"task_dataset\" is empty");
+  MOELORA_CHECK(!need_task || !record.task.empty(), "\"task_dataset\" is empty");
   MOELORA_CHECK(!need_target || !record.target.empty(), "\"target\" is empty");
   const auto choices = json.find("answer_choices");
   if (choices != json.end() && !choices->is_null()) {
@@ -168,7 +168,7 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
   std::unordered_set<std::string> seen;
   const auto entry = [&](std::int64_t number, const std::string& text) {
     try {
-      Record record = parse_record(text, options.need_target);
+      Record record = parse_record(text, options.need_target, options.need_task);
       record.line = number;
       if (options.deduplicate) {
         io::Sha256 hash;
@@ -206,7 +206,9 @@ nlohmann::ordered_json to_json(const Record& record) {
     json["answer_choices"] = record.answer_choices;
   }
   json["task_type"] = record.task_type;
-  json["task_dataset"] = record.task;
+  if (!record.task.empty()) {
+    json["task_dataset"] = record.task;
+  }
   json["sample_id"] = record.sample_id;
   if (!record.history.empty()) {
     json["history"] = record.history;

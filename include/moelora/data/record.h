@@ -32,13 +32,14 @@ struct ReadOptions {
   bool deduplicate = false;
   std::int64_t max_problems = 100;  ///< More bad lines than this: an Error (it is another kind of file).
   bool need_target = false;         ///< An empty target is a problem (training data).
+  bool need_task = true;            ///< Without "task_dataset" a record is a problem.
 };
 
 /// JSON lines or one JSON array. A bad line is reported with file and line, counted and left out. Error: no such file,
 /// not a single good record.
 RecordFile read_records(const std::filesystem::path& path, const ReadOptions& options = {});
 
-nlohmann::ordered_json to_json(const Record& record);  ///< Keys as in PromptCBLUE.
+nlohmann::ordered_json to_json(const Record& record);  ///< Keys as in PromptCBLUE; no task_dataset without a task.
 
 /// SHA-256 over all records' input, target, task and history, in order.
 std::string data_hash(const std::vector<Record>& records);
