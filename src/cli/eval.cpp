@@ -2,14 +2,19 @@
 
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
+#include "cli/kept_answers.h"
 #include "cli/predict.h"
 #include "cli/ranks.h"
 #include "cli/verbs.h"
 #include "moelora/eval/report.h"
 #include "moelora/eval/scorer.h"
+#include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
+#include "moelora/log/log.h"
 #include "moelora/train/progress.h"
 
 namespace moelora::cli {
@@ -33,7 +38,36 @@ struct EvalOptions {
   std::filesystem::path majority;
   std::filesystem::path before;
   std::string scorer = "moelora";
+  bool resume = false;
 };
+
+// The answers of a run that goes on, inside its folder.
+std::filesystem::path kept_file(const EvalOptions& options) { return options.output / "answers.partial"; }
+
+// A new folder, or that of a run that was broken off.
+void check_output(const EvalOptions& options) {
+  if (!options.resume || io::is_empty_folder(options.output)) {
+    if (!std::filesystem::exists(kept_file(options))) {
+      require_empty(options.output);
+    }
+    return;  // AnswerFile refuses answers that nobody wants to go on with
+  }
+  MOELORA_CHECK(std::filesystem::exists(kept_file(options)), options.output.string(),
+                ": expected answers.partial of a run that was broken off, found ",
+                std::filesystem::exists(options.output / "report.json") ? "one that is finished" : "none",
+                "; choose another --output");
+}
+
+void add_counts(eval::EvaluationReport& report, const eval::Evaluation& evaluation,
+                const eval::EvaluateOptions& options) {
+  report.facts.emplace_back(
+      "cut prompts", evaluation.cut_prompts.count == 0
+                         ? "0"
+                         : detail::concat(evaluation.cut_prompts.text(), ": longer than ", evaluation.longest_prompt,
+                                          " tokens, without their ", data::cut_name(options.encode.cut)));
+  report.facts.emplace_back("cut answers", std::to_string(evaluation.unfinished));
+  report.facts.emplace_back("time", train::duration_text(evaluation.seconds));
+}
 
 void print_scores(const eval::EvaluationReport& report) {
   std::cout << eval::to_table(report.scores);
@@ -62,15 +96,32 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   if (!generates && !writes(ranks)) {
     return;  // scoring alone is no work to divide
   }
+  MOELORA_CHECK(generates || !options.resume, "--resume goes with --model, not with --predictions");
+  // Whether results can be written shows before the long part.
+  std::optional<io::FolderLock> lock;
+  std::optional<KeptAnswers> kept;
   if (!options.output.empty() && writes(ranks)) {
-    require_empty(options.output);
+    lock.emplace(options.output, "moelora eval");
+    check_output(options);
+  }
+  if (generates) {
+    kept.emplace(kept_file(options), options.resume, ranks);
+  }
+  if (!options.json.empty() && writes(ranks)) {
+    io::AtomicFile(options.json);
   }
   const std::vector<data::Record> references = read_and_report(options.data);
+  const data::CountedRecords left_out = eval::without_target(references, options.data.string());
   eval::EvaluationReport report;
   report.title = "Evaluation";
   report.facts = {{"data", options.data.string()}, {"records", std::to_string(references.size())}};
   report.facts.emplace_back("scorer", scorer.name);
   eval::check_scorer(scorer, references);
+  report.facts.emplace_back("scored", std::to_string(static_cast<std::int64_t>(references.size()) - left_out.count));
+  if (left_out.count > 0) {
+    report.facts.emplace_back("left out, without target", left_out.text());
+    log::warning(options.data.string() + ": records without a target are not scored: " + left_out.text());
+  }
   // Bad input of the comparisons shows before the long part.
   if (!options.before.empty()) {
     report.before = eval::score(references, read_and_report(options.before), scorer);
@@ -79,11 +130,14 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
     report.majority = eval::majority_scores(read_and_report(options.majority), references, scorer);
   }
   std::vector<data::Record> predictions;
+  data::CountedRecords cut_prompts;
   if (generates) {
     Prompting prompting(options.prompt, options.evaluate);
     options.session.device = device_of_rank(options.session.device, ranks);
+    options.session.fingerprint = true;
     const Session session = open_session(options.session);
-    options.evaluate.ask = [&](const data::Record& record) { return prompting.ask(record, *session.tokenizer); };
+    prompting.bind(session, options.evaluate);
+    kept->begin(identity_of_answers(session, references, options.evaluate, options.prompt), options.evaluate);
     eval::Evaluation evaluation = predict(session, references, options.evaluate, ranks);
     if (!writes(ranks)) {
       return;
@@ -101,8 +155,8 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
                                                " per question from ", options.prompt.demonstrations_from.string(), ", ",
                                                prompting.left_out(), " left out in all because they did not fit"));
     }
-    report.facts.emplace_back("cut answers", std::to_string(evaluation.unfinished));
-    report.facts.emplace_back("time", train::duration_text(evaluation.seconds));
+    add_counts(report, evaluation, options.evaluate);
+    cut_prompts = std::move(evaluation.cut_prompts);
     report.predictions = predictions;
     report.references = references;
   } else {
@@ -114,7 +168,15 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
     eval::write_evaluation_report(options.output, report);
   }
   if (!options.json.empty()) {
-    io::write_json_file(options.json, eval::to_json(report.scores));
+    nlohmann::ordered_json json = eval::to_json(report.scores);
+    json["cut_prompts"] = cut_prompts.count;
+    if (cut_prompts.count > 0) {
+      json["cut_prompts_of"] = cut_prompts.text();
+    }
+    io::write_json_file(options.json, json);
+  }
+  if (kept) {
+    kept->remove();
   }
   print_scores(report);
 }
@@ -124,20 +186,26 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
 void add_eval(CLI::App& app, int& status) {
   auto* verb = app.add_subcommand("eval", "generate answers and score them per task, or score given answers");
   auto options = std::make_shared<EvalOptions>();
-  verb->add_option("--model", options->session.model, "model folder; its answers are scored");
+  auto* model = verb->add_option("--model", options->session.model, "model folder; its answers are scored");
   verb->add_option("--adapter", options->session.adapter, "adapter folder");
   add_compute_options(*verb, options->session);
   add_predict_options(*verb, options->evaluate);
   add_task_prompt_option(*verb, options->prompt);
   add_demonstration_options(*verb, options->prompt);
-  verb->add_option("--data", options->data, "records with the right answers in `target`")->required();
+  verb->add_option("--data", options->data, "records with the right answers in `target`; those without are not scored")
+      ->required();
   verb->add_option("--output", options->output, "new folder for predictions.json, report.{json,txt,html}");
+  verb->add_flag("--resume", options->resume, "with --model: go on after the answers of a run that was broken off");
   verb->add_option("--predictions", options->predictions, "records with answers in `target`: scored without a model");
   verb->add_option("--scorer", options->scorer, kScorerHelp)->capture_default_str();
   verb->add_option("--json", options->json, "also write the scores here");
   verb->add_option("--before", options->before, "earlier predictions on the same data: one more column");
   verb->add_option("--majority", options->majority,
                    "training records: one more column, each task's most frequent training answer");
+  for (const char* generating : {"--batch-size", "--max-source-length", "--cut", "--max-new-tokens", "--sample",
+                                 "--temperature", "--top-k", "--top-p", "--seed"}) {
+    verb->get_option(generating)->needs(model);
+  }
   verb->footer(
       "Several processes (torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) share the records.\n"
       "Examples:\n"

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "cli/numbers.h"
 #include "cli/session.h"
 #include "cli/stop.h"
 #include "cli/verbs.h"
@@ -223,7 +224,8 @@ void add_experiment(CLI::App& app, int& status) {
   verb->add_option("--output", options->output, "new folder: cells/, results.{md,json,html}, config.json");
   verb->add_flag("--resume", options->resume,
                  "go on with the experiment in --output; finished cells are not run again");
-  verb->add_option("--jobs", options->jobs, "cells at one time; 0: one for each core (default: the configuration's)");
+  verb->add_option("--jobs", options->jobs, "cells at one time; 0: one for each core (default: the configuration's)")
+      ->check(whole_number(0, 4096));
   verb->add_flag("--list", options->list, "print the cells, and which of them are finished in --output");
   verb->add_flag("--report", options->report_only, "only write the report of what is finished in --output");
   verb->add_option("--cell", options->cell,

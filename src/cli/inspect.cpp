@@ -264,12 +264,12 @@ void plan_configuration(const fs::path& path) {
   longest.context = source;
   const std::vector<data::Example> examples(static_cast<std::size_t>(config.training.batch_size), longest);
   line("plan for", path.string());
-  line("samples", "all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
-                      " tokens (moelora train --dry-run takes the data's)");
+  line("samples", "assumed: all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
+                      " tokens (no data was read; moelora train --dry-run takes its lengths)");
   const double bytes =
       static_cast<double>(shape.parameter_count(/*tied_head=*/true)) * static_cast<double>(c10::elementSize(dtype));
   line("weights", io::dtype_name(dtype) + ", " + std::to_string(bytes / 1e9) + " GB");
-  print_plan(session, config, examples, bytes);
+  print_plan(session, config, examples, bytes, PlanLengths::assumed);
 }
 
 void inspect_configuration(const fs::path& path) {

@@ -1,8 +1,14 @@
 // moelora: train, evaluate, generate, merge, export, import, inspect, verify, experiment.
 
 #include <c10/util/Exception.h>
+#include <fcntl.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
 #include <iostream>
 #include <nlohmann/json.hpp>
 
@@ -74,7 +80,41 @@ int run(int argc, char** argv) {
   }
 }
 
+// A reader that has gone or a disk that is full is an error to report, not a signal to die of. Standard streams that
+// were closed become unwritable ones, so that no file that is opened later takes their place.
+void prepare_output() {
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGXFSZ, SIG_IGN);
+  while (true) {
+    const int descriptor = ::open("/dev/null", O_RDONLY);
+    if (descriptor > STDERR_FILENO) {
+      ::close(descriptor);
+    }
+    if (descriptor < 0 || descriptor > STDERR_FILENO) {
+      return;
+    }
+  }
+}
+
+// Results that were printed but did not arrive are no success.
+int end_output(const std::string& verb, int status) {
+  errno = 0;
+  std::cout.flush();
+  const bool flushed = std::fflush(stdout) == 0;
+  const int cause = errno;
+  if (flushed && std::cout.good() && std::ferror(stdout) == 0) {
+    return status;
+  }
+  const int failure = fail(verb, std::string("cannot write the results to standard output") +
+                                     (cause != 0 ? std::string(": ") + std::strerror(cause) : std::string()));
+  return status == 0 ? failure : status;
+}
+
 }  // namespace
 }  // namespace moelora::cli
 
-int main(int argc, char** argv) { return moelora::cli::run(argc, argv); }
+int main(int argc, char** argv) {
+  moelora::cli::prepare_output();
+  const int status = moelora::cli::run(argc, argv);
+  return moelora::cli::end_output(argc > 1 && argv[1][0] != '-' ? argv[1] : "", status);
+}

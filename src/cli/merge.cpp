@@ -98,14 +98,21 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
                               Certificate& certificate) {
   std::vector<model::TokenIds> prompts;
   std::vector<std::int64_t> contexts;
+  const data::EncodeOptions encode = eval::prompt_encoding(options.evaluate, *session.model);
+  data::CountedRecords cut;
   for (const data::Record& record : records) {
     if (record.task != merge.what) {
       continue;
     }
-    prompts.push_back(data::encode_prompt(record, *session.tokenizer, options.evaluate.encode));
+    std::int64_t removed = 0;
+    prompts.push_back(data::encode_prompt(record, *session.tokenizer, encode, &removed));
+    if (removed > 0) {
+      cut.add(data::record_name(record));
+    }
     contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(prompts.back().size()) -
                                                          session.tokenizer->prompt_overhead()));
   }
+  eval::warn_of_cut_prompts(cut, prompts.size(), encode);
   verify::MergeCheckOptions check;
   check.generation = options.evaluate.generation;
   check.generation.max_new_tokens = options.evaluate.max_target_length;

@@ -1,6 +1,7 @@
 #include "cli/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 
 #include "moelora/data/sampler.h"
@@ -16,7 +17,8 @@ void plan_line(const char* name, const std::string& value) { std::printf("%-24s 
 
 std::string fixed_number(double value, const char* unit, int digits) {
   char text[64];
-  std::snprintf(text, sizeof text, "%.*f %s", digits, value, unit);
+  // A number that is out of any range keeps to a few digits too.
+  std::snprintf(text, sizeof text, std::abs(value) < 1e15 ? "%.*f %s" : "%.*e %s", digits, value, unit);
   return text;
 }
 
@@ -35,7 +37,7 @@ std::vector<at::Tensor> trained_tensors(const Session& session, train::Mode mode
 }  // namespace
 
 void print_plan(const Session& session, const train::TrainConfig& config, const std::vector<data::Example>& examples,
-                double absent_bytes) {
+                double absent_bytes, PlanLengths lengths) {
   MOELORA_CHECK(config.mode != train::Mode::full,
                 "only the training of an adapter is planned, not that of a whole model; set \"mode\" to \"adapter\"");
   MOELORA_CHECK(!examples.empty(), "expected samples to plan with, found none");
@@ -63,7 +65,11 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
       worst = plan;
     }
   }
-  std::printf("Plan, from the first %lld steps:\n", static_cast<long long>(steps));
+  if (lengths == PlanLengths::assumed) {
+    std::printf("Plan, of steps whose samples all have the assumed length:\n");
+  } else {
+    std::printf("Plan, from the data of the first %lld steps:\n", static_cast<long long>(steps));
+  }
   plan_line("largest micro-batch",
             with_commas(worst.largest.rows) + " tokens, " + with_commas(worst.largest.labels) + " of them labels");
   plan_line("peak memory", fixed_number(worst.peak_bytes / 1e9, "GB", 2));

@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "cli/numbers.h"
 #include "moelora/log/log.h"
 #include "moelora/train/progress.h"
 
@@ -64,24 +66,51 @@ void share_answers(eval::Evaluation& evaluation, train::ProcessGroup& ranks) {
   std::sort(evaluation.answered.begin(), evaluation.answered.end());
 }
 
+// Greedy decoding has no use for them: who gives them expects sampled answers.
+void warn_of_unused_options(const CLI::App& verb, bool sample) {
+  std::string unused;
+  for (const char* name : {"--temperature", "--top-k", "--top-p"}) {
+    if (!sample && verb.count(name) > 0) {
+      unused += (unused.empty() ? "" : ", ") + std::string(name);
+    }
+  }
+  if (!unused.empty()) {
+    log::warning(unused + ": without effect, because decoding is greedy; add --sample to draw the answers");
+  }
+}
+
 }  // namespace
 
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.add_option("--batch-size", options.batch_size, "prompts answered together")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1))
       ->capture_default_str();
-  verb.add_option("--max-source-length", options.encode.max_source_length, "longer prompts are cut to so many tokens")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  verb.add_option("--max-source-length", options.encode.max_source_length,
+                  "longer prompts are cut to so many tokens (default: what --max-new-tokens leaves of the model's "
+                  "longest sequence, at least half of it)")
+      ->check(whole_number(1));
+  verb.add_option_function<std::string>(
+          "--cut", [&options](const std::string& name) { options.encode.cut = data::cut_from_name(name); },
+          "what a prompt that is too long loses: its head, middle (default) or tail; error: refuse it")
+      ->check(CLI::IsMember(data::cut_names()));
   verb.add_option("--max-new-tokens", options.max_target_length, "longest answer, its end included")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number(1))
       ->capture_default_str();
   auto& generation = options.generation;
   verb.add_flag("--sample", generation.sample, "sample instead of greedy decoding");
-  verb.add_option("--temperature", generation.temperature, "of --sample")->capture_default_str();
-  verb.add_option("--top-k", generation.top_k, "of --sample; 0: all tokens")->capture_default_str();
-  verb.add_option("--top-p", generation.top_p, "of --sample; 1: all tokens")->capture_default_str();
-  verb.add_option("--seed", generation.seed, "of --sample and of random demonstrations (eval)")->capture_default_str();
+  verb.add_option("--temperature", generation.temperature, "of --sample")
+      ->check(number_above(0.0, 1e6))
+      ->capture_default_str();
+  verb.add_option("--top-k", generation.top_k, "of --sample; 0: all tokens")
+      ->check(whole_number(0))
+      ->capture_default_str();
+  verb.add_option("--top-p", generation.top_p, "of --sample; 1: all tokens")
+      ->check(number_above(0.0, 1.0))
+      ->capture_default_str();
+  verb.add_option("--seed", generation.seed, "of --sample and of random demonstrations (eval)")
+      ->check(whole_number(0, std::numeric_limits<std::uint64_t>::max()))
+      ->capture_default_str();
+  verb.parse_complete_callback([&verb, &generation] { warn_of_unused_options(verb, generation.sample); });
 }
 
 void add_task_prompt_option(CLI::App& verb, PromptOptions& options) {
@@ -93,7 +122,7 @@ void add_demonstration_options(CLI::App& verb, PromptOptions& options) {
   using Choice = data::DemonstrationOptions::Choice;
   auto* count = verb.add_option("--demonstrations", options.demonstrations.count,
                                 "solved examples of its task before each question; fewer where they do not fit")
-                    ->check(CLI::PositiveNumber);
+                    ->check(whole_number(1));
   auto* from = verb.add_option("--demonstrations-from", options.demonstrations_from, "records to take them from");
   count->needs(from);
   from->needs(count);
@@ -106,7 +135,6 @@ void add_demonstration_options(CLI::App& verb, PromptOptions& options) {
 Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate)
     : options_(options.demonstrations) {
   options_.seed = evaluate.generation.seed;
-  options_.max_source_length = evaluate.encode.max_source_length;
   options_.source_prefix = evaluate.encode.source_prefix;
   options_.task_prompts = data::TaskPrompts::from_file(options.task_prompts);
   if (!options.demonstrations_from.empty()) {
@@ -114,6 +142,13 @@ Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& 
     read.need_target = true;
     pool_ = std::make_unique<data::DemonstrationPool>(read_and_report(options.demonstrations_from, read));
   }
+}
+
+void Prompting::bind(const Session& session, eval::EvaluateOptions& evaluate) {
+  options_.max_source_length = eval::prompt_encoding(evaluate, *session.model).max_source_length;
+  evaluate.ask = [this, tokenizer = session.tokenizer.get()](const data::Record& record) {
+    return ask(record, *tokenizer);
+  };
 }
 
 data::Record Prompting::ask(const data::Record& record, const model::Tokenizer& tokenizer) {

@@ -16,7 +16,8 @@ namespace moelora::cli {
 using train::read_and_report;
 using train::write_records;
 
-/// --batch-size, --max-source-length, --max-new-tokens and the sampling options.
+/// --batch-size, --max-source-length, --cut, --max-new-tokens and the sampling options; warns of sampling options
+/// without --sample.
 void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
 
 /// What stands in front of a record's input.
@@ -32,12 +33,15 @@ void add_demonstration_options(CLI::App& verb, PromptOptions& options);  ///< --
 /// How records are asked, from the files that the options name (both may be absent).
 class Prompting {
  public:
-  /// Takes the random seed and the longest prompt from `evaluate`.
+  /// Reads the files. Takes the random seed from `evaluate`.
   Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate);
-  data::Record ask(const data::Record& record, const model::Tokenizer& tokenizer);
+  /// Makes `evaluate` ask so; both this and the session are used as long as it does.
+  void bind(const Session& session, eval::EvaluateOptions& evaluate);
   std::int64_t left_out() const { return left_out_; }  ///< demonstrations that did not fit, of all records asked
 
  private:
+  data::Record ask(const data::Record& record, const model::Tokenizer& tokenizer);
+
   data::DemonstrationOptions options_;
   std::unique_ptr<const data::DemonstrationPool> pool_;
   std::int64_t left_out_ = 0;

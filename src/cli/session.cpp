@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "cli/numbers.h"
 #include "io/memory.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
@@ -24,7 +25,9 @@ void add_compute_options(CLI::App& verb, SessionOptions& options) {
   verb.add_option("--dtype", options.dtype,
                   "float32, float16, bfloat16, or auto: float32 on a CPU (if it fits), as stored on a GPU")
       ->capture_default_str();
-  verb.add_option("--threads", options.threads, "threads of the computation; 0: all cores")->capture_default_str();
+  verb.add_option("--threads", options.threads, "threads of the computation; 0: all cores")
+      ->check(whole_number(0, 4096))
+      ->capture_default_str();
 }
 
 void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required) {

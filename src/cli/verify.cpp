@@ -5,6 +5,7 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
+#include "cli/numbers.h"
 #include "cli/session.h"
 #include "cli/verbs.h"
 #include "moelora/io/json_file.h"
@@ -45,6 +46,7 @@ void add_verify(CLI::App& app, int& status) {
   verb->add_option("--dtype", options->dtype, "float32, float16 or bfloat16")->capture_default_str();
   verb->add_option("--tolerance-factor", options->verify.tolerance_factor,
                    "multiplies the tolerances; 1 is the claim, more is for lower precisions and GPUs")
+      ->check(number_above(0.0, 1e9))
       ->capture_default_str();
   verb->footer(
       "Exit code 1 if a comparison fails or a golden tensor was not compared.\n"

@@ -1,17 +1,28 @@
 #include "moelora/data/example.h"
 
+#include <algorithm>
+
 #include "moelora/io/error.h"
 
 namespace moelora::data {
 namespace {
 
-/// Shortens `ids` to at most `limit` tokens; returns whether anything was cut.
-bool cut_to(model::TokenIds& ids, std::int64_t limit) {
-  if (static_cast<std::int64_t>(ids.size()) <= limit) {
-    return false;
+/// Shortens `ids` to at most `limit` tokens; returns how many were removed.
+std::int64_t cut_to(model::TokenIds& ids, std::int64_t limit, Cut cut) {
+  const auto size = static_cast<std::int64_t>(ids.size());
+  if (size <= limit) {
+    return 0;
   }
-  ids.resize(static_cast<std::size_t>(limit));
-  return true;
+  const std::int64_t first = cut == Cut::head ? 0 : cut == Cut::middle ? (limit + 1) / 2 : limit;
+  const auto begin = ids.begin() + static_cast<std::ptrdiff_t>(first);
+  ids.erase(begin, begin + static_cast<std::ptrdiff_t>(size - limit));
+  return size - limit;
+}
+
+void check_length(const Record& record, const char* what, const model::TokenIds& ids, std::int64_t limit, Cut cut) {
+  MOELORA_CHECK(cut != Cut::error || static_cast<std::int64_t>(ids.size()) <= limit, "record ", record_name(record),
+                ": its ", what, " has ", ids.size(), " tokens, expected at most ", limit, "; shorten it, raise max_",
+                what, "_length, or choose a part to cut out: tail, head or middle");
 }
 
 /// The input as the reference's round template writes it, after its earlier rounds.
@@ -26,6 +37,38 @@ std::string as_round(const Record& record) {
 
 }  // namespace
 
+Cut cut_from_name(std::string_view name) {
+  const auto found = std::find(cut_names().begin(), cut_names().end(), name);
+  MOELORA_CHECK(found != cut_names().end(), "expected tail, head, middle or error as the part to cut out, found '",
+                name, "'");
+  return static_cast<Cut>(found - cut_names().begin());
+}
+
+std::string_view cut_name(Cut cut) { return cut_names()[static_cast<std::size_t>(cut)]; }
+
+const std::vector<std::string>& cut_names() {
+  static const std::vector<std::string> names{"tail", "head", "middle", "error"};
+  return names;
+}
+
+std::string record_name(const Record& record) {
+  return record.sample_id.empty() ? "line " + std::to_string(record.line) : record.sample_id;
+}
+
+void CountedRecords::add(const std::string& name) {
+  if (static_cast<std::size_t>(count++) < kMostNamed) {
+    names.push_back(name);
+  }
+}
+
+std::string CountedRecords::text() const {
+  std::string text = std::to_string(count);
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    text += (i == 0 ? " (" : ", ") + names[i];
+  }
+  return names.empty() ? text : text + (static_cast<std::size_t>(count) > names.size() ? ", …)" : ")");
+}
+
 std::string source_text(const Record& record) { return record.history.empty() ? record.input : as_round(record); }
 
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
@@ -38,21 +81,32 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
   model::TokenIds target = tokenizer.encode(record.target);
   Example example;
   example.task = task;
-  example.id = record.sample_id.empty() ? "line " + std::to_string(record.line) : record.sample_id;
-  example.cut = cut_to(source, options.max_source_length - 1);
-  example.cut |= cut_to(target, options.max_target_length - 2);
+  example.id = record_name(record);
+  check_length(record, "source", source, options.max_source_length - 1, options.cut);
+  check_length(record, "target", target, options.max_target_length - 2, options.cut);
+  example.source_cut = cut_to(source, options.max_source_length - 1, options.cut) > 0;
+  example.target_cut = cut_to(target, options.max_target_length - 2, Cut::tail) > 0;
   example.context = tokenizer.context_length(static_cast<std::int64_t>(source.size()));
   example.ids = tokenizer.build_pair(source, target);
   return example;
 }
 
-model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options) {
+model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
+                              std::int64_t* removed) {
   const std::int64_t limit = options.max_source_length - tokenizer.prompt_overhead();
   MOELORA_CHECK(limit >= 1, "expected max_source_length above ", tokenizer.prompt_overhead(), ", found ",
                 options.max_source_length);
   model::TokenIds source = tokenizer.encode(options.source_prefix + source_text(record));
-  cut_to(source, limit);
+  check_length(record, "source", source, limit, options.cut);
+  const std::int64_t cut = cut_to(source, limit, options.cut);
+  if (removed != nullptr) {
+    *removed = cut;
+  }
   return tokenizer.build_prompt(source);
+}
+
+std::int64_t longest_prompt(std::int64_t model_length, std::int64_t answer_length) {
+  return model_length - std::min(answer_length, model_length / 2);
 }
 
 }  // namespace moelora::data

@@ -5,9 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <unordered_map>
 
+#include "eval/python_text.h"
 #include "moelora/data/balance.h"
 #include "moelora/io/error.h"
+#include "moelora/io/sha256.h"
+#include "moelora/log/log.h"
 
 namespace moelora::eval {
 namespace {
@@ -50,17 +54,6 @@ std::vector<RecordBatch> batches_by_length(const std::vector<model::TokenIds>& p
   return batches;
 }
 
-// The first record's place in the order of all batches, by batch.
-std::vector<std::int64_t> places_of(const std::vector<RecordBatch>& batches) {
-  std::vector<std::int64_t> places;
-  std::int64_t next = 0;
-  for (const RecordBatch& batch : batches) {
-    places.push_back(next);
-    next += static_cast<std::int64_t>(batch.size());
-  }
-  return places;
-}
-
 // Which batches belong to this part: each costs its prompts, and its longest answers at the worst.
 std::vector<std::int64_t> batches_of_part(const std::vector<RecordBatch>& batches,
                                           const std::vector<model::TokenIds>& prompts, const EvaluateOptions& options) {
@@ -74,7 +67,74 @@ std::vector<std::int64_t> batches_of_part(const std::vector<RecordBatch>& batche
   return data::balance(costs, options.parts).at(static_cast<std::size_t>(options.part));
 }
 
+// Takes the answers that are there over, and leaves only the batches that still have to be answered.
+void take_known_answers(const EvaluateOptions& options, Evaluation& result, std::vector<RecordBatch>& batches) {
+  std::vector<const Answer*> known(result.predictions.size());
+  for (const Answer& answer : options.known) {
+    MOELORA_CHECK(answer.record >= 0 && answer.record < static_cast<std::int64_t>(known.size()),
+                  "expected known answers of ", known.size(), " records, found one of record ", answer.record);
+    known[answer.record] = &answer;
+  }
+  std::erase_if(batches, [&](const RecordBatch& batch) {
+    if (!std::all_of(batch.begin(), batch.end(), [&](std::int64_t record) { return known[record] != nullptr; })) {
+      return false;
+    }
+    for (const std::int64_t record : batch) {
+      result.predictions[record].target = known[record]->text;
+      if (options.part == 0) {
+        result.answered.push_back(record);
+        result.tokens += known[record]->tokens;
+        result.unfinished += known[record]->finished ? 0 : 1;
+      }
+    }
+    return true;
+  });
+}
+
+std::string stream_key(const data::Record& record) {
+  io::Sha256 hash;
+  const auto add = [&](const std::string& text) {
+    const std::uint64_t size = text.size();
+    hash.update(&size, sizeof size).update(text);
+  };
+  for (const std::string* part : {&record.sample_id, &record.task, &record.input}) {
+    add(*part);
+  }
+  for (const auto& [question, answer] : record.history) {
+    add(question);
+    add(answer);
+  }
+  return hash.hex();
+}
+
 }  // namespace
+
+data::EncodeOptions prompt_encoding(const EvaluateOptions& options, const model::CausalLM& model) {
+  data::EncodeOptions encode = options.encode;
+  if (encode.max_source_length == 0) {
+    encode.max_source_length = data::longest_prompt(model.max_sequence_length(), options.max_target_length);
+  }
+  return encode;
+}
+
+void warn_of_cut_prompts(const data::CountedRecords& cut, std::size_t count, const data::EncodeOptions& encode) {
+  if (cut.count > 0) {
+    log::warning(detail::concat("of ", count, " prompts, those longer than ", encode.max_source_length,
+                                " tokens lose their ", data::cut_name(encode.cut), ": ", cut.text()));
+  }
+}
+
+std::vector<std::uint64_t> random_streams(const std::vector<data::Record>& records) {
+  constexpr std::uint64_t kNextEqual = 0x9E3779B97F4A7C15ULL;
+  std::unordered_map<std::string, std::uint64_t> seen;
+  std::vector<std::uint64_t> streams;
+  streams.reserve(records.size());
+  for (const data::Record& record : records) {
+    const std::string key = stream_key(record);
+    streams.push_back(std::stoull(key.substr(0, 16), nullptr, 16) + kNextEqual * seen[key]++);
+  }
+  return streams;
+}
 
 Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, const std::vector<data::Record>& records,
                     const EvaluateOptions& options, const BatchContext& context, const ProgressCallback& on_progress) {
@@ -88,17 +148,32 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
   const c10::AutoGradMode no_gradients(false);
   const EvaluationMode evaluation_mode(model);
 
+  Evaluation result;
+  result.predictions = records;
+  const data::EncodeOptions encode = prompt_encoding(options, model);
+  result.longest_prompt = encode.max_source_length;
   std::vector<model::TokenIds> prompts;
   prompts.reserve(records.size());
   for (const data::Record& record : records) {
-    prompts.push_back(data::encode_prompt(options.ask ? options.ask(record) : record, tokenizer, options.encode));
+    std::int64_t removed = 0;
+    prompts.push_back(data::encode_prompt(options.ask ? options.ask(record) : record, tokenizer, encode, &removed));
+    if (removed > 0) {
+      result.cut_prompts.add(data::record_name(record));
+    }
+    MOELORA_CHECK(static_cast<std::int64_t>(prompts.back().size()) < model.max_sequence_length(), "record ",
+                  data::record_name(record), ": its prompt has ", prompts.back().size(),
+                  " tokens, but the model takes ", model.max_sequence_length(),
+                  " with the answer; lower max_source_length, or leave it out");
+  }
+  if (options.part == 0) {
+    warn_of_cut_prompts(result.cut_prompts, records.size(), encode);
   }
 
-  Evaluation result;
-  result.predictions = records;
   EvaluateProgress progress;
-  const std::vector<RecordBatch> batches = batches_by_length(prompts, options);
-  const std::vector<std::int64_t> places = places_of(batches);
+  std::vector<RecordBatch> batches = batches_by_length(prompts, options);
+  take_known_answers(options, result, batches);
+  const std::vector<std::uint64_t> streams =
+      options.generation.sample ? random_streams(records) : std::vector<std::uint64_t>(records.size());
   const std::vector<std::int64_t> part = batches_of_part(batches, prompts, options);
   for (const std::int64_t index : part) {
     progress.total += static_cast<std::int64_t>(batches[index].size());
@@ -107,26 +182,31 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
     const RecordBatch& batch = batches[index];
     std::vector<model::TokenIds> batch_prompts;
     std::vector<std::int64_t> context_lengths;
+    model::GenerationOptions generation = options.generation;
+    generation.streams.clear();
     for (const std::int64_t record : batch) {
       batch_prompts.push_back(prompts[record]);
       const auto length = static_cast<std::int64_t>(prompts[record].size());
       context_lengths.push_back(tokenizer.context_length(length - tokenizer.prompt_overhead()));
+      generation.streams.push_back(streams[record]);
     }
-    model::GenerationOptions generation = options.generation;
     generation.max_new_tokens = options.max_target_length;
     generation.eos_id = tokenizer.eos_id();
-    // Streams are numbered within a call: without this, batches would share their random numbers.
-    generation.seed += static_cast<std::uint64_t>(places[index]) * 0x9E3779B97F4A7C15ULL;
     const auto answers = model::generate(model, batch_prompts, context_lengths, generation,
                                          context ? context(batch) : model::ContextMaker{});
+    std::vector<Answer> made;
     for (std::size_t i = 0; i < batch.size(); ++i) {
+      made.push_back({batch[i], text::valid_utf8(tokenizer.clean_response(tokenizer.decode(answers[i].ids))),
+                      static_cast<std::int64_t>(answers[i].ids.size()) + (answers[i].finished ? 1 : 0),
+                      answers[i].finished});
       result.answered.push_back(batch[i]);
-      result.predictions[batch[i]].target = tokenizer.clean_response(tokenizer.decode(answers[i].ids));
-      result.tokens += static_cast<std::int64_t>(answers[i].ids.size()) + (answers[i].finished ? 1 : 0);
-      result.unfinished += answers[i].finished ? 0 : 1;
+      result.predictions[batch[i]].target = made.back().text;
+      result.tokens += made.back().tokens;
+      result.unfinished += made.back().finished ? 0 : 1;
+      progress.tokens += made.back().tokens;
     }
+    if (options.on_answers) options.on_answers(made);
     progress.done += static_cast<std::int64_t>(batch.size());
-    progress.tokens = result.tokens;
     if (on_progress) on_progress(progress);
   }
   std::sort(result.answered.begin(), result.answered.end());

@@ -3,6 +3,7 @@
 #include <optional>
 #include <unordered_map>
 
+#include "eval/python_text.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
 
@@ -35,6 +36,19 @@ std::string records_missing_in(const SampleIndex& index, const std::vector<data:
 }
 
 }  // namespace
+
+bool has_target(const data::Record& record) { return !text::strip(record.target).empty(); }
+
+data::CountedRecords without_target(const std::vector<data::Record>& records, std::string_view what) {
+  data::CountedRecords left_out;
+  for (const data::Record& record : records) {
+    if (!has_target(record)) left_out.add(data::record_name(record));
+  }
+  MOELORA_CHECK(static_cast<std::size_t>(left_out.count) < records.size(), what,
+                ": expected right answers in `target`, found none in ", records.size(),
+                " records: there is nothing to score against");
+  return left_out;
+}
 
 std::vector<std::size_t> match_predictions(const std::vector<data::Record>& references,
                                            const std::vector<data::Record>& predictions) {

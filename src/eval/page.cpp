@@ -122,12 +122,14 @@ std::string score_table(const std::vector<ScoreColumn>& columns) {
   std::vector<const TaskScore*> tasks;
   std::vector<const double*> averages;
   std::string note;
+  std::string left_out;
   for (const ScoreColumn& column : columns) {
     const Scores* scores = column.scores;
     head += "<th class=\"n\">" + escape(column.name) + "</th>";
     legend += legend_entry(column.name, color_of(column));
     averages.push_back(&scores->average);
     if (note.empty()) note = segmentation_note(*scores);
+    if (left_out.empty()) left_out = left_out_note(*scores);
     for (const TaskScore& task : scores->tasks) {
       const bool known = std::any_of(tasks.begin(), tasks.end(), [&](const auto* t) { return t->task == task.task; });
       if (!known) tasks.push_back(&task);
@@ -149,7 +151,9 @@ std::string score_table(const std::vector<ScoreColumn>& columns) {
           bars_of(columns, averages) + "</td></tr>\n";
   std::string table = columns.size() > 1 ? "<div class=\"legend\">" + legend + "</div>\n" : "";
   table += "<div class=\"scroll\"><table>\n" + head + "<th></th></tr>\n" + rows + "</table></div>\n";
-  if (!note.empty()) table += "<p class=\"note\">" + escape(note) + "</p>\n";
+  for (const std::string& text : {note, left_out}) {
+    if (!text.empty()) table += "<p class=\"note\">" + escape(text) + "</p>\n";
+  }
   return table;
 }
 
@@ -191,7 +195,8 @@ std::string examples(const std::vector<data::Record>& references, const std::vec
     task.html += "<div class=\"note\">input</div><pre>" +
                  escape(last_characters(references[i].input, kInputCharacters)) +
                  "</pre><div class=\"note\">reference</div><pre>" +
-                 escape(first_characters(references[i].target, kAnswerCharacters)) +
+                 (has_target(references[i]) ? escape(first_characters(references[i].target, kAnswerCharacters))
+                                            : std::string("none: not scored")) +
                  "</pre><div class=\"note\">answer</div><pre>" +
                  escape(first_characters(predictions[i].target, kAnswerCharacters)) + "</pre>\n";
   }

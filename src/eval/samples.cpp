@@ -125,11 +125,13 @@ std::vector<Samples> samples_by_task(const std::vector<data::Record>& references
   std::vector<Samples> by_task;
   std::unordered_map<std::string, std::size_t> index;
   for (std::size_t i = 0; i < references.size(); ++i) {
+    if (!has_target(references[i])) continue;
     const auto [place, fresh] = index.try_emplace(references[i].task, by_task.size());
     if (fresh) by_task.emplace_back().task = references[i].task;
     by_task[place->second].references.push_back(&references[i]);
     by_task[place->second].predictions.push_back(&predictions[matches[i]]);
   }
+  without_target(references, "the data");  // an error if there is no other
   std::stable_sort(by_task.begin(), by_task.end(),
                    [](const Samples& a, const Samples& b) { return rank_of_task(a.task) < rank_of_task(b.task); });
   for (Samples& samples : by_task) choose_scoring(scorer, samples);

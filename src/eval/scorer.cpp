@@ -175,6 +175,7 @@ Scores score(const std::vector<data::Record>& references, const std::vector<data
   Scores scores;
   scores.scorer = scorer.name;
   scores.segmentation = segmentation_of(scorer, segmenter);
+  scores.left_out = without_target(references, "the data");
   for (const Samples& samples : by_task) {
     scores.tasks.push_back(score_task(samples, segmenter));
     scores.average += scores.tasks.back().score / static_cast<double>(by_task.size());
@@ -192,13 +193,16 @@ std::vector<data::Record> majority_predictions(const std::vector<data::Record>& 
     std::string answer;
   };
   std::map<std::string, Majority> by_task;
+  without_target(train, "the training records");  // an error if there is no other
   for (const data::Record& record : train) {
+    if (!has_target(record)) continue;
     const std::int64_t count = ++by_task[record.task].counts[record.target];
     by_task[record.task].most = std::max(by_task[record.task].most, count);
   }
   for (const data::Record& record : train) {
     Majority& majority = by_task[record.task];
-    if (majority.answer.empty() && majority.counts[record.target] == majority.most) majority.answer = record.target;
+    if (has_target(record) && majority.answer.empty() && majority.counts[record.target] == majority.most)
+      majority.answer = record.target;
   }
   std::vector<data::Record> predictions = dev;
   for (data::Record& record : predictions) record.target = by_task[record.task].answer;

@@ -49,6 +49,8 @@ nlohmann::ordered_json to_json(const Scores& scores) {
   json["average"] = scores.average;
   json["samples"] = scores.samples;
   json["unparsable"] = scores.unparsable;
+  json["left_out"] = scores.left_out.count;
+  if (scores.left_out.count > 0) json["left_out_records"] = scores.left_out.text();
   json["tasks"] = nlohmann::ordered_json::object();
   for (const TaskScore& task : scores.tasks) {
     nlohmann::ordered_json& entry = json["tasks"][task.task];
@@ -80,6 +82,12 @@ std::string segmentation_note(const Scores& scores) {
          "fetches jieba's tables, MOELORA_JIEBA_DIR names their folder).";
 }
 
+std::string left_out_note(const Scores& scores) {
+  if (scores.left_out.count == 0) return "";
+  return "Scored: " + std::to_string(scores.samples) + " of " + std::to_string(scores.samples + scores.left_out.count) +
+         " records; left out, because they have no target: " + scores.left_out.text() + ".";
+}
+
 std::string to_table(const Scores& scores) {
   std::vector<std::vector<std::string>> rows{
       {"task", "metric", "score", "precision", "recall", "samples", "unparsable"}};
@@ -89,8 +97,11 @@ std::string to_table(const Scores& scores) {
   }
   rows.push_back({"average", "", four_digits(scores.average), "", "", std::to_string(scores.samples),
                   std::to_string(scores.unparsable)});
-  const std::string note = segmentation_note(scores);
-  return aligned(rows, 2) + (note.empty() ? "" : note + "\n");
+  std::string table = aligned(rows, 2);
+  for (const std::string& note : {segmentation_note(scores), left_out_note(scores)}) {
+    if (!note.empty()) table += note + "\n";
+  }
+  return table;
 }
 
 std::string comparison_table(const std::vector<std::pair<std::string, const Scores*>>& columns) {
@@ -115,7 +126,10 @@ std::string comparison_table(const std::vector<std::pair<std::string, const Scor
   rows.push_back(average);
   std::string table = aligned(rows, 2);
   if (!columns.empty()) {
-    if (const std::string note = segmentation_note(*columns.front().second); !note.empty()) table += note + "\n";
+    const Scores& first = *columns.front().second;
+    for (const std::string& note : {segmentation_note(first), left_out_note(first)}) {
+      if (!note.empty()) table += note + "\n";
+    }
   }
   return table;
 }

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "moelora/data/task_prompts.h"
+#include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
 #include "moelora/io/provenance.h"
 #include "moelora/log/log.h"
@@ -175,6 +176,10 @@ std::vector<data::Record> evaluation_records(const ExperimentConfig& config, con
                  " records of tasks that training does not have are left out");
   }
   MOELORA_CHECK(!records.empty(), config.evaluation, ": no record of a task that training has");
+  const data::CountedRecords unscored = eval::without_target(records, config.evaluation);
+  if (unscored.count > 0) {
+    log::warning(config.evaluation + ": records without a target are not scored: " + unscored.text());
+  }
   return records;
 }
 

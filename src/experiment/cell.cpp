@@ -143,9 +143,10 @@ void check_inputs(const ExperimentConfig& config) {
   for (const std::string& task : config.new_tasks.tasks) {
     tasks.index(task);
     MOELORA_CHECK(tasks.size() > 1, "new task ", task, " is the only task: there would be none to train on");
-    MOELORA_CHECK(std::any_of(references.begin(), references.end(),
-                              [&](const data::Record& record) { return record.task == task; }),
-                  config.evaluation, " has no record of the new task ", task);
+    MOELORA_CHECK(
+        std::any_of(references.begin(), references.end(),
+                    [&](const data::Record& record) { return record.task == task && eval::has_target(record); }),
+        config.evaluation, " has no record with a target of the new task ", task);
   }
   for (const data::Record& record : records.validation) {
     MOELORA_CHECK(tasks.contains(record.task), "the validation records have task ", record.task,

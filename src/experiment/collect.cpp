@@ -228,13 +228,16 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
   for (const std::string& task : config.new_tasks.tasks) {
     collector.add_new_task(task, results);
   }
+  const data::CountedRecords& left_out = results.majority->left_out;
+  const std::string unscored =
+      left_out.count == 0 ? "" : ", of which without a target, so not scored: " + left_out.text();
   results.facts = {
       {"base", config.model.init.is_null() ? config.model.path : "new model, random weights"},
       {"training", config.data.train + ", " + std::to_string(records.train.size()) + " records, " +
                        std::to_string(config.training.steps) + " steps of " +
                        std::to_string(config.training.batch_size)},
       {"validation", std::to_string(records.validation.size()) + " records"},
-      {"evaluation", config.evaluation + ", " + std::to_string(results.references.size()) + " records"},
+      {"evaluation", config.evaluation + ", " + std::to_string(results.references.size()) + " records" + unscored},
       {"scorer", results.scorer.name},
       {"adapter", "rank " + std::to_string(config.adapter.rank) + ", " + std::to_string(config.adapter.num_experts) +
                       " experts, alpha " + std::to_string(static_cast<std::int64_t>(config.adapter.alpha))}};

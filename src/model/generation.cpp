@@ -30,6 +30,8 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
   check_options(options);
   MOELORA_CHECK(prompts.size() == context_lengths.size(), "expected a context length for each of ", prompts.size(),
                 " prompts, found ", context_lengths.size());
+  MOELORA_CHECK(options.streams.empty() || options.streams.size() == prompts.size(),
+                "expected a random stream for each of ", prompts.size(), " prompts, found ", options.streams.size());
   std::vector<Generation> results(prompts.size());
   if (prompts.empty()) {
     return results;
@@ -58,8 +60,10 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
                 model.hidden_size() / model.num_heads(), model.dtype(), device);
 
   std::vector<TokenSampler> samplers;
+  GenerationOptions choices = options;
+  choices.streams.clear();  // each sampler keeps a copy
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    samplers.emplace_back(options, i);
+    samplers.emplace_back(choices, options.streams.empty() ? i : options.streams[i]);
   }
 
   at::Tensor ids = at::tensor(all_ids, at::kLong).to(device);

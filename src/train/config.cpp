@@ -149,6 +149,10 @@ void read_data(io::JsonReader reader, DataSection& data) {
   reader.read("deduplicate", data.deduplicate);
   reader.read("max_source_length", data.encode.max_source_length);
   reader.read("max_target_length", data.encode.max_target_length);
+  std::size_t cut = 0;
+  if (reader.read_choice("cut", data::cut_names(), cut)) {
+    data.encode.cut = static_cast<data::Cut>(cut);
+  }
   reader.read("source_prefix", data.encode.source_prefix);
   reader.read("with_history", data.encode.with_history);
   if (data.train.empty()) {
@@ -225,6 +229,7 @@ nlohmann::ordered_json data_to_json(const DataSection& data) {
   json["deduplicate"] = data.deduplicate;
   json["max_source_length"] = data.encode.max_source_length;
   json["max_target_length"] = data.encode.max_target_length;
+  json["cut"] = data::cut_name(data.encode.cut);
   json["source_prefix"] = data.encode.source_prefix;
   json["with_history"] = data.encode.with_history;
   return json;

@@ -146,12 +146,28 @@ std::vector<data::Example> encode_examples(const std::vector<data::Record>& reco
                                            const std::string& what) {
   std::vector<data::Example> examples;
   examples.reserve(records.size());
-  std::int64_t cut = 0;
+  data::CountedRecords sources;
+  data::CountedRecords targets;
   for (const data::Record& record : records) {
     examples.push_back(data::encode_pair(record, tasks.index(record.task), tokenizer, options));
-    cut += examples.back().cut ? 1 : 0;
+    const data::Example& example = examples.back();
+    if (example.source_cut) {
+      sources.add(example.id);
+    }
+    if (example.target_cut) {
+      targets.add(example.id);
+    }
   }
-  log::info(detail::concat(what, ": ", examples.size(), " records, ", cut, " of them cut to the longest length"));
+  log::info(detail::concat(what, ": ", examples.size(), " records, ", sources.count, " inputs and ", targets.count,
+                           " targets of them cut to the longest length"));
+  if (sources.count > 0) {
+    log::warning(detail::concat(what, ": inputs longer than max_source_length ", options.max_source_length,
+                                " lose their ", data::cut_name(options.cut), ": ", sources.text()));
+  }
+  if (targets.count > 0) {
+    log::warning(detail::concat(what, ": targets longer than max_target_length ", options.max_target_length,
+                                " lose their end: ", targets.text()));
+  }
   return examples;
 }
 

@@ -28,10 +28,12 @@ TEST(EncodePair, CutsSourceAndTargetButNeverTheEnd) {
   EXPECT_EQ(example.ids[static_cast<std::size_t>(example.context)], fakes::kStart);
   EXPECT_EQ(example.label_count(), 5);
   EXPECT_EQ(example.task, 3);
-  EXPECT_TRUE(example.cut);
+  EXPECT_TRUE(example.source_cut);
+  EXPECT_TRUE(example.target_cut);
   options.max_source_length = 11;
   options.max_target_length = 10;
-  EXPECT_FALSE(encode_pair(record, 3, tokenizer, options).cut);
+  EXPECT_FALSE(encode_pair(record, 3, tokenizer, options).source_cut);
+  EXPECT_FALSE(encode_pair(record, 3, tokenizer, options).target_cut);
   options.max_target_length = 2;
   EXPECT_THROW(encode_pair(record, 3, tokenizer, options), Error);
 }
@@ -46,6 +48,79 @@ TEST(EncodePrompt, FitsTheSourceLengthWithItsOpening) {
             (model::TokenIds{'a', 'b', 'c', 'd', fakes::kGmask, fakes::kStart}));
   options.max_source_length = 2;
   EXPECT_THROW(encode_prompt(record, tokenizer, options), Error);
+}
+
+TEST(EncodePrompt, LosesThePartThatIsChosenAndSaysHowMuch) {
+  const fakes::ByteTokenizer tokenizer;
+  Record record;
+  record.input = "abcdefgh";
+  record.target = "ABCDEFGH";
+  EncodeOptions options;
+  options.max_source_length = 7;  // two of them open the answer
+  const auto kept = [&](Cut cut) {
+    options.cut = cut;
+    std::int64_t removed = 0;
+    const std::string text = tokenizer.decode(encode_prompt(record, tokenizer, options, &removed));
+    EXPECT_EQ(removed, 3);
+    return text;
+  };
+  EXPECT_EQ(EncodeOptions().cut, Cut::tail) << "training and the reference's rows";
+  EXPECT_EQ(kept(Cut::tail), "abcde");
+  EXPECT_EQ(kept(Cut::head), "defgh");
+  EXPECT_EQ(kept(Cut::middle), "abcgh");
+  options.max_target_length = 5;  // training leaves a source one token more, and takes the target's end in any case
+  EXPECT_EQ(tokenizer.decode(encode_pair(record, 0, tokenizer, options).ids), "abcfghABC");
+  options.max_source_length = 20;
+  std::int64_t removed = 1;
+  EXPECT_EQ(tokenizer.decode(encode_prompt(record, tokenizer, options, &removed)), "abcdefgh");
+  EXPECT_EQ(removed, 0);
+}
+
+TEST(EncodePrompt, CutErrorNamesTheRecordAndItsLength) {
+  const fakes::ByteTokenizer tokenizer;
+  Record record;
+  record.input = "abcdefgh";
+  record.target = "ABCDEFGH";
+  record.line = 7;
+  EncodeOptions options;
+  options.cut = cut_from_name("error");
+  const auto message = [&](auto&& encode) -> std::string {
+    try {
+      encode();
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const auto prompt = [&] { encode_prompt(record, tokenizer, options); };
+  const auto pair = [&] { encode_pair(record, 0, tokenizer, options); };
+  EXPECT_EQ(message(prompt), "");
+  EXPECT_EQ(message(pair), "");
+  options.max_source_length = 9;
+  EXPECT_NE(message(prompt).find("record line 7: its source has 8 tokens, expected at most 7"), std::string::npos)
+      << message(prompt);
+  EXPECT_EQ(message(pair), "");
+  record.sample_id = "a-1";
+  options.max_target_length = 9;
+  EXPECT_NE(message(pair).find("record a-1: its target has 8 tokens, expected at most 7"), std::string::npos)
+      << message(pair);
+  EXPECT_THROW(cut_from_name("front"), Error);
+}
+
+TEST(CountedRecords, NameTheFirstFew) {
+  CountedRecords records;
+  EXPECT_EQ(records.text(), "0");
+  for (const char* name : {"a", "b", "c", "d", "e"}) {
+    records.add(name);
+  }
+  EXPECT_EQ(records.text(), "5 (a, b, c, d, e)");
+  records.add("f");
+  EXPECT_EQ(records.text(), "6 (a, b, c, d, e, …)");
+}
+
+TEST(LongestPrompt, IsWhatTheAnswerLeavesButAtLeastHalf) {
+  EXPECT_EQ(longest_prompt(2048, 196), 1852);
+  EXPECT_EQ(longest_prompt(128, 196), 64);
 }
 
 class ReferenceProcessor : public ::testing::TestWithParam<const char*> {};

@@ -108,6 +108,18 @@ TEST(Records, AllThatIsWrongWithARecordIsToldAtOnce) {
       << error;
 }
 
+TEST(Records, NeedNoTaskWhereItIsKnownOtherwise) {
+  testing::TemporaryFolder folder;
+  const auto path = write_records(folder, "{\"input\": \"a\"}\n{\"input\": \"b\", \"task_dataset\": \"X\"}\n");
+  EXPECT_EQ(read_records(path).records.size(), 1u);
+  ReadOptions options;
+  options.need_task = false;
+  const RecordFile file = read_records(path, options);
+  ASSERT_EQ(file.records.size(), 2u);
+  EXPECT_FALSE(to_json(file.records[0]).contains("task_dataset"));
+  EXPECT_EQ(to_json(file.records[1])["task_dataset"], "X");
+}
+
 TEST(Records, DuplicatesAreLeftOutByInputTargetAndTask) {
   testing::TemporaryFolder folder;
   const auto path =

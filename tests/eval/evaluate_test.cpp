@@ -1,9 +1,11 @@
 #include "moelora/eval/evaluate.h"
 
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <set>
 
 #include "eval/metrics_fixture.h"
 #include "moelora/io/error.h"
@@ -156,7 +158,6 @@ TEST(Evaluate, TokenBudgetBoundsABatch) {
   EXPECT_EQ(model.largest_batch, 2);
 }
 
-// Sampling too: an answer depends on its batch, so the parts must have the batches of the whole.
 TEST(Evaluate, PartsTogetherGiveTheAnswersOfTheWhole) {
   AlphabetModel model;
   EvaluateOptions options;
@@ -185,6 +186,117 @@ TEST(Evaluate, PartsTogetherGiveTheAnswersOfTheWhole) {
   }
   options.part = options.parts;
   EXPECT_THROW(evaluate(model, ByteTokenizer(), alphabet_records(), options), Error);
+}
+
+// Every answer is one token, drawn evenly out of 26: what it is depends on the random numbers alone.
+class DiceModel : public AlphabetModel {
+ public:
+  at::Tensor logits(const at::Tensor& rows) override {
+    at::Tensor result = at::full({rows.size(0), kVocabulary}, -100.0);
+    result.slice(1, 'a', 'z' + 1).fill_(1.0);
+    return result;
+  }
+};
+
+std::vector<std::string> thrown(const std::vector<data::Record>& records, std::int64_t batch_size,
+                                std::uint64_t seed = 1) {
+  DiceModel model;
+  EvaluateOptions options;
+  options.batch_size = batch_size;
+  options.max_target_length = 12;
+  options.generation.sample = true;
+  options.generation.seed = seed;
+  std::vector<std::string> answers;
+  for (const data::Record& record : evaluate(model, ByteTokenizer(), records, options).predictions) {
+    answers.push_back(record.target);
+  }
+  return answers;
+}
+
+TEST(Evaluate, SampledAnswersBelongToTheirRecordsWhateverElseIsAsked) {
+  std::vector<data::Record> records = alphabet_records();
+  for (std::size_t i = 0; i < records.size(); ++i) records[i].sample_id = "id-" + std::to_string(i);
+  const std::vector<std::string> alone = thrown(records, 1);
+  EXPECT_EQ(std::set<std::string>(alone.begin(), alone.end()).size(), 5U);
+  for (const std::int64_t batch_size : {2, 3, 16}) EXPECT_EQ(thrown(records, batch_size), alone) << batch_size;
+  EXPECT_NE(thrown(records, 1, 2), alone) << "another seed";
+  std::vector<data::Record> backwards(records.rbegin(), records.rend());
+  std::vector<std::string> answers = thrown(backwards, 3);
+  std::reverse(answers.begin(), answers.end());
+  EXPECT_EQ(answers, alone);
+  backwards.resize(2);
+  EXPECT_EQ(thrown(backwards, 2)[0], alone[4]) << "without the other records";
+  records[2].target = "another reference";
+  EXPECT_EQ(thrown(records, 2), alone) << "what is right decides nothing";
+}
+
+TEST(Evaluate, RecordsThatAgreeInEverythingStillDrawApart) {
+  std::vector<data::Record> records(3, testing::make_record("MedDG", "truth", {}, "same"));
+  records.push_back(testing::make_record("CHIP-STS", "truth", {}, "same"));
+  for (const std::string& id : {"same", ""}) {
+    for (data::Record& record : records) record.sample_id = id;
+    const std::vector<std::string> answers = thrown(records, 2);
+    EXPECT_EQ(std::set<std::string>(answers.begin(), answers.end()).size(), 4U) << id;
+  }
+}
+
+TEST(Evaluate, KnownAnswersAreTakenOverByWholeBatches) {
+  AlphabetModel model;
+  EvaluateOptions options;
+  options.batch_size = 2;
+  std::vector<Answer> kept;
+  options.on_answers = [&](const std::vector<Answer>& answers) {
+    kept.insert(kept.end(), answers.begin(), answers.end());
+  };
+  const Evaluation whole = evaluate(model, ByteTokenizer(), alphabet_records(), options);
+  ASSERT_EQ(kept.size(), 5U);
+  EXPECT_EQ(kept[0].record, 1);  // the longest first
+  EXPECT_EQ(kept[0].text, "<abcd>");
+  EXPECT_EQ(kept[0].tokens, 5);
+  EXPECT_TRUE(kept[0].finished);
+  options.known = {kept[0], kept[1], kept[2]};  // a batch, and half of the next one
+  options.known[0].text = "kept";
+  options.known[2].text = "made again";
+  kept.clear();
+  const Evaluation rest = evaluate(model, ByteTokenizer(), alphabet_records(), options);
+  EXPECT_EQ(kept.size(), 3U);
+  EXPECT_EQ(rest.predictions[1].target, "kept");
+  EXPECT_EQ(rest.predictions[4].target, "<abcd>");
+  EXPECT_EQ(rest.answered, whole.answered);
+  EXPECT_EQ(rest.tokens, whole.tokens);
+  options.part = 1;
+  options.parts = 2;
+  for (const std::int64_t record : evaluate(model, ByteTokenizer(), alphabet_records(), options).answered) {
+    EXPECT_NE(record, 1) << "known answers belong to the first part";
+  }
+  options.known[0].record = 5;
+  EXPECT_THROW(evaluate(model, ByteTokenizer(), alphabet_records(), options), Error);
+}
+
+TEST(Evaluate, PromptsThatAreCutAreCountedByName) {
+  AlphabetModel model;  // takes 64 tokens
+  std::vector<data::Record> records = alphabet_records();
+  records[3].input = std::string(60, 'x');
+  records[3].sample_id = "long";
+  EvaluateOptions options;
+  options.max_target_length = 10;
+  const Evaluation cut = evaluate(model, ByteTokenizer(), records, options);
+  EXPECT_EQ(cut.longest_prompt, 54);
+  EXPECT_EQ(cut.cut_prompts.text(), "1 (long)");
+  options.max_target_length = 3;
+  EXPECT_EQ(evaluate(model, ByteTokenizer(), records, options).cut_prompts.count, 0);
+  options.encode.max_source_length = 3;
+  EXPECT_EQ(evaluate(model, ByteTokenizer(), records, options).cut_prompts.count, 4);
+  options.encode.cut = data::Cut::error;
+  EXPECT_THROW(evaluate(model, ByteTokenizer(), records, options), Error);
+  options.encode.max_source_length = 1000;
+  records[3].input = std::string(70, 'x');
+  try {
+    evaluate(model, ByteTokenizer(), records, options);
+    ADD_FAILURE() << "a prompt longer than the model";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("record long"), std::string::npos) << error.what();
+  }
 }
 
 TEST(Evaluate, RejectsEmptyDataAndBatches) {

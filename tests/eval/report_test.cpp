@@ -56,6 +56,23 @@ TEST(EvaluationReport, PageIsSelfContainedAndEscaped) {
   }
 }
 
+TEST(EvaluationReport, SaysWhatWasLeftOutInEveryForm) {
+  const testing::TemporaryFolder folder;
+  EvaluationReport report = sample_evaluation();
+  report.references.push_back(make_record("MedDG", "", {}, "no-target"));
+  report.predictions.push_back(make_record("MedDG", "多喝水", {}, "no-target"));
+  report.scores = score(report.references, report.predictions);
+  write_evaluation_report(folder.path(), report);
+  const auto json = nlohmann::json::parse(text_of(folder.path() / "report.json"));
+  EXPECT_EQ(json["scores"]["samples"], 2);
+  EXPECT_EQ(json["scores"]["left_out"], 1);
+  for (const char* file : {"report.txt", "report.html"}) {
+    EXPECT_NE(text_of(folder.path() / file).find("Scored: 2 of 3 records"), std::string::npos) << file;
+    EXPECT_NE(text_of(folder.path() / file).find("no-target"), std::string::npos) << file;
+  }
+  EXPECT_EQ(data::read_records(folder.path() / "predictions.json").records.size(), 3U) << "answered all the same";
+}
+
 TEST(EvaluationReport, ComparesWithBeforeAndMajority) {
   const testing::TemporaryFolder folder;
   EvaluationReport report = sample_evaluation();

@@ -6,6 +6,7 @@
 
 #include "eval/metrics_fixture.h"
 #include "moelora/eval/answers.h"
+#include "moelora/eval/resampling.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {
@@ -380,6 +381,57 @@ TEST(ScoreTable, ColumnsAlignWithEastAsianNames) {
   EXPECT_NE(table.find("\n中文任务  Rouge-L   1.0000"), std::string::npos) << table;
   EXPECT_NE(table.find("\naverage             1.0000"), std::string::npos) << table;
   EXPECT_NE(table.find("jieba"), std::string::npos);
+}
+
+TEST(Scorer, RecordsWithoutATargetAreLeftOutAndCounted) {
+  const Records truth{make_record("CHIP-STS", "是的", {}, "a"),
+                      make_record("CHIP-STS", "", {}, "b"),
+                      make_record("KUAKE-QIC", "病情诊断", {}, "c"),
+                      make_record("KUAKE-QIC", " \n", {}, "d"),
+                      make_record("MedDG", "", {}, "e"),
+                      make_record("MedDG", "多喝水", {}, "f")};
+  Records answers = truth;
+  answers[1].target = "不是";
+  answers[3].target = "注意事项";
+  answers[5].target = "多喝";
+  const Scores scores = score(truth, answers);
+  EXPECT_EQ(scores.samples, 3);
+  EXPECT_EQ(scores.left_out.text(), "3 (b, d, e)");
+  EXPECT_EQ(scores.find("CHIP-STS")->samples, 1);
+  EXPECT_DOUBLE_EQ(scores.find("CHIP-STS")->score, 1.0);
+  EXPECT_DOUBLE_EQ(scores.find("KUAKE-QIC")->score, 1.0);
+  EXPECT_NEAR(scores.find("MedDG")->score, 0.8, 1e-8);
+  const Scores without = score({truth[0], truth[2], truth[5]}, {answers[0], answers[2], answers[5]});
+  EXPECT_DOUBLE_EQ(scores.average, without.average);
+  EXPECT_DOUBLE_EQ(ScoredRun::from(truth, answers).average(), without.average);
+  for (const std::string& text : {to_table(scores), comparison_table({{"one", &scores}, {"two", &scores}})}) {
+    EXPECT_NE(text.find("Scored: 3 of 6 records; left out, because they have no target: 3 (b, d, e).\n"),
+              std::string::npos)
+        << text;
+  }
+  EXPECT_EQ(to_json(scores)["samples"], 3);
+  EXPECT_EQ(to_json(scores)["left_out"], 3);
+  EXPECT_EQ(to_json(without)["left_out"], 0);
+  EXPECT_EQ(to_table(without).find("left out"), std::string::npos);
+}
+
+TEST(Scorer, NothingToScoreAgainstIsAnError) {
+  for (const char* task : {"CHIP-STS", "KUAKE-QIC", "CMeIE", "MedDG", "IMCS-V2-MRG", "another"}) {
+    const Records truth{make_record(task, "", {"甲"}), make_record(task, "", {"甲"})};
+    const std::string message = scoring_error([&] { score(truth, truth); });
+    EXPECT_NE(message.find("found none in 2 records"), std::string::npos) << task << ": " << message;
+    EXPECT_THROW(ScoredRun::from(truth, truth), Error) << task;
+  }
+}
+
+TEST(Scorer, MajorityCountsOnlyAnswersThatAreThere) {
+  const Records train{make_record("CHIP-STS", ""), make_record("CHIP-STS", ""), make_record("CHIP-STS", "是的")};
+  const Records dev{make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "")};
+  EXPECT_EQ(majority_predictions(train, dev)[0].target, "是的");
+  const Scores scores = majority_scores(train, dev);
+  EXPECT_DOUBLE_EQ(scores.average, 1.0);
+  EXPECT_EQ(scores.left_out.count, 1);
+  EXPECT_THROW(majority_scores({train[0]}, dev), Error);
 }
 
 TEST(ScoreTable, ComparesSeveralRuns) {

@@ -64,6 +64,25 @@ TEST(Generate, ABatchOfUnequalPromptsEqualsOneByOne) {
   }
 }
 
+TEST(Generate, APromptDrawsFromTheStreamOfItsNumber) {
+  ChatGlm model = lively_model();
+  GenerationOptions options;
+  options.max_new_tokens = 8;
+  options.sample = true;
+  options.seed = 3;
+  options.streams = {7, 8, 9};
+  const auto together = generate(*model, prompts(), contexts(), options);
+  options.streams = {9, 7};
+  const auto others = generate(*model, {prompts()[2], prompts()[0]}, {contexts()[2], contexts()[0]}, options);
+  EXPECT_EQ(others[0].ids, together[2].ids);
+  EXPECT_EQ(others[1].ids, together[0].ids);
+  options.streams = {8, 9};
+  EXPECT_NE(generate(*model, {prompts()[2], prompts()[0]}, {contexts()[2], contexts()[0]}, options)[0].ids,
+            together[2].ids);
+  options.streams = {1};
+  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+}
+
 TEST(Generate, StopsAtTheEndOfSequenceAndGoesOnWithTheOthers) {
   ChatGlm model = lively_model();
   GenerationOptions options;

@@ -29,6 +29,7 @@ TEST(TrainConfig, HasDefaultsForAllButModelAndData) {
   EXPECT_EQ(config.training.schedule, Schedule::linear);
   EXPECT_EQ(config.data.validation_size, -1);
   EXPECT_EQ(config.data.encode.max_target_length, 196);
+  EXPECT_EQ(config.data.encode.cut, data::Cut::tail);
   EXPECT_EQ(config.data.task_prompts, "");
   EXPECT_TRUE(config.data.deduplicate);
 }
@@ -39,6 +40,7 @@ TEST(TrainConfig, SurvivesTheWayToJsonAndBack) {
   json["data"]["part"] = {{"index", 1}, {"of", 2}};
   json["data"]["validation"] = nullptr;
   json["data"]["source_prefix"] = "任务：";
+  json["data"]["cut"] = "middle";
   json["data"]["task_prompts"] = "prompts.json";
   json["training"] = {{"steps", 8e3}, {"schedule", "cosine"}, {"batching", "by_task"}, {"seed", 7}};
   const nlohmann::ordered_json once = TrainConfig::from_json(json).to_json();
@@ -46,6 +48,7 @@ TEST(TrainConfig, SurvivesTheWayToJsonAndBack) {
   EXPECT_EQ(once["training"]["schedule"], "cosine");
   EXPECT_EQ(once["training"]["batching"], "by_task");
   EXPECT_EQ(once["data"]["part"]["of"], 2);
+  EXPECT_EQ(once["data"]["cut"], "middle");
   EXPECT_EQ(once["data"]["task_prompts"], "prompts.json");
   EXPECT_EQ(once["adapter"]["num_experts"], 2);
   EXPECT_EQ(TrainConfig::from_json(once).to_json(), once);

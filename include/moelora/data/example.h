@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moelora/data/record.h"
@@ -10,9 +11,22 @@
 
 namespace moelora::data {
 
+/// Which part of a source that is too long is removed.
+enum class Cut {
+  tail,    ///< Its last tokens, as the reference does: a question at the end is lost.
+  head,    ///< Its first tokens, the prefix and any task prompt or demonstration included.
+  middle,  ///< Tokens around its middle: of n that stay, the first (n + 1) / 2 and the last n / 2.
+  error    ///< None: an Error names the record. A target that is too long is one too.
+};
+/// Error: an unknown name.
+Cut cut_from_name(std::string_view name);
+std::string_view cut_name(Cut cut);
+const std::vector<std::string>& cut_names();  ///< In the order of the enumerators.
+
 struct EncodeOptions {
   std::int64_t max_source_length = 1024;  ///< Source tokens, opening tokens included.
   std::int64_t max_target_length = 196;   ///< Target tokens, end of sequence included.
+  Cut cut = Cut::tail;                    ///< Of sources that are too long; targets lose their last tokens.
   std::string source_prefix;              ///< Put in front of every input.
   /// Training inputs are written as a round of a conversation even where a record has no earlier ones (MOELoRA-peft
   /// with a history column). A record with a history is always written so.
@@ -23,12 +37,26 @@ struct Example {
   std::int64_t task = 0;     ///< index in the run's task names
   model::TokenIds ids;       ///< whole sequence: source, opening, target, end of sequence
   std::int64_t context = 0;  ///< context rows; ids[context] is the first label
-  bool cut = false;          ///< source or target was shortened
-  std::string id;            ///< sample_id of the record, or "line N": how messages name it
+  bool source_cut = false;   ///< the source was shortened
+  bool target_cut = false;   ///< the target was
+  std::string id;            ///< record_name of the record
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
   /// Rows that predict a label: context-1 … length-2.
   std::int64_t label_count() const { return length() - context; }
+};
+
+/// How messages name a record: its sample_id, or "line N".
+std::string record_name(const Record& record);
+
+/// Records with something in common, counted; the first few by name.
+struct CountedRecords {
+  std::int64_t count = 0;
+  std::vector<std::string> names;  ///< of the first kMostNamed
+
+  static constexpr std::size_t kMostNamed = 5;
+  void add(const std::string& name);
+  std::string text() const;  ///< "3 (a, b, c)", "9 (a, b, c, d, e, …)", "0"
 };
 
 /// The text that a record asks with, before any prefix: its input, as a round of a conversation after its earlier ones
@@ -36,11 +64,17 @@ struct Example {
 std::string source_text(const Record& record);
 
 /// Training form. The source is cut to max_source_length - 1 tokens, the target to max_target_length - 2, as
-/// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off.
+/// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off. Error: Cut::error and a text too long.
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
                     const EncodeOptions& options);
 
-/// Generation form: the source cut so that source and opening tokens fit max_source_length (chatglm1_eval).
-model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options);
+/// Generation form: the source cut so that source and opening tokens fit max_source_length (chatglm1_eval). `removed`,
+/// if given, becomes the number of tokens cut out. Error: Cut::error and a source too long.
+model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
+                              std::int64_t* removed = nullptr);
+
+/// The longest prompt of a model that takes `model_length` tokens in all: what an answer of `answer_length` leaves,
+/// at least half of the model's length.
+std::int64_t longest_prompt(std::int64_t model_length, std::int64_t answer_length);
 
 }  // namespace moelora::data

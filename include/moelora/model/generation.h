@@ -16,8 +16,10 @@ struct GenerationOptions {
   double temperature = 1.0;           ///< > 0
   std::int64_t top_k = 0;             ///< 0: all tokens
   double top_p = 1.0;                 ///< (0, 1]; 1: all tokens
-  std::uint64_t seed = 0;             ///< Sequence i draws from its own stream (seed, i): independent of the batch.
-  std::int64_t eos_id = -1;           ///< < 0: never stops early
+  std::uint64_t seed = 0;             ///< Each sequence draws from its own stream (seed, number): no other matters.
+  /// The numbers of the prompts' streams; empty: prompt i has number i.
+  std::vector<std::uint64_t> streams;
+  std::int64_t eos_id = -1;  ///< < 0: never stops early
 };
 
 struct Generation {

@@ -10,7 +10,8 @@
 namespace moelora::model {
 
 /// The stream of choices of one sequence: greedy (the first of the largest logits), or drawn after temperature, top_k
-/// and top_p (the smallest set of most probable tokens that reaches top_p). Depends on (seed, sequence) alone.
+/// and top_p (the smallest set of most probable tokens that reaches top_p). Depends on (seed, sequence) alone;
+/// `sequence` is the number of its stream.
 class TokenSampler {
  public:
   TokenSampler(const GenerationOptions& options, std::uint64_t sequence);

@@ -46,9 +46,11 @@ struct DataSection {
   std::int64_t max_records = 0;
   /// Plain language modelling: each record's text is continued (data/as_text.h); one task, "text".
   bool as_text = false;
-  std::string task_prompts;    ///< JSON file (data::TaskPrompts): texts in front of the inputs; empty: none.
-  bool deduplicate = true;     ///< Leave out records whose input, target and task were seen before.
-  data::EncodeOptions encode;  ///< max_source_length, max_target_length (tokens), source_prefix, with_history
+  std::string task_prompts;  ///< JSON file (data::TaskPrompts): texts in front of the inputs; empty: none.
+  bool deduplicate = true;   ///< Leave out records whose input, target and task were seen before.
+  /// max_source_length, max_target_length (tokens), cut (tail, head, middle or error: what an input that is too long
+  /// loses), source_prefix, with_history
+  data::EncodeOptions encode;
 };
 
 /// Section "training": all that the trainer itself needs.
