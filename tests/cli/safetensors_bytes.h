@@ -9,6 +9,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 namespace moelora::testing {
 
@@ -25,7 +26,8 @@ inline StoredFile read_stored(const std::filesystem::path& path) {
   std::uint64_t length = 0;
   std::memcpy(&length, all.data(), sizeof length);
   StoredFile file;
-  for (const auto& [name, entry] : nlohmann::ordered_json::parse(all.substr(8, length)).items()) {
+  const auto header = nlohmann::ordered_json::parse(all.substr(8, length));
+  for (const auto& [name, entry] : header.items()) {
     if (name != "__metadata__") {
       const auto range = entry["data_offsets"].get<std::vector<std::size_t>>();
       file[name] = {entry["dtype"], entry["shape"], all.substr(8 + length + range[0], range[1] - range[0])};

@@ -189,7 +189,7 @@ TEST(LoadChatGlm, SaysWhichOfTwoFormsItReadAndWhereTheyDiffer) {
 
 TEST(LoadChatGlm, ItsHeadTakesNoAdapterHoweverItIsMade) {
   SavedModel saved;
-  const ChatGlm loaded = load_chatglm(saved.folder.path());
+  ChatGlm loaded = load_chatglm(saved.folder.path());
   EXPECT_NE(loaded->lm_head->refusal(), "");
   loaded->tie_head();
   EXPECT_NE(loaded->lm_head->refusal(), "");
