@@ -1,6 +1,7 @@
 # cmake --install BUILD --prefix P
 #   P/bin/moelora, P/lib/libmoelora.a, P/include/moelora/…, P/lib/cmake/moelora/… for find_package(moelora),
 #   P/share/moelora/jieba: jieba's tables, where they were fetched,
+#   P/share/moelora/configs/…: the configurations,
 #   P/lib/*.so: the few shared libraries that are neither the system's nor LibTorch's.
 # The program looks for libraries in ../lib, in ../libtorch/lib and where LibTorch lay at build time: on a machine that
 # has only LibTorch, put it (or a link to it) at P/libtorch, or name its lib folder in LD_LIBRARY_PATH.
@@ -11,6 +12,7 @@ set(_package ${CMAKE_INSTALL_LIBDIR}/cmake/moelora)
 install(DIRECTORY ${CMAKE_SOURCE_DIR}/include/moelora DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(FILES ${CMAKE_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY ${MOELORA_JIEBA_DIR}/ DESTINATION ${CMAKE_INSTALL_DATADIR}/moelora/jieba OPTIONAL)
+install(DIRECTORY ${CMAKE_SOURCE_DIR}/configs DESTINATION ${CMAKE_INSTALL_DATADIR}/moelora)
 install(TARGETS moelora EXPORT moeloraTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(EXPORT moeloraTargets NAMESPACE moelora:: DESTINATION ${_package})
 

@@ -19,6 +19,7 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/train/begin_from.h"
 #include "moelora/train/config.h"
 
 namespace moelora::cli {
@@ -200,7 +201,8 @@ ModelShape model_shape(const train::ModelSection& section) {
 }
 
 void inspect_training_configuration(const fs::path& path, const ordered_json& json) {
-  const auto config = train::TrainConfig::from_json(json);
+  auto config = train::TrainConfig::from_json(json);
+  train::take_adapter_config(config);
   line("training", path.string());
   const auto [shape, shape_from] = model_shape(config.model);
   line("model's shape from", shape_from);
@@ -246,7 +248,8 @@ void inspect_experiment(const fs::path& path, const ordered_json& json) {
 
 // Memory and time of a run that need not be possible here: from shapes, with samples of the greatest length.
 void plan_configuration(const fs::path& path) {
-  const auto config = train::TrainConfig::from_json(io::read_json_file(path));
+  auto config = train::TrainConfig::from_json(io::read_json_file(path));
+  train::take_adapter_config(config);
   const model::ChatGlmConfig shape = model_shape(config.model).config;
   const at::ScalarType dtype = config.model.dtype == "auto" ? at::kFloat : parse_dtype(config.model.dtype);
   const at::Tensor zero = at::zeros({1}, dtype);

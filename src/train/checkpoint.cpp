@@ -3,13 +3,16 @@
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
-#include <set>
 
+#include "moelora/adapter/adapter_file.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/json_reader.h"
+#include "moelora/io/safetensors.h"
+#include "moelora/io/sha256.h"
 #include "moelora/log/log.h"
+#include "train/checksums.h"
 
 namespace moelora::train {
 namespace {
@@ -17,9 +20,8 @@ namespace {
 constexpr const char* kStateFile = "state.json";
 constexpr const char* kStepPrefix = "step-";
 
-/// Settings of which no trained number depends.
-const std::set<std::string> kFreeOptions{"log_every", "checkpoint_every", "keep_checkpoints", "threads",
-                                         "validate_every"};
+// 2: checksums beside it, dtype, device, changes. Version 1 is read, without them.
+constexpr std::int64_t kStateVersion = 2;
 
 void read_identity(io::JsonReader reader, RunIdentity& identity) {
   nlohmann::ordered_json options;
@@ -32,6 +34,8 @@ void read_identity(io::JsonReader reader, RunIdentity& identity) {
   reader.read("base_fingerprint", identity.base_fingerprint);
   reader.read("threads", identity.threads);
   reader.read("ranks", identity.ranks);
+  reader.read("dtype", identity.dtype);
+  reader.read("device", identity.device);
 }
 
 nlohmann::ordered_json identity_to_json(const RunIdentity& identity) {
@@ -45,33 +49,42 @@ nlohmann::ordered_json identity_to_json(const RunIdentity& identity) {
   json["base_fingerprint"] = identity.base_fingerprint;
   json["threads"] = identity.threads;
   json["ranks"] = identity.ranks;
+  json["dtype"] = identity.dtype;
+  json["device"] = identity.device;
   return json;
 }
 
-/// "key: the run began with X, found Y" for each key whose values differ.
-void list_differences(const std::string& section, const std::string& then, const std::string& now,
-                      std::vector<std::string>& problems) {
-  const auto before = nlohmann::ordered_json::parse(then.empty() ? "{}" : then);
-  const auto after = nlohmann::ordered_json::parse(now.empty() ? "{}" : now);
-  std::set<std::string> keys;
-  for (const auto* json : {&before, &after}) {
-    for (auto entry = json->begin(); entry != json->end(); ++entry) {
-      keys.insert(entry.key());
-    }
-  }
-  for (const std::string& key : keys) {
-    const std::string old_value = before.contains(key) ? before[key].dump() : "nothing";
-    const std::string new_value = after.contains(key) ? after[key].dump() : "nothing";
-    if (old_value == new_value || (section == "training" && kFreeOptions.contains(key))) {
-      continue;
-    }
-    const std::string text = section + "." + key + ": the run began with " + old_value + ", found " + new_value;
-    if (section == "training" && key == "steps") {
-      log::warning(text + "; the learning rate follows the new number from here on");
+void read_window(io::JsonReader& reader, RunState& state) {
+  nlohmann::ordered_json window = nlohmann::ordered_json::object();
+  reader.read("window", window);
+  for (auto entry = window.begin(); entry != window.end(); ++entry) {
+    const auto& value = entry.value();
+    if (value.is_array() && value.size() == 2 && value[0].is_number() && value[1].is_number_integer()) {
+      state.window[entry.key()] = {value[0].get<double>(), value[1].get<std::int64_t>()};
     } else {
-      problems.push_back(text);
+      reader.problem("window", "expected a sum and a number of labels for " + entry.key() + ", found " + value.dump());
     }
   }
+}
+
+/// What can be said of the files of a checkpoint that was written without checksums.
+void check_without_checksums(const std::filesystem::path& folder) {
+  const std::filesystem::path adapter = folder / "adapter";
+  if (is_adapter_folder(adapter)) {
+    read_adapter_info(adapter);  // checks adapter.json itself
+    const auto description = io::read_json_file(adapter / "adapter.json");
+    const std::string sum = io::sha256_of_file(adapter / "adapter.safetensors");
+    MOELORA_CHECK(description["tensors_sha256"] == sum, "adapter/adapter.safetensors is damaged: expected SHA-256 ",
+                  description["tensors_sha256"].dump(), ", found ", sum);
+  }
+  MOELORA_CHECK(std::filesystem::exists(folder / "optimizer.safetensors"), "optimizer.safetensors is missing");
+  for (const char* name : {"optimizer.safetensors", "parameters.safetensors"}) {
+    if (std::filesystem::exists(folder / name)) {
+      io::SafetensorsFile file(folder / name);  // cut-off files and damaged headers are found
+    }
+  }
+  log::info(folder.string() +
+            " was written by an earlier version, without checksums: its numbers are taken as they are");
 }
 
 }  // namespace
@@ -80,37 +93,49 @@ RunState RunState::from_json(const nlohmann::ordered_json& json) {
   RunState state;
   std::int64_t version = 0;
   io::JsonReader reader(json);
-  if (!reader.read("format_version", version) || version != 1) {
-    reader.problem(detail::concat("expected format_version 1, found ", version));
+  if (reader.read("format_version", version)) {
+    // By itself: the keys of a version that is not known say nothing.
+    MOELORA_CHECK(version == 1 || version == kStateVersion, "expected format_version 1 or ", kStateVersion, ", found ",
+                  version, "; resume with the version of the program that wrote it");
+  } else {
+    reader.problem("format_version", "is missing");
   }
   reader.read("step", state.step);
   reader.read("sampler_seed", state.sampler_seed);
-  double best_loss = 0.0;
-  if (reader.has("best_loss") && reader.read("best_loss", best_loss)) {
-    state.best_loss = best_loss;
-  }
+  nlohmann::ordered_json best_loss;
+  const bool has_best = reader.read("best_loss", best_loss);
   reader.read("best_step", state.best_step);
+  if (best_loss.is_number()) {
+    state.best_loss = best_loss.get<double>();
+  } else if (has_best && best_loss.is_null()) {
+    // Earlier versions took a loss that was not finite for the best, and wrote null.
+    state.best_step = 0;
+    state.validations_not_finite = 1;
+  } else if (has_best) {
+    reader.problem("best_loss", "expected a number, found " + best_loss.dump());
+  }
+  reader.read("validations_not_finite", state.validations_not_finite);
   reader.read("loss_scale", state.loss_scale);
   reader.read("good_steps", state.good_steps);
   reader.read("tokens", state.tokens);
   reader.read("seconds", state.seconds);
   reader.read("log_bytes", state.log_bytes);
-  nlohmann::ordered_json window = nlohmann::ordered_json::object();
-  reader.read("window", window);
-  for (auto entry = window.begin(); entry != window.end(); ++entry) {
-    state.window[entry.key()] = {entry.value().at(0).get<double>(), entry.value().at(1).get<std::int64_t>()};
-  }
+  read_window(reader, state);
+  nlohmann::ordered_json changes = nlohmann::ordered_json::array();
+  reader.read("changes", changes);
   read_identity(reader.child("run"), state.identity);
   reader.finish();
+  state.changes = changes_from_json(changes);
   return state;
 }
 
 nlohmann::ordered_json RunState::to_json() const {
-  nlohmann::ordered_json json{{"format_version", 1}, {"step", step}, {"sampler_seed", sampler_seed}};
+  nlohmann::ordered_json json{{"format_version", kStateVersion}, {"step", step}, {"sampler_seed", sampler_seed}};
   if (best_loss) {
     json["best_loss"] = *best_loss;
   }
   json["best_step"] = best_step;
+  json["validations_not_finite"] = validations_not_finite;
   json["loss_scale"] = loss_scale;
   json["good_steps"] = good_steps;
   json["tokens"] = tokens;
@@ -121,34 +146,8 @@ nlohmann::ordered_json RunState::to_json() const {
     json["window"][task] = {sum_and_labels.first, sum_and_labels.second};
   }
   json["run"] = identity_to_json(identity);
+  json["changes"] = changes_to_json(changes);
   return json;
-}
-
-void check_same_run(const RunIdentity& then, const RunIdentity& now) {
-  std::vector<std::string> problems;
-  list_differences("training", then.options, now.options, problems);
-  list_differences("adapter", then.adapter, now.adapter, problems);
-  if (then.data_hash != now.data_hash) {
-    problems.push_back("the training or validation data are not the ones that the run began with");
-  }
-  if (!then.base_fingerprint.empty() && !now.base_fingerprint.empty() &&
-      then.base_fingerprint != now.base_fingerprint) {
-    problems.push_back("the base model is not the one that the run began with");
-  }
-  std::string text;
-  for (const std::string& problem : problems) {
-    text += "\n  " + problem;
-  }
-  MOELORA_CHECK(problems.empty(), "the run in this output folder cannot be resumed with these settings:", text,
-                "\nrestore them, or choose another output folder");
-  const auto warn = [](const char* what, std::int64_t before, std::int64_t after) {
-    if (before != after) {
-      log::warning(detail::concat("the run began with ", before, " ", what, " and goes on with ", after,
-                                  ": results may differ in the last bits from an undisturbed run's"));
-    }
-  };
-  warn("threads", then.threads, now.threads);
-  warn("processes", then.ranks, now.ranks);
 }
 
 CheckpointFolder::CheckpointFolder(std::filesystem::path folder) : folder_(std::move(folder)) {}
@@ -156,6 +155,9 @@ CheckpointFolder::CheckpointFolder(std::filesystem::path folder) : folder_(std::
 std::vector<std::int64_t> CheckpointFolder::steps() const {
   std::vector<std::int64_t> steps;
   std::error_code failure;
+  if (!std::filesystem::exists(folder_, failure) && !failure) {
+    return steps;
+  }
   for (std::filesystem::directory_iterator entry(folder_, failure), end; !failure && entry != end;
        entry.increment(failure)) {
     const std::string name = entry->path().filename().string();
@@ -170,6 +172,7 @@ std::vector<std::int64_t> CheckpointFolder::steps() const {
       steps.push_back(step);
     }
   }
+  MOELORA_CHECK(!failure, "cannot look for checkpoints in ", folder_.string(), ": ", failure.message());
   std::sort(steps.begin(), steps.end());
   return steps;
 }
@@ -183,33 +186,95 @@ void CheckpointFolder::write(const RunState& state,
   io::AtomicFolder target(path_of(state.step));
   fill(target.path());
   io::write_json_file(target.path() / kStateFile, state.to_json());
+  write_checksums(target.path());
   target.commit();
+}
+
+RunState CheckpointFolder::read(std::int64_t step) const {
+  const std::filesystem::path folder = path_of(step);
+  MOELORA_CHECK(std::filesystem::is_directory(folder), "there is no such checkpoint");
+  const bool has_checksums = std::filesystem::exists(folder / kChecksumsFile);
+  if (has_checksums) {
+    verify_checksums(folder, kStateFile);
+  }
+  const nlohmann::ordered_json json = io::read_json_file(folder / kStateFile);
+  RunState state = RunState::from_json(json);
+  MOELORA_CHECK(state.step == step, kStateFile, " is of step ", state.step, ": it belongs to another checkpoint");
+  if (!has_checksums) {
+    MOELORA_CHECK(json["format_version"] == 1, kChecksumsFile, " is missing");
+    check_without_checksums(folder);
+  }
+  return state;
 }
 
 std::optional<RunState> CheckpointFolder::newest() const {
   const std::vector<std::int64_t> present = steps();
+  std::vector<std::string> problems;
+  std::optional<std::int64_t> without_best;  // whole itself
   for (auto step = present.rbegin(); step != present.rend(); ++step) {
+    std::string problem;
     try {
-      return RunState::from_json(io::read_json_file(path_of(*step) / kStateFile));
+      RunState state = read(*step);
+      if (state.best_loss && state.best_step != *step) {
+        without_best = without_best ? without_best : *step;
+        problem = "of its best one, step-" + std::to_string(state.best_step) + ", ";
+        read(state.best_step);
+      }
+      for (const std::string& text : problems) {
+        log::warning(folder_.string() + ": " + text);
+      }
+      if (!problems.empty()) {
+        log::warning(detail::concat("going back to the newest checkpoint that is whole, ", path_of(*step).string()));
+      }
+      return state;
     } catch (const std::exception& error) {
-      log::warning(path_of(*step).string() + " cannot be used, an older checkpoint is taken: " + error.what());
+      problems.push_back(kStepPrefix + std::to_string(*step) + " cannot be used: " + problem + error.what());
     }
   }
+  std::string text;
+  for (const std::string& problem : problems) {
+    text += "\n  " + problem;
+  }
+  MOELORA_CHECK(problems.empty(), "none of the checkpoints in ", folder_.string(),
+                " can be used; nothing was changed:", text, "\nrestore them from a copy, ",
+                without_best
+                    ? detail::concat("go on without the best one (--resume-from ", kStepPrefix, *without_best, "), ")
+                    : std::string(),
+                "or begin again in another output folder");
   return std::nullopt;
 }
 
 void CheckpointFolder::prune(std::int64_t keep, std::int64_t best_step) const {
-  std::vector<std::int64_t> present = steps();
+  const std::vector<std::int64_t> present = steps();
   const auto surplus = static_cast<std::int64_t>(present.size()) - keep;
+  if (surplus <= 0) {
+    return;
+  }
+  // The best ones of the newer kept ones are themselves among those kept, or are this one's.
+  std::int64_t best_of_oldest = best_step;
+  try {
+    const std::filesystem::path state = path_of(present[static_cast<std::size_t>(surplus)]) / kStateFile;
+    best_of_oldest = RunState::from_json(io::read_json_file(state)).best_step;
+  } catch (const std::exception&) {
+    // Whoever would resume from it is told; what the others need is kept.
+  }
   for (std::int64_t i = 0; i < surplus; ++i) {
     const std::int64_t step = present[static_cast<std::size_t>(i)];
-    if (step != best_step) {
+    if (step != best_step && step != best_of_oldest) {
       std::error_code ignored;  // what cannot be removed now is removed after the next checkpoint
       // state.json goes first: a removal that is interrupted must not leave what looks like a checkpoint.
       std::filesystem::remove(path_of(step) / kStateFile, ignored);
       std::filesystem::remove_all(path_of(step), ignored);
     }
   }
+}
+
+std::string listed_steps(const std::vector<std::int64_t>& steps) {
+  std::string text;
+  for (const std::int64_t step : steps) {
+    text += (text.empty() ? "" : ", ") + (kStepPrefix + std::to_string(step));
+  }
+  return text.empty() ? "none" : text;
 }
 
 }  // namespace moelora::train

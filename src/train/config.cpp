@@ -6,6 +6,7 @@
 
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
+#include "train/foreign_keys.h"
 
 namespace moelora::train {
 namespace {
@@ -77,6 +78,7 @@ Problems problems_of_training(const TrainingOptions& options) {
 }
 
 void read_training(io::JsonReader& reader, TrainingOptions& options) {
+  point_to_our_keys(reader);
   reader.read("steps", options.steps);
   reader.read("batch_size", options.batch_size);
   reader.read("micro_batch_tokens", options.micro_batch_tokens);
@@ -180,6 +182,11 @@ void read_adapter(io::JsonReader& reader, TrainConfig& config) {
     } else if (config.mode == Mode::new_task) {
       reader.problem("adapter",
                      "mode \"new_task\" takes the adapter in \"adapter_from\" as it is; leave the section out");
+    } else if (reader.has("adapter_from")) {
+      config.adapter_given = adapter;  // compared with that adapter's own when it is read
+      if (!adapter.is_object()) {
+        reader.problem("adapter", detail::concat("expected an object, found ", adapter.type_name()));
+      }
     } else {
       try {
         config.adapter = MoeLoraConfig::from_json(adapter);
@@ -189,11 +196,11 @@ void read_adapter(io::JsonReader& reader, TrainConfig& config) {
     }
   }
   reader.read_or_null("adapter_from", config.adapter_from);
-  if ((config.mode == Mode::new_task) == config.adapter_from.empty()) {
+  if (config.mode == Mode::new_task && config.adapter_from.empty()) {
     reader.problem("adapter_from",
-                   config.adapter_from.empty()
-                       ? "mode \"new_task\" needs the folder of the trained adapter, such as out/run/adapter"
-                       : "only mode \"new_task\" begins from an adapter; set \"mode\" or leave the key out");
+                   "mode \"new_task\" needs the folder of the trained adapter, such as out/run/adapter");
+  } else if (config.mode == Mode::full && !config.adapter_from.empty()) {
+    reader.problem("adapter_from", "mode \"full\" trains no adapter; set \"mode\" or leave the key out");
   }
 }
 
@@ -278,6 +285,8 @@ void TrainingOptions::validate() const {
 TrainConfig TrainConfig::from_json(const nlohmann::ordered_json& json) {
   TrainConfig config;
   io::JsonReader reader(json);
+  point_to_our_keys(reader);
+  point_to_training(reader, TrainingOptions().to_json());
   read_enum(reader, "mode", kModes, config.mode);
   read_model(reader.child("model"), config.mode, config.model);
   read_adapter(reader, config);
@@ -299,9 +308,12 @@ TrainConfig TrainConfig::from_json(const nlohmann::ordered_json& json) {
 
 nlohmann::ordered_json TrainConfig::to_json() const {
   nlohmann::ordered_json json{{"mode", enum_name(kModes, mode)}, {"model", model_to_json(model)}};
-  if (mode == Mode::adapter) {
+  if (mode == Mode::adapter && adapter_from.empty()) {
     json["adapter"] = adapter.to_json();
-  } else if (mode == Mode::new_task) {
+  } else if (mode == Mode::adapter && adapter_given.is_object()) {
+    json["adapter"] = adapter_given;
+  }
+  if (!adapter_from.empty()) {
     json["adapter_from"] = adapter_from;
   }
   json["data"] = data_to_json(data);

@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <nlohmann/json.hpp>
 #include <set>
 
 #include "moelora/adapter/adapter_file.h"
@@ -16,8 +17,13 @@ constexpr const char* kAdapterFolder = "adapter";
 constexpr const char* kParametersFile = "parameters.safetensors";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 
-void save_adapter_of(const TrainInputs& inputs, const std::filesystem::path& folder) {
-  save_adapter(*inputs.adapter, folder, inputs.base_fingerprint, inputs.tokenizer_fingerprint, inputs.provenance);
+void save_adapter_of(const TrainInputs& inputs, const std::vector<RunChange>& changes,
+                     const std::filesystem::path& folder) {
+  nlohmann::ordered_json provenance = inputs.provenance;
+  if (!changes.empty() && (provenance.is_null() || provenance.is_object())) {
+    provenance["changes"] = changes_to_json(changes);
+  }
+  save_adapter(*inputs.adapter, folder, inputs.base_fingerprint, inputs.tokenizer_fingerprint, provenance);
 }
 
 }  // namespace
@@ -40,9 +46,10 @@ io::NamedTensors trained_parameters(const TrainInputs& inputs) {
   return parameters;
 }
 
-void save_checkpoint_tensors(const TrainInputs& inputs, const AdamW& optimizer, const std::filesystem::path& folder) {
+void save_checkpoint_tensors(const TrainInputs& inputs, const std::vector<RunChange>& changes, const AdamW& optimizer,
+                             const std::filesystem::path& folder) {
   if (inputs.adapter != nullptr) {
-    save_adapter_of(inputs, folder / kAdapterFolder);
+    save_adapter_of(inputs, changes, folder / kAdapterFolder);
   } else {
     io::save_safetensors(folder / kParametersFile, optimizer.parameters());
   }
@@ -70,10 +77,11 @@ void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder) {
   optimizer.load_state(io::load_safetensors(folder / kOptimizerFile));
 }
 
-std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks, bool writes) {
+std::filesystem::path save_result(const TrainInputs& inputs, const std::vector<RunChange>& changes,
+                                  const Callbacks& callbacks, bool writes) {
   const std::filesystem::path path = inputs.output / (inputs.adapter != nullptr ? "adapter" : "model");
   if (writes && inputs.adapter != nullptr) {
-    save_adapter_of(inputs, path);
+    save_adapter_of(inputs, changes, path);
   } else if (writes) {
     io::AtomicFolder folder(path);
     callbacks.save_model(folder.path());

@@ -3,9 +3,11 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "moelora/io/safetensors.h"
 #include "moelora/train/optimizer.h"
+#include "moelora/train/run_identity.h"
 #include "moelora/train/trainer.h"
 
 namespace moelora::train {
@@ -14,14 +16,16 @@ namespace moelora::train {
 /// model's parameters (each tensor once, however many names it has).
 io::NamedTensors trained_parameters(const TrainInputs& inputs);
 
-/// A checkpoint's content besides state.json.
-void save_checkpoint_tensors(const TrainInputs& inputs, const AdamW& optimizer, const std::filesystem::path& folder);
+/// A checkpoint's content besides state.json. `changes` become part of the adapter's provenance.
+void save_checkpoint_tensors(const TrainInputs& inputs, const std::vector<RunChange>& changes, const AdamW& optimizer,
+                             const std::filesystem::path& folder);
 void load_trained_parameters(const TrainInputs& inputs, const std::filesystem::path& folder);
 void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder);
 
 /// Writes OUTPUT/adapter or OUTPUT/model from the parameters as they are (unless another rank `writes`); returns its
 /// path.
-std::filesystem::path save_result(const TrainInputs& inputs, const Callbacks& callbacks, bool writes);
+std::filesystem::path save_result(const TrainInputs& inputs, const std::vector<RunChange>& changes,
+                                  const Callbacks& callbacks, bool writes);
 
 /// SHA-256 over the ids, context lengths and tasks of all examples.
 std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation);

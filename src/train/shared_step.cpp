@@ -5,6 +5,7 @@
 
 #include "moelora/io/error.h"
 #include "moelora/train/plan.h"
+#include "moelora/train/run_folder.h"
 
 namespace moelora::train {
 namespace {
@@ -17,7 +18,8 @@ std::string ids_of(const std::vector<const data::Example*>& examples) {
   return text;
 }
 
-void check_finite(const SampleLosses& losses, const StepSamples& samples, std::int64_t step) {
+void check_finite(const SampleLosses& losses, const StepSamples& samples, std::int64_t step,
+                  const std::filesystem::path& output) {
   std::vector<const data::Example*> bad;
   for (std::size_t i = 0; i < losses.sums.size(); ++i) {
     if (!std::isfinite(losses.sums[i])) {
@@ -25,7 +27,7 @@ void check_finite(const SampleLosses& losses, const StepSamples& samples, std::i
     }
   }
   MOELORA_CHECK(bad.empty(), "the loss of step ", step, " is not finite, in samples ", ids_of(bad),
-                "; look at these records, or lower the learning rate and resume from an earlier checkpoint");
+                "; look at these records, or ", advice_to_go_back(output));
 }
 
 }  // namespace
@@ -60,13 +62,13 @@ SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64
       over_ranks = [&](std::vector<at::Tensor>& gradients) { exchange(samples, gradients, outcome); };
     }
     outcome.gradient_norm = optimizer_.collect_gradients(scaler_.scale(), options_.max_grad_norm, over_ranks);
-    check_finite(outcome.losses, samples, step);  // by now all ranks see it, and all end alike
+    check_finite(outcome.losses, samples, step, inputs_.output);  // by now all ranks see it, and all end alike
     if (std::isfinite(outcome.gradient_norm)) {
       scaler_.good_step();
       return outcome;
     }
     MOELORA_CHECK(scaler_.back_off(), "the gradient of step ", step, " is not finite, in samples ",
-                  ids_of(samples.examples), "; lower the learning rate and resume from an earlier checkpoint");
+                  ids_of(samples.examples), "; ", advice_to_go_back(inputs_.output));
   }
 }
 

@@ -5,39 +5,33 @@
 
 #include <chrono>
 #include <cmath>
-#include <map>
+#include <new>
 #include <utility>
 
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
 #include "moelora/io/fingerprint.h"
+#include "moelora/io/folder_lock.h"
 #include "moelora/log/log.h"
 #include "moelora/train/checkpoint.h"
 #include "moelora/train/log.h"
 #include "moelora/train/loss_scaler.h"
 #include "moelora/train/optimizer.h"
 #include "moelora/train/progress.h"
+#include "moelora/train/run_folder.h"
 #include "moelora/train/step.h"
 #include "train/new_task_only.h"
+#include "train/resume.h"
 #include "train/run_files.h"
 #include "train/shared_step.h"
+#include "train/validation.h"
 
 namespace moelora::train {
 namespace {
 
 using SteadyClock = std::chrono::steady_clock;
-using LossByTask = std::map<std::string, std::pair<double, std::int64_t>>;  // sum of losses, labels
-
 double seconds_since(SteadyClock::time_point begin) {
   return std::chrono::duration<double>(SteadyClock::now() - begin).count();
-}
-
-nlohmann::ordered_json means_of(const LossByTask& losses) {
-  nlohmann::ordered_json json = nlohmann::ordered_json::object();
-  for (const auto& [task, sum_and_labels] : losses) {
-    json[task] = sum_and_labels.first / static_cast<double>(sum_and_labels.second);
-  }
-  return json;
 }
 
 /// {task: [N]}; null without a gate that depends on the task.
@@ -72,6 +66,11 @@ void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, con
   }
 }
 
+std::string out_of_memory(const TrainingOptions& options) {
+  return detail::concat("out of memory: lower training.micro_batch_tokens (now ", options.micro_batch_tokens,
+                        ") or set training.memory_budget_gb, and resume the run; both may change on resuming");
+}
+
 class Run {
  public:
   Run(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks)
@@ -90,19 +89,23 @@ class Run {
       own["parameters"] = inputs.adapter != nullptr ? io::fingerprint(optimizer_.parameters()) : "";
       check_same_on_ranks(*ranks_, own);
     }
+    if (writes()) {
+      begin_files();  // the first thing that is written; by now all ranks have read what they resume from
+    }
   }
 
   TrainResult to_the_end();
 
  private:
   static std::vector<std::int64_t> tasks_of_samples(const std::vector<data::Example>& examples);
-  RunIdentity identity() const;
   void begin_or_resume();
+  void begin_files();
   bool writes() const { return ranks_ == nullptr || ranks_->is_first(); }
   StepReport one_step();
   void note_losses(const SampleLosses& losses, const StepSamples& samples);
   void write_step_line(const StepReport& report, double seconds);
   bool validate();
+  void check_validations() const;
   void write_checkpoint();
   void finish(TrainResult& result);
   bool wants_stop() const { return callbacks_.stop != nullptr && callbacks_.stop->load(); }
@@ -117,7 +120,9 @@ class Run {
   LossScaler scaler_;
   SharedStep shared_step_;
   CheckpointFolder checkpoints_;
+  std::optional<Resumption> resumption_;  // nothing: a new run
   RunState state_;
+  std::string not_finite_;  // samples of the last validation
   SteadyClock::time_point begin_ = SteadyClock::now();
   double earlier_seconds_ = 0.0;
   std::optional<RunLog> log_;  // of the rank that writes
@@ -133,51 +138,41 @@ std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>
   return tasks;
 }
 
-RunIdentity Run::identity() const {
-  RunIdentity identity;
-  identity.options = options_.to_json().dump();
-  if (inputs_.adapter != nullptr) {
-    nlohmann::ordered_json adapter = inputs_.adapter->config().to_json();
-    adapter["tasks"] = inputs_.adapter->tasks().names();
-    if (inputs_.new_task_only) {
-      adapter["trained_before"] = fingerprint_of_frozen(*inputs_.adapter);
-    }
-    identity.adapter = adapter.dump();
-  }
-  identity.data_hash = examples_hash(inputs_.train, inputs_.validation);
-  identity.base_fingerprint = inputs_.base_fingerprint;
-  identity.threads = at::get_num_threads();
-  identity.ranks = ranks_ != nullptr ? ranks_->size() : 1;
-  return identity;
-}
-
+/// Reads alone.
 void Run::begin_or_resume() {
-  const std::filesystem::path log_path = inputs_.output / "log.jsonl";
-  const RunIdentity now = identity();
-  std::optional<RunState> saved;
-  if (inputs_.resume) {
-    saved = checkpoints_.newest();
-  } else if (writes()) {
-    MOELORA_CHECK(checkpoints_.steps().empty() && !std::filesystem::exists(log_path), inputs_.output.string(),
-                  " holds a run already; resume it or choose another output folder");
-  }
-  if (saved) {
-    check_same_run(saved->identity, now);
-    const std::filesystem::path folder = checkpoints_.path_of(saved->step);
+  const RunIdentity now = identity_of(inputs_, options_);
+  resumption_ = find_resumption(inputs_, options_, checkpoints_, now);
+  if (resumption_) {
+    state_ = resumption_->state;
+    const std::filesystem::path folder = checkpoints_.path_of(state_.step);
     load_trained_parameters(inputs_, folder);
     load_optimizer(optimizer_, folder);
-    sampler_.restore({saved->sampler_seed, saved->step});
-    scaler_.restore(saved->loss_scale, saved->good_steps);
-    state_ = *saved;
-    earlier_seconds_ = saved->seconds;
-    log::info(detail::concat("resuming after step ", saved->step, " of ", options_.steps));
+    sampler_.restore({state_.sampler_seed, state_.step});
+    if (resumption_->same_dtype) {
+      scaler_.restore(state_.loss_scale, state_.good_steps);
+    }
+    earlier_seconds_ = state_.seconds;
+    log::info(detail::concat("resuming after step ", state_.step, " of ", options_.steps));
   } else if (inputs_.resume) {
     log::info("no checkpoint to resume from: the run begins anew");
   }
   state_.identity = now;
   state_.sampler_seed = options_.seed;
-  if (writes()) {
-    log_.emplace(log_path, state_.log_bytes);
+}
+
+void Run::begin_files() {
+  const ProcessGroup::FileSection files(ranks_);
+  if (inputs_.resume || inputs_.resume_from) {
+    // A result that this sitting does not go on from: of a run whose checkpoints are gone, or of another course.
+    const bool other_course = inputs_.resume_from && state_.step < options_.steps;
+    set_aside(inputs_.output, checkpoints_, state_.step, !resumption_ || other_course, other_course);
+  }
+  log_.emplace(inputs_.output / "log.jsonl", state_.log_bytes);
+  if (resumption_ && !resumption_->changes.empty()) {
+    log_->write({{"step", state_.step}, {"changes", changes_to_json(resumption_->changes)}});
+  }
+  if (callbacks_.on_begin) {
+    callbacks_.on_begin();
   }
 }
 
@@ -239,15 +234,15 @@ void Run::write_step_line(const StepReport& report, double seconds) {
 bool Run::validate() {
   const ValidationLoss found = validation_loss(inputs_.model, inputs_.adapter, inputs_.validation, inputs_.tasks,
                                                options_.micro_batch_tokens, ranks_);
-  const bool best = !state_.best_loss || found.loss < *state_.best_loss;
+  const bool finite = std::isfinite(found.loss);
+  const bool best = finite && (!state_.best_loss || found.loss < *state_.best_loss);
   if (best) {
     state_.best_loss = found.loss;
     state_.best_step = state_.step;
   }
-  nlohmann::ordered_json line{{"step", state_.step}, {"validation_loss", found.loss}, {"best", best}};
-  for (const auto& [task, loss] : found.by_task) {
-    line["validation_loss_by_task"][task] = loss;
-  }
+  state_.validations_not_finite = finite ? 0 : state_.validations_not_finite + 1;
+  not_finite_ = samples_not_finite(found);
+  nlohmann::ordered_json line = log_line(found, state_.step, best);
   if (callbacks_.evaluate) {
     nlohmann::ordered_json evaluation = callbacks_.evaluate(state_.step);
     if (!evaluation.is_null()) {
@@ -257,8 +252,25 @@ bool Run::validate() {
   if (log_) {
     log_->write(line);
   }
-  log::info(detail::concat("step ", state_.step, ": validation loss ", found.loss, best ? " (best so far)" : ""));
+  if (finite) {
+    log::info(detail::concat("step ", state_.step, ": validation loss ", found.loss, best ? " (best so far)" : ""));
+  } else {
+    log::warning(detail::concat("step ", state_.step, ": the validation loss is not finite, in samples ", not_finite_,
+                                "; it cannot be the best"));
+  }
   return best;
+}
+
+/// Error when validations go on not finite, or the last one leaves no result. Its step's checkpoint is there by then.
+void Run::check_validations() const {
+  const std::int64_t in_a_row = state_.validations_not_finite;
+  const bool last_without_best = state_.step >= options_.steps && !state_.best_loss;
+  const bool goes_on = in_a_row == 0 || (in_a_row == 1 && !last_without_best);
+  MOELORA_CHECK(goes_on, "the validation loss of step ", state_.step, " is not finite, ",
+                in_a_row > 1 ? detail::concat("as those of the ", in_a_row, " validations up to here")
+                             : std::string("and there is none that is"),
+                not_finite_.empty() ? std::string() : ", in samples " + not_finite_, "; look at these records, or ",
+                advice_to_go_back(inputs_.output));
 }
 
 void Run::write_checkpoint() {
@@ -271,18 +283,28 @@ void Run::write_checkpoint() {
   state_.loss_scale = scaler_.scale();
   state_.good_steps = scaler_.good_steps();
   state_.seconds = earlier_seconds_ + seconds_since(begin_);
-  checkpoints_.write(
-      state_, [this](const std::filesystem::path& folder) { save_checkpoint_tensors(inputs_, optimizer_, folder); });
+  checkpoints_.write(state_, [this](const std::filesystem::path& folder) {
+    save_checkpoint_tensors(inputs_, state_.changes, optimizer_, folder);
+  });
   checkpoints_.prune(options_.keep_checkpoints, state_.best_loss ? state_.best_step : state_.step);
 }
 
 void Run::finish(TrainResult& result) {
+  check_validations();
   result.best_step = state_.best_loss ? state_.best_step : state_.step;
   if (result.best_step != state_.step) {
+    try {
+      checkpoints_.read(result.best_step);
+    } catch (const std::exception& error) {
+      throw Error(detail::concat(
+          "the best checkpoint, ", checkpoints_.path_of(result.best_step).string(), ", cannot be used: ", error.what(),
+          "; no result was written. --resume goes back to a checkpoint from before it, --resume-from step-",
+          state_.step, " makes the last step the result"));
+    }
     load_trained_parameters(inputs_, checkpoints_.path_of(result.best_step));
   }
   const ProcessGroup::FileSection files(ranks_);
-  result.result = save_result(inputs_, callbacks_, writes());
+  result.result = save_result(inputs_, state_.changes, callbacks_, writes());
 }
 
 TrainResult Run::to_the_end() {
@@ -299,7 +321,8 @@ TrainResult Run::to_the_end() {
       callbacks_.on_step(report);
     }
     bool checkpoint = due(options_.checkpoint_every);
-    if (!inputs_.validation.empty() && due(validate_every)) {
+    const bool validated = !inputs_.validation.empty() && due(validate_every);
+    if (validated) {
       progress.clear();
       checkpoint |= validate();  // the best parameters are always kept
     }
@@ -307,6 +330,9 @@ TrainResult Run::to_the_end() {
     result.stopped = (ranks_ != nullptr ? stop_agreed_ : wants_stop()) && state_.step < options_.steps;
     if (checkpoint || result.stopped) {
       write_checkpoint();
+    }
+    if (validated && !result.stopped) {
+      check_validations();
     }
   }
   progress.clear();
@@ -330,6 +356,13 @@ TrainResult Run::to_the_end() {
 
 TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks) {
   check_inputs(inputs, options, callbacks);
+  std::optional<io::FolderLock> lock;
+  if (!inputs.locked && (inputs.ranks == nullptr || inputs.ranks->is_first())) {
+    if (inputs.resume || inputs.resume_from) {
+      check_run_folder(inputs.output);  // before even the lock is put there
+    }
+    lock.emplace(inputs.output, "training");
+  }
   if (options.threads > 0) {
     at::set_num_threads(static_cast<int>(options.threads));
   }
@@ -340,39 +373,17 @@ TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, con
   if (inputs.new_task_only) {
     only_embeddings.emplace(*inputs.adapter);
   }
-  return Run(inputs, options, callbacks).to_the_end();
-}
-
-ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
-                               const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
-                               std::int64_t micro_batch_tokens, ProcessGroup* ranks) {
-  std::vector<const data::Example*> all;
-  for (const data::Example& example : examples) {
-    all.push_back(&example);
-  }
-  SampleLosses losses;
-  if (ranks == nullptr) {
-    losses = evaluate_losses(model, adapter, all, micro_batch_tokens);
-  } else {
-    const std::vector<std::int64_t> mine = samples_of_rank(all, *ranks);
-    std::vector<const data::Example*> part;
-    for (const std::int64_t sample : mine) {
-      part.push_back(all[static_cast<std::size_t>(sample)]);
+  try {
+    return Run(inputs, options, callbacks).to_the_end();
+  } catch (const std::bad_alloc&) {
+    throw Error(out_of_memory(options));
+  } catch (const c10::Error& error) {
+    const std::string text = error.what_without_backtrace();
+    if (text.find("out of memory") == std::string::npos && text.find("can't allocate memory") == std::string::npos) {
+      throw;
     }
-    losses = gather_losses(*ranks, all, mine, evaluate_losses(model, adapter, part, micro_batch_tokens));
+    throw Error(out_of_memory(options) + "\n" + text);
   }
-  LossByTask by_task;
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    auto& [sum, labels] = by_task[tasks.at(static_cast<std::size_t>(all[i]->task))];
-    sum += losses.sums[i];
-    labels += losses.labels[i];
-  }
-  ValidationLoss result;
-  result.loss = losses.mean();
-  for (const auto& [task, sum_and_labels] : by_task) {
-    result.by_task.emplace_back(task, sum_and_labels.first / static_cast<double>(sum_and_labels.second));
-  }
-  return result;
 }
 
 }  // namespace moelora::train

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the library, builds the project beside this file against the installed package and runs it; then moves the
-# installed tree elsewhere and runs its program. Usage: run.sh BUILD WORK FIXTURES
+# installed tree elsewhere, runs its program and reads an installed configuration. Usage: run.sh BUILD WORK FIXTURES
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 build=$1
@@ -17,6 +17,7 @@ if [ -x "$work/prefix/bin/moelora" ]; then
   mv "$work/prefix" "$work/moved/moelora"
   program=$work/moved/moelora/bin/moelora
   "$program" --version
+  "$program" inspect "$work/moved/moelora/share/moelora/configs/chatglm-6b-v100.json" >/dev/null
   # What it loads is the system's C and C++ runtime, LibTorch, or lies beside it.
   if ldd "$program" | grep -E 'sentencepiece|nlopt|protobuf|fmt|spdlog' | grep -v "$work/moved/moelora"; then
     echo "A library comes from outside the installed tree"

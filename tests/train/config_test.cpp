@@ -95,10 +95,46 @@ TEST(TrainConfig, OfANewTaskNamesATrainedAdapterAndSurvivesTheWayToJsonAndBack) 
   EXPECT_EQ(TrainConfig::from_json(once).to_json(), once);
 }
 
-TEST(TrainConfig, OfANewTaskRefusesWhatWouldChangeTheOthers) {
+TEST(TrainConfig, BeginsWithATrainedAdapterAndKeepsWhatIsSaidOfIt) {
   nlohmann::ordered_json json = smallest_config();
   json["adapter_from"] = "out/run/adapter";
-  EXPECT_NE(problems_of_config(json).find("adapter_from: only mode \"new_task\""), std::string::npos);
+  EXPECT_FALSE(TrainConfig::from_json(json).to_json().contains("adapter"));
+  json["adapter"] = {{"rank", 4}};  // no configuration by itself: 8 experts are the default
+  const TrainConfig config = TrainConfig::from_json(json);
+  EXPECT_EQ(config.adapter_from, "out/run/adapter");
+  EXPECT_EQ(config.to_json()["adapter"].dump(), R"({"rank":4})");
+  EXPECT_EQ(TrainConfig::from_json(config.to_json()).to_json(), config.to_json());
+  json["adapter"] = 3;
+  EXPECT_NE(problems_of_config(json).find("adapter: expected an object, found number"), std::string::npos);
+}
+
+TEST(TrainConfig, PointsFromOtherProgramsKeysToItsOwn) {
+  nlohmann::ordered_json json = smallest_config();
+  json["training"] = {{"epochs", 3}, {"lr", 1e-4}, {"per_device_train_batch_size", 4}, {"warmup_ratio", 0.1}};
+  json["lr"] = 1e-4;
+  json["num_train_epochs"] = 3;
+  json["steps"] = 100;
+  json["bf16"] = true;
+  const std::string text = problems_of_config(json);
+  for (const char* part :
+       {"training.epochs: unknown key; a run is counted in optimizer steps: set training.steps to epochs",
+        "training.lr: unknown key; use training.learning_rate",
+        "training.per_device_train_batch_size: unknown key; use ",
+        "training.warmup_ratio: unknown key; use training.warmup_steps",
+        "\nlr: unknown key; use training.learning_rate", "\nnum_train_epochs: unknown key; a run is counted",
+        "\nbf16: unknown key; use model.dtype",
+        "\nsteps: unknown key; it belongs into the section \"training\" (training.steps)"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\nin\n" << text;
+  }
+  nlohmann::ordered_json training = {{"lr", 1e-4}};
+  EXPECT_THROW(TrainingOptions::from_json(training), Error);
+}
+
+TEST(TrainConfig, OfANewTaskRefusesWhatWouldChangeTheOthers) {
+  nlohmann::ordered_json json = smallest_config();
+  json["mode"] = "full";
+  json["adapter_from"] = "out/run/adapter";
+  EXPECT_NE(problems_of_config(json).find("adapter_from: mode \"full\" trains no adapter"), std::string::npos);
   json.erase("adapter_from");
   json["mode"] = "new_task";
   json["adapter"] = {{"rank", 4}};

@@ -1,7 +1,8 @@
 #pragma once
-// The configuration of `moelora train` as typed structs. As JSON it has the sections mode, model, adapter (mode
-// new_task: the key adapter_from instead), data and training, with the names of the members below as keys. Unknown
-// keys, wrong types and values out of range are all listed in one Error.
+// The configuration of `moelora train` as typed structs. As JSON it has the sections mode, model, adapter (or the key
+// adapter_from: a trained adapter to begin with), data and training, with the names of the members below as keys.
+// Unknown keys, wrong types and values out of range are all listed in one Error. `moelora train --print-config` shows
+// every key with its meaning (train/config_text.h).
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -85,8 +86,10 @@ struct TrainingOptions {
 struct TrainConfig {
   Mode mode = Mode::adapter;
   ModelSection model;
-  MoeLoraConfig adapter;     ///< Mode adapter only.
-  std::string adapter_from;  ///< Mode new_task only: folder of the trained adapter.
+  MoeLoraConfig adapter;     ///< Mode adapter only. With adapter_from: filled by take_adapter_config().
+  std::string adapter_from;  ///< Folder of a trained adapter: needed in mode new_task, its values are what mode adapter
+                             ///< begins with (train/begin_from.h).
+  nlohmann::ordered_json adapter_given;  ///< Mode adapter with adapter_from: the section "adapter" as written, or null.
   DataSection data;
   TrainingOptions training;
 

@@ -3,11 +3,16 @@
 //
 // OUTPUT/adapter/ or OUTPUT/model/   the result: the best checkpoint by validation loss, else the last
 // OUTPUT/checkpoints/step-N/         what a run is resumed from (train/checkpoint.h)
-// OUTPUT/log.jsonl                   a line for each step and each validation
+// OUTPUT/log.jsonl                   a line for each step and each validation, and for settings changed on resuming
+// OUTPUT/set-aside-N/                what was left behind by going back to an earlier checkpoint (train/run_folder.h)
+//
+// Everything is checked before anything is written: a run that is refused leaves all files as they were. One process
+// at a time writes into OUTPUT (io/folder_lock.h).
 //
 // A step: samples from the sampler, packed into micro-batches, forward and backward, clipping, AdamW. A run that is
 // stopped or killed at any moment and resumed ends with the same losses and the same bytes (same machine, build,
-// threads, ranks).
+// threads, ranks). A validation loss that is not finite is never the best; the second one in a row ends the run with
+// an error, and so does the last one if none was finite.
 //
 // Several ranks (train/process_group.h) divide each step's samples among them by tokens and add up their gradients: the
 // losses are those of one process but for rounding (1e-5 relative). Rank 0 writes all files; the others read them when
@@ -19,6 +24,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -38,7 +44,7 @@ struct TrainInputs {
   const std::vector<data::Example>& validation;  ///< May be empty.
   std::vector<std::string> tasks;                ///< Names behind Example::task.
   std::filesystem::path output;
-  bool resume = false;  ///< Go on from the newest checkpoint; without one, begin anew.
+  bool resume = false;  ///< Go on from the newest checkpoint that is whole; if there is none at all, begin anew.
   /// Recorded in adapters and checkpoints; the base's is compared on resuming. May be empty.
   std::string base_fingerprint;
   std::string tokenizer_fingerprint;
@@ -47,6 +53,13 @@ struct TrainInputs {
   /// Only the embedding of the adapter's last task is trained (with_new_task(), one row for each gate); all training
   /// samples are of that task. Every other byte of the adapter stays.
   bool new_task_only = false;
+  /// Go on from this checkpoint, whatever `resume` says; what came after it is set aside.
+  std::optional<std::int64_t> resume_from = {};
+  /// Of "dtype" and "device": what may differ from the run that is resumed (train/run_identity.h).
+  std::set<std::string> allowed_changes = {};
+  /// Fingerprint of the adapter's values, where the run begins with those of another adapter.
+  std::string begins_from = {};
+  bool locked = false;  ///< The caller holds the io::FolderLock of `output`; else it is taken.
 };
 
 struct StepReport {
@@ -60,6 +73,9 @@ struct StepReport {
 struct Callbacks {
   /// Full mode: writes a loadable model into an existing folder. Required there.
   std::function<void(const std::filesystem::path& folder)> save_model;
+  /// After all checks, before the first step, on the rank that writes: what is put into `output` here belongs to a run
+  /// that was not refused.
+  std::function<void()> on_begin;
   /// After each validation, on every rank; what it returns on rank 0 becomes "evaluation" in the log (null: nothing).
   std::function<nlohmann::ordered_json(std::int64_t step)> evaluate;
   std::function<void(const StepReport&)> on_step;
@@ -80,15 +96,18 @@ struct TrainResult {
 };
 
 /// Trains to the last step. Afterwards the model or adapter holds the parameters of the result.
-/// Error: options out of range, no or too long samples, an output folder that holds another run, a run that cannot be
-/// resumed with these settings, a loss or gradient that is not finite (names the step and the samples), a full disk,
-/// ranks with different settings. RankLost: another rank is lost or has ended.
+/// Error: options out of range, no or too long samples, an output folder that holds another run or that another process
+/// writes to, a run that cannot be resumed (other settings, no whole checkpoint), a loss or gradient that is not finite
+/// (names the step and the samples), too little memory, a full disk, ranks with different settings. RankLost: another
+/// rank is lost or has ended.
 TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks = {});
 
 /// Mean loss over all labels, and by task name. Of several ranks each computes a part, and all get the whole.
 struct ValidationLoss {
   double loss = 0.0;
   std::vector<std::pair<std::string, double>> by_task;
+  /// Ids of the samples whose loss is not finite, by task; empty if all are.
+  std::vector<std::pair<std::string, std::vector<std::string>>> not_finite;
 };
 ValidationLoss validation_loss(model::CausalLM& model, const AdapterImpl* adapter,
                                const std::vector<data::Example>& examples, const std::vector<std::string>& tasks,
