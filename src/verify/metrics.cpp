@@ -16,6 +16,9 @@ using Json = nlohmann::ordered_json;
 
 void check_structured(const fs::path& records, const fs::path& expected_file, VerifyReport& report) {
   const Json expected = io::read_json_file(expected_file);
+  if (expected.empty()) {
+    report.not_compared.push_back(expected_file.filename().string() + ": holds no task");
+  }
   Json found = eval::structured_answers(data::read_records(records).records);
   for (const auto& [task, answers] : expected.items()) {
     Json sorted = found.contains(task) ? found[task] : Json();
@@ -57,6 +60,9 @@ void check_scores(const fs::path& folder, VerifyReport& report) {
 
 void check_rouge(const fs::path& path, VerifyReport& report) {
   const Json pairs = io::read_json_file(path);
+  if (pairs.empty()) {
+    report.not_compared.push_back(path.filename().string() + ": holds no pairs");
+  }
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     for (const auto& [tokens, rouge] : {std::pair<std::string, std::string>{"jieba", "rouge_jieba"}}) {
       const auto scores = eval::rouge(pairs[i].at(tokens + "_prediction").get<std::string>(),
