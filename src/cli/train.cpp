@@ -40,6 +40,9 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   provenance["configuration"] = options.config.string();
   provenance["overrides"] = options.overrides;
   provenance["seed"] = config.training.seed;
+  if (!config.model.path.empty()) {
+    provenance["base"] = std::filesystem::absolute(config.model.path).lexically_normal().string();
+  }
   provenance["data"] = {{"file", config.data.train},
                         {"records", data.train.size()},
                         {"sha256", data::data_hash(data.train)},
