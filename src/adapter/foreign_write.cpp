@@ -9,6 +9,7 @@
 #include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
 
@@ -24,6 +25,11 @@ at::Tensor exported(const at::Tensor& tensor) { return tensor.detach().to(at::kC
 void write_foreign(const std::filesystem::path& folder, const nlohmann::ordered_json& config,
                    const io::NamedTensors& tensors, bool with_pickle) {
   check_replaceable(folder, {kForeignConfigFile, kForeignTensorFile, kForeignPickleFile});
+  for (const auto& [name, tensor] : tensors) {
+    if (const std::string problem = io::describe_not_finite(tensor); !problem.empty()) {
+      throw io::NotFinite(name + " would not be finite in the exported file: " + problem);
+    }
+  }
   io::AtomicFolder target(folder);
   io::save_safetensors(target.path() / kForeignTensorFile, tensors, {{"format", "pt"}});
   if (with_pickle) {
@@ -46,9 +52,11 @@ void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const s
 
 }  // namespace
 
-void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder) {
+void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder,
+                 const std::string& base) {
   at::NoGradGuard no_grad;
   require_mergeable(adapter);
+  require_finite(adapter);
   const std::int64_t index = adapter.tasks().index(task);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.routing != Routing::token,
@@ -64,6 +72,7 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
     tensors.emplace_back(prefix + "lora_B.weight", exported(linears[i].delta->B) * diagonal);
   }
   auto json = shared_foreign_settings(adapter);
+  json["base_model_name_or_path"] = base;
   json["alpha_pattern"] = nlohmann::ordered_json::object();
   json["layers_to_transform"] = nullptr;
   json["peft_type"] = "LORA";
@@ -75,8 +84,9 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
   write_foreign(folder, json, tensors, /*with_pickle=*/false);
 }
 
-void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder) {
+void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base) {
   require_mergeable(adapter);
+  require_finite(adapter);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.top_k == 0 || config.top_k == config.num_experts,
                 "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,
@@ -109,6 +119,7 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
     add_foreign_gate(adapter.gates().front(), config, "", tensors);
   }
   auto json = shared_foreign_settings(adapter);
+  json["base_model_name_or_path"] = base;
   json["expert_num"] = config.num_experts;
   json["peft_type"] = config.per_linear ? "MMOELORA" : "MMOELORAS";
   json["task_embedding_dim"] = config.task_embedding_dim;

@@ -7,9 +7,12 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "adapter/filling.h"
 #include "adapter/fold_kernel.h"
+#include "moelora/adapter/adapter_file.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/log/log.h"
 
 namespace moelora {
@@ -157,9 +160,10 @@ std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture
         mixed.B = mixed.B + update.B * weight;
       }
     }
-    MOELORA_CHECK(std::isfinite(largest_magnitude(mixed.A)) && std::isfinite(largest_magnitude(mixed.B)),
-                  "the update of ", linear.name, " holds infinite or undefined numbers, so it can't be merged; ",
-                  "the adapter is damaged or its training diverged");
+    if (!io::all_finite(mixed.A) || !io::all_finite(mixed.B)) {
+      throw io::NotFinite(detail::concat("the update of ", linear.name, " is not finite, so it can't be merged: its ",
+                                         "experts' weights or the mixture's are too large"));
+    }
     updates.push_back(std::move(mixed));
   }
   return updates;
@@ -188,10 +192,32 @@ void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
   }
 }
 
-at::Tensor probe_logits(const MergeOptions& options) {
+at::Tensor probe_logits(const MergeOptions& options, const char* when) {
   const at::Tensor logits = options.probe();
   MOELORA_CHECK(logits.defined() && logits.numel() > 0, "the probe returned no logits");
+  if (const std::string problem = io::describe_not_finite(logits); !problem.empty()) {
+    throw io::NotFinite(detail::concat("the probe's logits ", when, " the merge are not finite: ", problem));
+  }
   return logits.detach().to(at::kCPU, at::kDouble).clone();
+}
+
+/// Why a merged weight is not finite: it was not so before, or the sum leaves the range of its type.
+[[noreturn]] void throw_not_finite(const MergeState& state, const AdaptedLinear& linear, std::size_t i,
+                                   double largest_update) {
+  const at::Tensor merged = linear.base->weight.detach();
+  const bool known = state.keep != KeepBase::none || state.reread;
+  const at::Tensor before = !known                         ? merged
+                            : state.keep == KeepBase::none ? reread_weight(state, linear)
+                                                           : original_weight(state, linear, i);
+  // The update itself is finite, so only the base can bring a NaN.
+  const std::string damage = io::describe_not_finite(before);
+  if (!damage.empty() && (known || merged.isnan().any().item<bool>())) {
+    throw io::NotFinite(detail::concat(weight_name(linear), " of the base is not finite before the merge: ", damage,
+                                       "; the base is damaged, use another copy"));
+  }
+  throw io::NotFinite(detail::concat(
+      "merged into ", weight_name(linear), ", the update leaves the range of ", io::dtype_name(merged.scalar_type()),
+      " (largest entry of the update: ", largest_update, "); merge into a base of float32 or bfloat16"));
 }
 
 /// Folds every linear in turn. `touched` counts those whose bytes may have changed, for the restore after an error.
@@ -212,9 +238,9 @@ void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
     if (!measure) {
       continue;
     }
-    MOELORA_CHECK(std::isfinite(extremes.rounding), "merged into ", weight_name(linear),
-                  ", the update leaves the range of ", io::dtype_name(source.scalar_type()),
-                  " (largest entry of the update: ", extremes.update, "); merge into a base of float32 or bfloat16");
+    if (!std::isfinite(extremes.rounding) || !std::isfinite(extremes.update)) {
+      throw_not_finite(state, linear, i, extremes.update);
+    }
     if (extremes.rounding > certificate.largest_rounding) {
       certificate.largest_rounding = extremes.rounding;
       certificate.largest_rounding_at = linear.name;
@@ -228,6 +254,7 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
   at::NoGradGuard no_grad;
   // What a user can get wrong is found here, before the first byte changes.
   require_mergeable(*adapter);
+  require_finite(*adapter);
   check_foldable(*adapter, options);
   const auto updates = mixed_updates(*adapter, mixture);
 
@@ -238,7 +265,7 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
   at::Tensor unmerged;
   if (options.probe) {
     adapter->enable();
-    unmerged = probe_logits(options);
+    unmerged = probe_logits(options, "before");
   }
 
   auto state = std::make_shared<MergeState>();
@@ -259,7 +286,7 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
     fold_linears(*adapter, *state, switching, updates, options.measure, touched, certificate);
     adapter->set_merge_state(state);
     if (options.probe) {
-      certificate.largest_logit_difference = largest_magnitude(probe_logits(options).sub_(unmerged));
+      certificate.largest_logit_difference = largest_magnitude(probe_logits(options, "after").sub_(unmerged));
     }
   } catch (...) {
     if (state->keep == KeepBase::none && touched > 0) {
@@ -323,6 +350,19 @@ void require_mergeable(const AdapterImpl& adapter) {
                 " positions: extra keys and values, not a change of weights; serve it unmerged, with the adapter");
 }
 
+void require_finite(const AdapterImpl& adapter) {
+  std::vector<std::string> damaged;
+  for (const auto& [name, tensor] : adapter_tensors(adapter)) {
+    if (const std::string text = io::describe_not_finite(tensor); !text.empty()) {
+      damaged.push_back(name + ": " + text);
+    }
+  }
+  if (!damaged.empty()) {
+    throw io::NotFinite("the adapter holds numbers that are not finite:" + listed(damaged, 10) +
+                        "\nit is damaged or its training diverged; use an earlier checkpoint or another copy");
+  }
+}
+
 bool is_merged(const Adapter& adapter) { return adapter->merge_state() != nullptr; }
 
 std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text) {
@@ -331,17 +371,28 @@ std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text)
     return first == part.npos ? std::string_view() : part.substr(first, part.find_last_not_of(" \t") - first + 1);
   };
   Mixture mixture;
+  std::set<std::string_view> seen;
   for (std::size_t begin = 0; begin <= text.size();) {
     const auto end = std::min(text.find(',', begin), text.size());
     const auto part = trim(text.substr(begin, end - begin));
     const auto equals = part.rfind('=');
     const auto task = trim(part.substr(0, std::min(equals, part.size())));
-    const auto number = equals == part.npos ? std::string_view() : trim(part.substr(equals + 1));
+    auto number = equals == part.npos ? std::string_view() : trim(part.substr(equals + 1));
+    const auto check = [&](bool good, const std::string& problem) {
+      MOELORA_CHECK(good, "expected a mixture like \"CMeIE=0.5,MedDG=0.5\", found '", part, "' in \"", text,
+                    "\": ", problem);
+    };
+    check(!task.empty() && equals != part.npos, part.empty() ? "an empty part" : "expected TASK=WEIGHT");
+    const std::string shown(number);
+    if (number.size() > 1 && number.front() == '+' && number[1] != '-') {
+      number.remove_prefix(1);
+    }
     double weight = 0.0;
     const auto [stop, failure] = std::from_chars(number.data(), number.data() + number.size(), weight);
-    MOELORA_CHECK(
-        !task.empty() && failure == std::errc() && stop == number.data() + number.size() && std::isfinite(weight),
-        "expected a mixture like \"CMeIE=0.5,MedDG=0.5\", found '", part, "' in \"", text, "\"");
+    check(failure != std::errc::result_out_of_range, "the weight " + shown + " is out of range");
+    check(failure == std::errc() && stop == number.data() + number.size(), "the weight '" + shown + "' is no number");
+    check(std::isfinite(weight), "the weight " + shown + " is not finite");
+    check(seen.insert(task).second, "task '" + std::string(task) + "' comes twice; give it one weight");
     mixture.emplace_back(task, weight);
     begin = end + 1;
   }

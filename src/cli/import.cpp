@@ -7,6 +7,7 @@
 #include "cli/session.h"
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/merge.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
@@ -34,6 +35,7 @@ void run_import(const ImportOptions& options) {
     }
   }
   const AdapterAlone alone = load_foreign_adapter_alone(options.adapter, foreign);
+  require_finite(*alone.adapter);
   nlohmann::ordered_json provenance = io::provenance();
   provenance["imported_from"] = std::filesystem::absolute(options.adapter).filename().string();
   // Which base it belongs to is not recorded in those formats.

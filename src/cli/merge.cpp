@@ -2,27 +2,33 @@
 
 #include "moelora/adapter/merge.h"
 
-#include <ATen/ATen.h>
-
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 
 #include "cli/predict.h"
+#include "cli/probe.h"
 #include "cli/verbs.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/file_name.h"
+#include "moelora/io/finite.h"
+#include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/provenance.h"
 #include "moelora/io/tensor_folder.h"
+#include "moelora/log/log.h"
+#include "moelora/model/folder_files.h"
 #include "moelora/verify/merge_check.h"
 
 namespace moelora::cli {
 namespace {
 
-// The probe batch of every certificate: two sequences of different length.
-constexpr const char* kProbeTexts[] = {"患者三天前受凉后出现咳嗽、发热，体温最高39℃。", "诊断：上呼吸道感染"};
+using Mixture = std::vector<std::pair<std::string, double>>;
 
 struct MergeVerbOptions {
   SessionOptions session;
@@ -36,61 +42,67 @@ struct MergeVerbOptions {
 
 // One folder to write: a mixture of tasks (a single task: weight 1).
 struct Merge {
-  std::string what;
   std::vector<std::pair<std::string, double>> mixture;
   std::filesystem::path folder;
   bool single() const { return mixture.size() == 1 && mixture.front().second == 1.0; }
+  const std::string& task() const { return mixture.front().first; }  // of a single one
 };
 
 std::vector<Merge> planned_merges(const MergeVerbOptions& options, const TaskNames& tasks) {
   std::vector<Merge> merges;
   if (options.all_tasks) {
     for (const std::string& name : tasks.names()) {
-      merges.push_back({name, {{name, 1.0}}, options.output.empty() ? "" : options.output / io::file_name_for(name)});
+      merges.push_back({{{name, 1.0}}, options.output.empty() ? "" : options.output / io::file_name_for(name)});
     }
-  } else if (!options.task.empty()) {
-    tasks.index(options.task);
-    merges.push_back({options.task, {{options.task, 1.0}}, options.output});
-  } else {
-    merges.push_back({options.mix, parse_mixture(options.mix), options.output});
+    return merges;
+  }
+  merges.push_back({options.mix.empty() ? Mixture{{options.task, 1.0}} : parse_mixture(options.mix), options.output});
+  for (const auto& [task, weight] : merges.front().mixture) {
+    tasks.index(task);
   }
   return merges;
 }
 
-// Logits of the probe batch: with the adapter's weighting of `merge` while it is unmerged, plain while it is merged.
-std::function<at::Tensor()> probe_of(const Session& session, const Merge& merge) {
-  std::vector<std::int64_t> tasks;
-  for (const auto& [name, weight] : merge.mixture) {
-    tasks.push_back(session.adapter->tasks().index(name));
+// What a check compares must be there before anything is merged: a comparison of nothing would pass.
+void require_records(const MergeVerbOptions& options, const std::vector<Merge>& merges,
+                     const std::vector<data::Record>& records) {
+  std::map<std::string, std::int64_t> counts;
+  for (const data::Record& record : records) {
+    ++counts[record.task];
   }
-  return [&session, merge, tasks] {
-    at::NoGradGuard no_grad;
-    std::vector<std::int64_t> ids, lengths, contexts;
-    for (const char* text : kProbeTexts) {
-      const model::TokenIds source = session.tokenizer->encode(text);
-      const model::TokenIds prompt = session.tokenizer->build_prompt(source);
-      ids.insert(ids.end(), prompt.begin(), prompt.end());
-      lengths.push_back(static_cast<std::int64_t>(prompt.size()));
-      contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(source.size())));
+  std::string without;
+  for (const Merge& merge : merges) {
+    if (!counts.contains(merge.task())) {
+      without += (without.empty() ? "" : ", ") + merge.task();
     }
-    const auto segments = nn::Segments::from_lengths(lengths, contexts);
-    const at::Device device = session.model->device();
-    nn::RowContext context = nn::RowContext::plain(segments, device);
-    if (!is_merged(session.adapter)) {
-      context = session.adapter->context(segments, single_tasks(std::vector<std::int64_t>(lengths.size(), tasks[0])));
-      if (context.expert_weights.defined()) {
-        context.expert_weights = context.expert_weights * merge.mixture[0].second;
-        for (std::size_t t = 1; t < tasks.size(); ++t) {
-          const auto more = single_tasks(std::vector<std::int64_t>(lengths.size(), tasks[t]));
-          context.expert_weights =
-              context.expert_weights + session.adapter->expert_weights(more) * merge.mixture[t].second;
-        }
-      }
-    }
-    model::ChatGlm model = session.model;
-    const at::Tensor rows = at::tensor(ids, at::kLong).to(device);
-    return model->logits(model->hidden(rows, model->positions(segments).to(device), context)).to(at::kFloat);
+  }
+  std::string with;
+  for (const auto& [task, count] : counts) {
+    with += detail::concat(with.empty() ? "" : ", ", task, " (", count, ")");
+  }
+  MOELORA_CHECK(without.empty(), "--check ", options.check.string(), " has no record of ", without,
+                ", so there is nothing to compare; expected records of every merged task, found ",
+                with.empty() ? "none" : with);
+}
+
+// The adapter's weighting of `merge` while it is unmerged, plain while it is merged.
+nn::RowContext context_of(const Session& session, const Merge& merge, const nn::Segments& segments) {
+  if (is_merged(session.adapter)) {
+    return nn::RowContext::plain(segments, session.model->device());
+  }
+  const auto tasks_of = [&](std::size_t part) {
+    const std::int64_t task = session.adapter->tasks().index(merge.mixture[part].first);
+    return single_tasks(std::vector<std::int64_t>(static_cast<std::size_t>(segments.count()), task));
   };
+  nn::RowContext context = session.adapter->context(segments, tasks_of(0));
+  if (context.expert_weights.defined()) {
+    context.expert_weights = context.expert_weights * merge.mixture[0].second;
+    for (std::size_t part = 1; part < merge.mixture.size(); ++part) {
+      context.expert_weights =
+          context.expert_weights + session.adapter->expert_weights(tasks_of(part)) * merge.mixture[part].second;
+    }
+  }
+  return context;
 }
 
 verify::MergeCheck check_task(Session& session, const Merge& merge, const std::vector<data::Record>& records,
@@ -101,7 +113,7 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
   const data::EncodeOptions encode = eval::prompt_encoding(options.evaluate, *session.model);
   data::CountedRecords cut;
   for (const data::Record& record : records) {
-    if (record.task != merge.what) {
+    if (record.task != merge.task()) {
       continue;
     }
     std::int64_t removed = 0;
@@ -118,7 +130,7 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
   check.generation.max_new_tokens = options.evaluate.max_target_length;
   check.generation.eos_id = session.tokenizer->eos_id();
   check.batch_size = options.evaluate.batch_size;
-  return verify::check_merge(*session.model, session.adapter, merge.what, prompts, contexts, check, merge_options,
+  return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, contexts, check, merge_options,
                              certificate);
 }
 
@@ -160,31 +172,48 @@ bool run_merge(const MergeVerbOptions& options) {
   MOELORA_CHECK(!options.task.empty() + !options.mix.empty() + options.all_tasks == 1,
                 "give one of --task TASK, --mix TASK=WEIGHT,… and --all-tasks");
   MOELORA_CHECK(!options.output.empty() || !options.check.empty(), "give --output FOLDER, or only --check DATA");
-  MOELORA_CHECK(options.mix.empty() || options.check.empty(), "--check compares tasks; a mixture is no task");
+  if (!options.mix.empty()) {
+    parse_mixture(options.mix);  // a bad one shows before the long part
+  }
+  std::optional<io::FolderLock> lock;
   if (!options.output.empty()) {
     require_empty(options.output);
+    lock.emplace(options.output, "moelora merge");
+    require_empty(options.output);  // another process may have filled it in between
   }
   const std::vector<data::Record> records =
       options.check.empty() ? std::vector<data::Record>() : read_and_report(options.check);
   Session session = open_session(options.session);
   session.tasks_of(records);  // an unknown task shows before the work begins
-  bool passed = true;
   const auto merges = planned_merges(options, session.adapter->tasks());
+  MOELORA_CHECK(options.check.empty() || merges.front().single(), "--check compares tasks; a mixture is no task");
+  if (!options.check.empty()) {
+    require_records(options, merges, records);
+  }
+  require_finite_weights(session.model, options.session.model);
+  if (!options.output.empty()) {
+    model::warn_of_missing_files(options.session.model);
+  }
+  bool passed = true;
   const io::TensorFolder stored(options.session.model);
+  const Probe probe(*session.tokenizer);
   for (const Merge& merge : merges) {
     if (is_merged(session.adapter)) {
       unmerge(session.adapter);
     }
     MergeOptions merge_options;
-    merge_options.probe = probe_of(session, merge);
+    merge_options.probe = [&] {
+      return probe_logits(session.model, probe,
+                          [&](const nn::Segments& segments) { return context_of(session, merge, segments); });
+    };
     // No second copy of the weights in memory: the folder has them, and after a single merge nobody asks for them.
     merge_options.keep_base = merges.size() == 1 ? MergeOptions::KeepBase::none : MergeOptions::KeepBase::reread;
     merge_options.reread = [&stored](const std::string& name) { return stored.tensor(name); };
     Certificate certificate;
     nlohmann::ordered_json json;
     if (options.check.empty()) {
-      certificate = merge.single() ? merge_for_task(session.adapter, merge.what, merge_options)
-                                   : merge_mixture(session.adapter, merge.mixture, merge_options);
+      certificate = options.mix.empty() ? merge_for_task(session.adapter, merge.task(), merge_options)
+                                        : merge_mixture(session.adapter, merge.mixture, merge_options);
       print_certificate(certificate);
       json = certificate.to_json();
     } else {
@@ -195,11 +224,31 @@ bool run_merge(const MergeVerbOptions& options) {
       json["greedy_check"] = check.to_json();
       passed = passed && check.passed();
     }
+    if (certificate.largest_update == 0.0) {
+      log::warning(certificate.what + ": the update is zero; the merged weights are the base's");
+    }
     if (!merge.folder.empty()) {
       write_merged(session, merge, options, json);
     }
   }
   return passed;
+}
+
+// The options of an answer serve --check alone, and it compares greedy answers: those of sampling are not offered.
+void add_check_options(CLI::App& verb, eval::EvaluateOptions& options, CLI::Option* check) {
+  static const std::set<std::string> kSampling{"--sample", "--temperature", "--top-k", "--top-p", "--seed"};
+  const std::vector<CLI::Option*> before = verb.get_options();
+  add_predict_options(verb, options);
+  for (CLI::Option* option : verb.get_options()) {
+    if (std::find(before.begin(), before.end(), option) != before.end()) {
+      continue;
+    }
+    if (kSampling.contains(option->get_name())) {
+      verb.remove_option(option);
+    } else {
+      option->needs(check);
+    }
+  }
 }
 
 }  // namespace
@@ -214,15 +263,25 @@ void add_merge(CLI::App& app, int& status) {
   verb->add_option("--mix", options->mix, "mixture of tasks, e.g. CMeIE=0.5,MedDG=0.5");
   verb->add_flag("--all-tasks", options->all_tasks, "every task, each into OUTPUT/TASK");
   verb->add_option("--output", options->output, "new model folder, with merge_certificate.json");
-  verb->add_option("--check", options->check,
-                   "records: answers of the merged model must equal the adapter's (exit code 1 if not)");
-  add_predict_options(*verb, options->evaluate);
+  auto* check = verb->add_option(
+      "--check", options->check,
+      "records of every merged task: the merged model's greedy answers must equal the adapter's (exit code 1 if not)");
+  add_check_options(*verb, options->evaluate, check);
   verb->footer(
+      "Weights or logits that are NaN or infinite end it with exit code 1 and no folder.\n"
       "Examples:\n"
       "  moelora merge --model examples/tiny_base/model --adapter out/run/adapter --task CMeIE --output out/cmeie\n"
       "  moelora merge --model MODEL --adapter ADAPTER --mix CMeIE=0.5,MedDG=0.5 --output out/mixed\n"
       "  moelora merge --model MODEL --adapter ADAPTER --all-tasks --check dev.json --output out/merged");
-  verb->callback([options, &status] { status = run_merge(*options) ? 0 : 1; });
+  verb->callback([options, &status] {
+    try {
+      status = run_merge(*options) ? 0 : 1;
+    } catch (const io::NotFinite& failure) {  // the input could be read; what it gives is no model
+      std::cout << std::flush;
+      std::cerr << "moelora merge: FAILED: " << failure.what() << std::endl;
+      status = 1;
+    }
+  });
 }
 
 }  // namespace moelora::cli

@@ -81,6 +81,9 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   if (!config.adapter_from.empty()) {
     provenance["adapter_from"] = config.adapter_from;
   }
+  if (!config.model.path.empty()) {
+    provenance["base"] = std::filesystem::absolute(config.model.path).lexically_normal().string();
+  }
   provenance["data"] = {{"file", config.data.train},
                         {"records", data.train.size()},
                         {"sha256", data::data_hash(data.train)},

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "moelora/io/error.h"
+#include "moelora/model/finite_logits.h"
 #include "moelora/model/kv_cache.h"
 #include "moelora/model/sampling.h"
 
@@ -19,6 +20,22 @@ void check_options(const GenerationOptions& options) {
                 options.temperature, "; for greedy decoding switch sampling off");
   MOELORA_CHECK(options.top_k >= 0, "top_k must be 0 (all tokens) or more, found ", options.top_k);
   MOELORA_CHECK(options.top_p > 0.0 && options.top_p <= 1.0, "top_p must lie in (0, 1], found ", options.top_p);
+}
+
+/// A prompt and what has been answered to it so far.
+SuspectSequence suspect_sequence(const CausalLM& model, std::int64_t sequence, const std::vector<TokenIds>& prompts,
+                                 const std::vector<Generation>& results,
+                                 const std::vector<std::int64_t>& context_lengths, const ContextMaker& make_context) {
+  const TokenIds& answer = results[sequence].ids;
+  SuspectSequence suspect;
+  suspect.what = detail::concat("prompt ", sequence, ", token ", answer.size(), " of its answer,");
+  suspect.ids = prompts[sequence];
+  suspect.ids.insert(suspect.ids.end(), answer.begin(), answer.end());
+  suspect.context_length = context_lengths[sequence];
+  const auto segments =
+      nn::Segments::from_lengths({static_cast<std::int64_t>(suspect.ids.size())}, {suspect.context_length});
+  suspect.context = make_context ? make_context(segments, {sequence}) : nn::RowContext::plain(segments, model.device());
+  return suspect;
 }
 
 }  // namespace
@@ -79,6 +96,9 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
   while (true) {
     const at::Tensor hidden = model.hidden(ids, positions, context, forward);
     const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();  // [active, vocab]
+    require_finite_logits(model, logits, [&](std::int64_t row) {
+      return suspect_sequence(model, active[row], prompts, results, context_lengths, make_context);
+    });
     if (on_logits) {
       on_logits(logits, active);
     }

@@ -11,6 +11,7 @@ struct AdapterBench {
   model::ChatGlm model{nullptr};
   GoldenBatch left, right;
   at::Tensor prompts;
+  TaskIds one_task() const { return TaskIds(static_cast<std::size_t>(left.segments.count()), {0}); }  ///< for each row
 };
 
 AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& options);

@@ -75,41 +75,50 @@ void compare_gradients(GoldenFile& golden, AdapterImpl& adapter, double toleranc
   }
 }
 
-// Five AdamW steps on the left batch. Returns the losses before each step and after the last.
-std::vector<double> five_steps(const AdapterRun& run, const GoldenBatch& batch) {
-  io::NamedTensors parameters;
-  for (const auto& parameter : run.adapter->named_parameters()) {
-    parameters.emplace_back(parameter.key(), parameter.value());
-  }
-  train::AdamW optimizer(parameters, {});
-  std::vector<double> losses;
-  for (int step = 0; step < 5; ++step) {
-    optimizer.clear_gradients();
-    const at::Tensor loss = run.run(batch).loss;
-    losses.push_back(loss.item<double>());
-    loss.backward();
-    optimizer.step(2e-4);
-  }
-  at::NoGradGuard guard;
-  losses.push_back(run.run(batch).loss.item<double>());
-  return losses;
-}
+// AdamW steps on the left batch, as many as are asked for.
+class Training {
+ public:
+  Training(const AdapterRun& run, const GoldenBatch& batch)
+      : run_(run), batch_(batch), optimizer_(parameters_of(*run.adapter), {}) {}
 
-void compare_losses(VerifyReport& report, const nlohmann::ordered_json& json, const char* key,
-                    const std::vector<double>& losses, double tolerance) {
-  const auto& expected = json.at(key);
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    compare_numbers(report, "golden.json: " + std::string(key) + "[" + std::to_string(i) + "]",
-                    expected[i].get<double>(), losses.at(i), tolerance);
+  void advance_to(std::int64_t steps) {
+    while (static_cast<std::int64_t>(losses_.size()) < steps) {
+      optimizer_.clear_gradients();
+      const at::Tensor loss = run_.run(batch_).loss;
+      losses_.push_back(loss.item<double>());
+      loss.backward();
+      optimizer_.step(kLearningRate);
+    }
   }
-}
+  const std::vector<double>& losses() const { return losses_; }  // before each step
+  double loss_now() const {
+    at::NoGradGuard guard;
+    return run_.run(batch_).loss.item<double>();
+  }
+  static constexpr double kLearningRate = 2e-4;
 
-void verify_parameters_after(const fs::path& path, AdapterImpl& adapter, const fs::path& gradients_file,
-                             const ByName& checkpoint, VerifyReport& report) {
+ private:
+  static io::NamedTensors parameters_of(const AdapterImpl& adapter) {
+    io::NamedTensors parameters;
+    for (const auto& parameter : adapter.named_parameters()) {
+      parameters.emplace_back(parameter.key(), parameter.value());
+    }
+    return parameters;
+  }
+  const AdapterRun& run_;
+  const GoldenBatch& batch_;
+  train::AdamW optimizer_;
+  std::vector<double> losses_;
+};
+
+void verify_parameters_after(std::int64_t steps, const fs::path& path, AdapterImpl& adapter,
+                             const fs::path& gradients_file, const ByName& checkpoint, VerifyReport& report) {
   GoldenFile golden(path, report);
   VerifyReport unused;
   const GoldenFile gradients(gradients_file, unused);
   const ByName found = foreign_tensors(adapter, false);
+  // Where the sign of a gradient's rounding decides the step: at most twice all the steps apart.
+  const double apart = 2.1 * static_cast<double>(steps) * Training::kLearningRate;
   for (const std::string& name : golden.names()) {
     const auto entry = found.find(name);
     if (entry == found.end()) {
@@ -117,26 +126,78 @@ void verify_parameters_after(const fs::path& path, AdapterImpl& adapter, const f
       continue;
     }
     const at::Tensor gradient = gradients.peek("grad." + name);
-    const at::Tensor sure = gradient.abs() > 1e-5;
-    golden.compare_rows(name, entry->second, sure, 1e-5);
-    // Below that the sign of a gradient's rounding decides the step: at most twice the five steps of 2e-4 apart.
-    compare_tensors(report, path.filename().string() + ": " + name + ", gradients below 1e-5",
-                    golden.peek(name).masked_select(~sure), entry->second.masked_select(~sure), 2.1e-3);
+    const at::Tensor sure = (gradient.abs() > 1e-5).logical_or(at::isfinite(gradient).logical_not());
+    golden.compare_masked(name, entry->second, sure, 1e-5);
+    golden.compare_masked(name, entry->second, ~sure, apart, ", gradients below 1e-5");
   }
   golden.finish();
 }
 
+// Losses of golden.json and parameters of golden files after as many steps as their names say.
+void verify_training(const fs::path& folder, const nlohmann::ordered_json& json, const AdapterRun& run,
+                     const AdapterBench& bench, double tolerance, VerifyReport& report) {
+  std::map<std::int64_t, std::string> losses;  // key in golden.json, by steps
+  for (const auto& [key, value] : json.items()) {
+    for (const char* after : {"_steps", "_adamw_steps"}) {
+      if (const auto steps = number_between(key, "losses_before_each_of_", after)) {
+        losses[*steps] = key;
+      }
+    }
+  }
+  std::map<std::int64_t, fs::path> parameters;
+  for (const auto& [steps, path] : files_like(folder, "params_after_", "_adamw.safetensors")) {
+    const auto number = number_between(path.filename().string(), "params_after_", "_adamw.safetensors");
+    if (number && fs::exists(folder / "gradients.safetensors")) {
+      parameters[*number] = path;
+    } else {
+      report.not_compared.push_back(path.filename().string() + (number ? ": needs gradients.safetensors" : ""));
+    }
+  }
+  std::set<std::int64_t> stops;
+  for (const auto& entry : losses) stops.insert(entry.first);
+  for (const auto& entry : parameters) stops.insert(entry.first);
+  Training training(run, bench.left);
+  for (const std::int64_t steps : stops) {
+    training.advance_to(steps);
+    if (losses.contains(steps)) {
+      const auto expected = json.at(losses[steps]).get<std::vector<double>>();
+      // The reference may also give the loss after the last step, in the same list.
+      std::vector<double> found(training.losses().begin(), training.losses().begin() + steps);
+      if (expected.size() == found.size() + 1) {
+        found.push_back(training.loss_now());
+      }
+      compare_tensors(report, "golden.json: " + losses[steps], at::tensor(expected, at::kDouble),
+                      at::tensor(found, at::kDouble), tolerance);
+    }
+    if (const std::string after = "loss_after_" + std::to_string(steps) + "_steps"; json.contains(after)) {
+      compare_numbers(report, "golden.json: " + after, json.at(after).get<double>(), training.loss_now(), tolerance);
+    }
+    if (parameters.contains(steps)) {
+      Adapter adapter = run.adapter;
+      verify_parameters_after(steps, parameters[steps], *adapter, folder / "gradients.safetensors",
+                              io::load_safetensors(folder / "adapter_model.safetensors"), report);
+    }
+  }
+}
+
+// Every "task<id>.<linear>.weight": which tasks and linears a file holds, its own names say.
 void verify_merged(const fs::path& path, const AdapterRun& run, VerifyReport& report) {
   at::NoGradGuard guard;
   GoldenFile golden(path, report);
-  for (const std::int64_t id : {1, 8}) {
-    const at::Tensor omega = run.adapter->expert_weights(single_tasks({id - 1})).select(1, 0);
+  for (const std::string& name : golden.names()) {
+    const std::size_t dot = name.find('.');
+    const auto id = number_between(name.substr(0, dot), "task", "");
+    const auto linear_name =
+        dot == std::string::npos ? std::nullopt : text_between(name.substr(dot + 1), "", ".weight");
+    if (!id || *id < 1 || *id > run.adapter->tasks().size() || !linear_name) {
+      continue;  // listed as not compared
+    }
+    const at::Tensor omega = run.adapter->expert_weights(single_tasks({*id - 1})).select(1, 0);
     for (const auto& linear : run.adapter->linears()) {
-      const std::string name =
-          "task" + std::to_string(id) + "." + linear.name.substr(sizeof("transformer.") - 1) + ".weight";
-      if (golden.contains(name)) {
+      if (linear.name == *linear_name || linear.name.ends_with("." + *linear_name)) {
         const nn::LowRank update = linear.delta->low_rank(omega);
         golden.compare(name, at::addmm(linear.base->weight.to(at::kFloat), update.B, update.A), 1e-5);
+        break;
       }
     }
   }
@@ -205,19 +266,11 @@ void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOp
     compare_gradients(gradients, *run.adapter, tolerance);
     gradients.finish();
   }
-  if (fs::exists(folder / "merged_layer0.safetensors")) {
-    verify_merged(folder / "merged_layer0.safetensors", run, report);
+  for (const auto& [layers, path] : files_like(folder, "merged", ".safetensors")) {
+    verify_merged(path, run, report);
   }
   verify_checkpoint_forms(folder, report);
-
-  const std::vector<double> losses = five_steps(run, bench.left);
-  compare_losses(report, json, "losses_before_each_of_5_steps", losses, tolerance);
-  compare_numbers(report, "golden.json: loss_after_5_steps", json.at("loss_after_5_steps").get<double>(), losses.back(),
-                  tolerance);
-  if (fs::exists(folder / "params_after_5_adamw.safetensors") && fs::exists(folder / "gradients.safetensors")) {
-    verify_parameters_after(folder / "params_after_5_adamw.safetensors", *run.adapter, folder / "gradients.safetensors",
-                            io::load_safetensors(folder / "adapter_model.safetensors"), report);
-  }
+  verify_training(folder, json, run, bench, tolerance, report);
   eject(run.adapter);
 
   if (fs::exists(folder / "multi_gate_golden.safetensors")) {
@@ -248,14 +301,13 @@ void verify_lora(const fs::path& folder, const fs::path& base, const VerifyOptio
   AdapterBench bench = open_bench(base, options);
   GoldenFile golden(folder / "golden.safetensors", report);
   const nlohmann::ordered_json json = io::read_json_file(folder / "golden.json");
-  AdapterRun run{load_foreign_adapter(*bench.model, folder), *bench.model, {{0}, {0}, {0}}};
+  AdapterRun run{load_foreign_adapter(*bench.model, folder), *bench.model, bench.one_task()};
   compare_sides(golden, run, bench, "", tolerance);
   run.backward(bench.left);
   compare_gradients(golden, *run.adapter, tolerance);
   golden.finish();
   compare_numbers(report, "golden.json: scaling", json.at("scaling").get<double>(), run.adapter->config().scaling(), 0);
-  const std::vector<double> losses = five_steps(run, bench.left);
-  compare_losses(report, json, "losses_before_each_of_5_adamw_steps", losses, tolerance);
+  verify_training(folder, json, run, bench, tolerance, report);
 }
 
 }  // namespace moelora::verify

@@ -2,28 +2,56 @@
 
 #include <ATen/ATen.h>
 
+#include <charconv>
+#include <cmath>
+#include <limits>
+
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/io/safetensors.h"
 #include "moelora/model/generation.h"
 
 namespace moelora::verify {
 namespace {
 
-Comparison make_comparison(const std::string& name, const at::Tensor& difference, double tolerance) {
+Comparison failure(const std::string& name, double tolerance, const std::string& detail) {
+  Comparison result;
+  result.name = name;
+  result.tolerance = tolerance;
+  result.difference = std::numeric_limits<double>::quiet_NaN();
+  result.detail = detail;
+  return result;
+}
+
+/// Compares whole tensors, or where `mask` is true if that is defined. Infinities of both sides would agree, and no
+/// tolerance means anything beside them: every value of both sides must be finite, masked ones too.
+Comparison compared(const std::string& name, const at::Tensor& expected, const at::Tensor& found,
+                    const at::Tensor& mask, double tolerance) {
+  if (expected.sizes() != found.sizes()) {
+    return failure(name, tolerance, detail::concat("expected shape ", expected.sizes(), ", found ", found.sizes()));
+  }
+  for (const auto& [side, values] :
+       {std::pair<const char*, const at::Tensor&>{"the golden", expected}, {"this build's result", found}}) {
+    if (const std::string problem = io::describe_not_finite(values); !problem.empty()) {
+      return failure(name, tolerance, detail::concat("in ", side, " ", problem));
+    }
+  }
+  if (!std::isfinite(tolerance)) {
+    return failure(name, tolerance, "the tolerance is not finite");
+  }
+  at::Tensor difference = (expected.to(at::kDouble) - found.detach().cpu().to(at::kDouble)).abs();
+  if (mask.defined()) {
+    difference = difference.index({mask});
+  }
+  if (difference.numel() == 0) {
+    return failure(name, tolerance, "holds no values, so nothing was compared");
+  }
   Comparison result;
   result.name = name;
   result.values = difference.numel();
   result.tolerance = tolerance;
-  const double largest = difference.numel() == 0 ? 0.0 : difference.max().item<double>();
-  result.difference = largest;
-  result.passed = largest <= tolerance;  // false for NaN
-  return result;
-}
-
-Comparison shape_problem(const std::string& name, const at::Tensor& expected, const at::Tensor& found) {
-  Comparison result;
-  result.name = name;
-  result.detail = detail::concat("expected shape ", expected.sizes(), ", found ", found.sizes());
+  result.difference = difference.max().item<double>();
+  result.passed = result.difference <= tolerance;
   return result;
 }
 
@@ -48,12 +76,7 @@ std::vector<std::string> GoldenFile::names() const {
 
 void compare_tensors(VerifyReport& report, const std::string& name, const at::Tensor& expected, const at::Tensor& found,
                      double tolerance) {
-  if (expected.sizes() != found.sizes()) {
-    report.comparisons.push_back(shape_problem(name, expected, found));
-    return;
-  }
-  const at::Tensor difference = (expected.to(at::kDouble) - found.detach().cpu().to(at::kDouble)).abs();
-  report.comparisons.push_back(make_comparison(name, difference, tolerance));
+  report.comparisons.push_back(compared(name, expected, found, {}, tolerance));
 }
 
 void GoldenFile::compare(const std::string& name, const at::Tensor& found, double tolerance) {
@@ -64,26 +87,33 @@ void GoldenFile::compare(const std::string& name, const at::Tensor& found, doubl
 void GoldenFile::compare_equal(const std::string& name, const at::Tensor& found) { compare(name, found, 0.0); }
 
 void GoldenFile::compare_relative(const std::string& name, const at::Tensor& found, double tolerance) {
-  compare(name, found, tolerance * peek(name).abs().max().item<double>());
+  const at::Tensor& expected = peek(name);
+  const bool usable = expected.numel() > 0 && io::all_finite(expected);  // else the comparison fails by itself
+  compare(name, found, usable ? tolerance * expected.abs().max().item<double>() : 0.0);
 }
 
 void GoldenFile::compare_rows(const std::string& name, const at::Tensor& found, const at::Tensor& mask,
                               double tolerance) {
   compared_.insert(name);
-  const at::Tensor& expected = peek(name);
-  if (expected.sizes() != found.sizes()) {
-    report_.comparisons.push_back(shape_problem(label(name), expected, found));
-    return;
-  }
-  const at::Tensor difference = (expected.to(at::kDouble) - found.detach().cpu().to(at::kDouble)).abs();
-  report_.comparisons.push_back(make_comparison(label(name), difference.index({mask}), tolerance));
+  report_.comparisons.push_back(compared(label(name), peek(name), found, mask, tolerance));
   const auto pads = mask.numel() - mask.sum().item<std::int64_t>();
   if (pads > 0) {
     report_.skipped.push_back(label(name) + ": " + std::to_string(pads) + " pad rows");
   }
 }
 
+void GoldenFile::compare_masked(const std::string& name, const at::Tensor& found, const at::Tensor& mask,
+                                double tolerance, const std::string& what) {
+  if (mask.any().item<bool>()) {
+    compared_.insert(name);
+    report_.comparisons.push_back(compared(label(name) + what, peek(name), found, mask, tolerance));
+  }
+}
+
 void GoldenFile::finish() {
+  if (tensors_.empty()) {
+    report_.not_compared.push_back(file_ + ": holds no tensors");
+  }
   for (const auto& entry : tensors_) {
     if (!compared_.contains(entry.first)) {
       report_.not_compared.push_back(label(entry.first));
@@ -107,6 +137,35 @@ void compare_json(VerifyReport& report, const std::string& name, const nlohmann:
     result.detail = "expected " + expected.dump().substr(0, 200) + ", found " + found.dump().substr(0, 200);
   }
   report.comparisons.push_back(std::move(result));
+}
+
+std::optional<std::string> text_between(const std::string& name, const std::string& before, const std::string& after) {
+  if (name.size() <= before.size() + after.size() || !name.starts_with(before) || !name.ends_with(after)) {
+    return std::nullopt;
+  }
+  return name.substr(before.size(), name.size() - before.size() - after.size());
+}
+
+std::optional<std::int64_t> number_between(const std::string& name, const std::string& before,
+                                           const std::string& after) {
+  const auto text = text_between(name, before, after);
+  std::int64_t number = 0;
+  if (!text || std::from_chars(text->data(), text->data() + text->size(), number).ptr != text->data() + text->size()) {
+    return std::nullopt;
+  }
+  return number;
+}
+
+std::map<std::string, std::filesystem::path> files_like(const std::filesystem::path& folder, const std::string& before,
+                                                        const std::string& after) {
+  std::map<std::string, std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (const auto text = text_between(entry.path().filename().string(), before, after);
+        text && entry.is_regular_file()) {
+      files.emplace(*text, entry.path());
+    }
+  }
+  return files;
 }
 
 at::Tensor GoldenBatch::pad(const at::Tensor& rows) const {

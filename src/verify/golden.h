@@ -5,6 +5,7 @@
 
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "moelora/model/chatglm/chatglm.h"
@@ -24,6 +25,9 @@ class GoldenFile {
   void compare(const std::string& name, const at::Tensor& found, double tolerance);
   /// Compares where `mask` (bool, broadcastable from the leading axes) is true; the rest are pad rows.
   void compare_rows(const std::string& name, const at::Tensor& found, const at::Tensor& mask, double tolerance);
+  /// Compares single values, those where `mask` is true; nothing if it is true nowhere. `what` is added to the name.
+  void compare_masked(const std::string& name, const at::Tensor& found, const at::Tensor& mask, double tolerance,
+                      const std::string& what = {});
   void compare_equal(const std::string& name, const at::Tensor& found);
   /// Compares with tolerance · max |expected|, as gradients are.
   void compare_relative(const std::string& name, const at::Tensor& found, double tolerance);
@@ -37,6 +41,8 @@ class GoldenFile {
   VerifyReport& report_;
 };
 
+/// Every comparison fails where either side holds NaN or infinity, where the tolerance does, and where there is nothing
+/// to compare.
 void compare_numbers(VerifyReport& report, const std::string& name, double expected, double found, double tolerance);
 void compare_json(VerifyReport& report, const std::string& name, const nlohmann::ordered_json& expected,
                   const nlohmann::ordered_json& found);
@@ -76,6 +82,15 @@ struct GraphRun {
   at::Tensor loss;  ///< scalar, differentiable
 };
 GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn::RowContext& context);
+
+/// The files of a folder whose names are `before` + some text + `after`, by that text, in its order.
+std::map<std::string, std::filesystem::path> files_like(const std::filesystem::path& folder, const std::string& before,
+                                                        const std::string& after);
+/// That text in one name; nothing if the name is of another form or the text is empty.
+std::optional<std::string> text_between(const std::string& name, const std::string& before, const std::string& after);
+/// The same as a number, as in params_after_5_adamw; nothing if it is none.
+std::optional<std::int64_t> number_between(const std::string& name, const std::string& before,
+                                           const std::string& after);
 
 /// Tolerance of logits, hidden states and losses (fp32).
 constexpr double kTolerance = 1e-4;

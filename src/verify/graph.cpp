@@ -158,16 +158,18 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
     }
     const nlohmann::ordered_json json = fs::exists(folder / "golden.json") ? io::read_json_file(folder / "golden.json")
                                                                            : nlohmann::ordered_json::object();
-    for (const std::string name : {"greedy_batch", "greedy_single"}) {
-      if (!golden.contains(name + ".ids")) {
+    for (const std::string& entry : golden.names()) {
+      const auto short_name = text_between(entry, "greedy_", ".ids");
+      if (!short_name) {
         continue;
       }
+      const std::string name = "greedy_" + *short_name;
       const at::Tensor prompts =
-          name == "greedy_single" ? golden.peek(name + ".prompt") : golden.peek("prompt.input_ids");
+          golden.contains(name + ".prompt") ? golden.peek(name + ".prompt") : golden.peek("prompt.input_ids");
       const GreedyRun run = greedy_run(*model, prompts, golden.peek(name + ".logits").size(1), {});
       golden.compare_equal(name + ".ids", run.ids);
       golden.compare(name + ".logits", run.logits, tolerance);
-      if (name == "greedy_single") {
+      if (golden.contains(name + ".prompt")) {
         const auto columns = prompts.size(1);
         golden.compare_equal(name + ".prompt",
                              golden.peek("prompt.input_ids")[0]
@@ -187,20 +189,21 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
         }
         compare_tensors(report, "golden.json: " + name + "_new_ids", at::stack(rows), new_ids, 0);
       }
-      const std::string short_name = name == "greedy_batch" ? "batch" : "single";
-      if (json.contains("greedy_min_top2_margin")) {
+      if (json.contains("greedy_min_top2_margin") && json["greedy_min_top2_margin"].contains(*short_name)) {
         const at::Tensor best = std::get<0>(run.logits.topk(2, 2));
-        compare_numbers(report, "golden.json: greedy_min_top2_margin, " + short_name,
-                        json["greedy_min_top2_margin"][short_name].get<double>(),
+        compare_numbers(report, "golden.json: greedy_min_top2_margin, " + *short_name,
+                        json["greedy_min_top2_margin"][*short_name].get<double>(),
                         (best.select(2, 0) - best.select(2, 1)).min().item<double>(), tolerance);
       }
     }
-    if (golden.contains("rotary.cos16")) {
-      const at::Tensor& cosines = golden.peek("rotary.cos16");
-      const nn::RotaryTables tables =
-          nn::rotary_axis(at::arange(cosines.size(0), at::kLong), cosines.size(1), at::kFloat);
-      golden.compare("rotary.cos16", tables.cos, 1e-6);
-      golden.compare("rotary.sin16", tables.sin, 1e-6);
+    for (const std::string& name : golden.names()) {
+      if (const auto positions = number_between(name, "rotary.cos", "")) {
+        const at::Tensor& cosines = golden.peek(name);
+        const nn::RotaryTables tables =
+            nn::rotary_axis(at::arange(cosines.size(0), at::kLong), cosines.size(1), at::kFloat);
+        golden.compare(name, tables.cos, 1e-6);
+        golden.compare("rotary.sin" + std::to_string(*positions), tables.sin, 1e-6);
+      }
     }
     for (const std::string side : {"left", "right"}) {
       if (json.contains("loss_" + side)) {
@@ -230,8 +233,8 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
                       static_cast<double>(found), 0);
     }
   }
-  if (fs::exists(folder / "rotary_dim64.safetensors")) {
-    verify_rotary(folder / "rotary_dim64.safetensors", report);
+  for (const auto& [width, path] : files_like(folder, "rotary_dim", ".safetensors")) {
+    verify_rotary(path, report);
   }
 }
 

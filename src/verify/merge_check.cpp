@@ -51,7 +51,8 @@ std::int64_t first_difference(const model::Generation& a, const model::Generatio
 
 nlohmann::ordered_json MergeCheck::to_json() const {
   return {{"task", task},           {"prompts", prompts},     {"equal", equal},
-          {"undecided", undecided}, {"different", different}, {"largest_margin", largest_margin}};
+          {"undecided", undecided}, {"different", different}, {"largest_margin", largest_margin},
+          {"passed", passed()}};
 }
 
 MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_view task,
@@ -59,6 +60,8 @@ MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_vie
                        const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate) {
   MOELORA_CHECK(!is_merged(adapter) && adapter->enabled(),
                 "checking a merge starts from the enabled, unmerged adapter");
+  MOELORA_CHECK(!prompts.empty(), "expected prompts of task ", task,
+                " to compare the merged model's answers with the adapter's, found none");
   require_mergeable(*adapter);
   const std::int64_t index = adapter->tasks().index(task);
   const Answers with_adapter = answer_greedily(

@@ -30,6 +30,9 @@ void skip_without_words(const std::string& name, VerifyReport& report) {
 void check_structured(const fs::path& records, const fs::path& expected_file, eval::AnswerFormat format,
                       VerifyReport& report) {
   const Json expected = io::read_json_file(expected_file);
+  if (expected.empty()) {
+    report.not_compared.push_back(expected_file.filename().string() + ": holds no task");
+  }
   Json found = eval::structured_answers(data::read_records(records).records, format);
   for (const auto& [task, answers] : expected.items()) {
     Json sorted = found.contains(task) ? found[task] : Json();
@@ -111,6 +114,9 @@ struct RougeColumn {
 
 void check_rouge(const fs::path& path, VerifyReport& report) {
   const Json pairs = io::read_json_file(path);
+  if (pairs.empty()) {
+    report.not_compared.push_back(path.filename().string() + ": holds no pairs");
+  }
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     check_words(pairs[i], "rouge_pairs.json[" + std::to_string(i) + "]", report);
     for (const auto& [tokens, rouge, compute] : {RougeColumn{"jieba", "rouge_jieba", eval::rouge},

@@ -59,7 +59,7 @@ void verify_prefix(const fs::path& folder, const fs::path& base, const VerifyOpt
   config.targets.clear();
   config.prefix.length = json.at("pre_seq_len").get<std::int64_t>();
   config.prefix.projection = json.at("prefix_projection").get<bool>();
-  AdapterRun run{inject(*bench.model, config, TaskNames({"default"})), *bench.model, {{0}, {0}, {0}}};
+  AdapterRun run{inject(*bench.model, config, TaskNames({"default"})), *bench.model, bench.one_task()};
   fill_adapter(*run.adapter, tensors, folder.string());
 
   GoldenFile golden(folder / "golden.safetensors", report);

@@ -2,6 +2,8 @@
 
 #include "moelora/model/chatglm/tokenizer.h"
 
+#include <functional>
+
 #include "golden.h"
 #include "moelora/data/example.h"
 #include "moelora/io/error.h"
@@ -45,8 +47,7 @@ void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std
   }
 }
 
-void check_options(const fs::path& folder, VerifyReport& report) {
-  const Json options = io::read_json_file(folder / "options.json");
+void check_options(const fs::path& folder, const Json& options, VerifyReport& report) {
   for (const auto& [key, cases] : options.items()) {
     model::ChatGlmTokenizerOptions chosen;
     chosen.num_image_tokens = 0;
@@ -92,10 +93,21 @@ data::Record record_of(const Json& json) {
   return record;
 }
 
+// The entry "<prefix>N", whatever N the reference took.
+std::pair<std::string, Json> first_rows(const Json& golden, const std::string& prefix) {
+  for (const auto& [key, value] : golden.items()) {
+    if (key.starts_with(prefix)) {
+      return {key, value};
+    }
+  }
+  return {prefix, nullptr};
+}
+
 // The rows that the data processor made of real records: training rows, and the first four prompts.
 void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, VerifyReport& report) {
   const Json golden = io::read_json_file(path);
   const std::string file = path.filename().string();
+  const auto [eval_key, eval_rows] = first_rows(golden, "eval_first");
   data::EncodeOptions options;
   options.max_source_length = golden.at("max_source_length").get<std::int64_t>();
   options.max_target_length = golden.at("max_target_length").get<std::int64_t>();
@@ -105,7 +117,7 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
   std::vector<TokenIds> prompts;
   for (const Json& entry : golden.at("records")) {
     const data::Record record = record_of(entry);
-    if (prompts.size() < golden.at("eval_first4").at("task_id").size()) {
+    if (prompts.size() < eval_rows.at("task_id").size()) {
       prompts.push_back(data::encode_prompt(record, tokenizer, options));
     }
     if (record.input.empty() || record.target.empty()) {
@@ -134,23 +146,44 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
     prompt.insert(prompt.begin(), longest - prompt.size(), tokenizer.pad_id());
     padded.push_back(prompt);
   }
-  compare_json(report, file + ": eval_first4.input_ids", golden.at("eval_first4").at("input_ids"), padded);
+  compare_json(report, file + ": " + eval_key + ".input_ids", eval_rows.at("input_ids"), padded);
+  if (const auto [key, collated] = first_rows(golden, "train_collated_first"); !collated.is_null()) {
+    for (const auto& [column, filler] :
+         {std::pair<const char*, std::int64_t>{"input_ids", tokenizer.pad_id()}, {"labels", -100}}) {
+      Json batch = Json::array();
+      for (std::size_t i = 0; i < std::min(rows.size(), collated.at(column).size()); ++i) {
+        TokenIds row = ids_of(rows[i].at(column));
+        row.resize(std::max(row.size(), collated.at(column)[i].size()), filler);
+        batch.push_back(row);
+      }
+      compare_json(report, file + ": " + key + "." + column, collated.at(column), batch);
+    }
+  }
 }
 
 }  // namespace
 
 void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
   const ChatGlmTokenizer tokenizer(folder);
-  if (fs::exists(folder / "pairs.json")) {
-    const Json pairs = io::read_json_file(folder / "pairs.json");
+  const auto if_present = [&](const std::string& name, const std::function<void(const Json&)>& check) {
+    if (!fs::exists(folder / name)) {
+      return;
+    }
+    const std::size_t before = report.comparisons.size();
+    check(io::read_json_file(folder / name));
+    if (report.comparisons.size() == before) {
+      report.not_compared.push_back(name + ": holds no cases");
+    }
+  };
+  if_present("pairs.json", [&](const Json& pairs) {
     check_cases(tokenizer, pairs.at("pairs"), "pairs.json: ", report);
+    if (pairs.at("pairs").empty()) {
+      report.not_compared.push_back("pairs.json: holds no pairs");
+    }
     check_special_ids(tokenizer, pairs, report);
-  }
-  if (fs::exists(folder / "options.json")) {
-    check_options(folder, report);
-  }
-  if (fs::exists(folder / "sp_options.json")) {
-    const Json options = io::read_json_file(folder / "sp_options.json");
+  });
+  if_present("options.json", [&](const Json& options) { check_options(folder, options, report); });
+  if_present("sp_options.json", [&](const Json& options) {
     for (const Json& one : options.at("encode_without_dummy_prefix")) {
       compare_json(report, "sp_options.json: without dummy prefix: " + one.at("text").dump(), one.at("ids"),
                    tokenizer.encode(one.at("text").get<std::string>(), true, true, false));
@@ -159,30 +192,28 @@ void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
       compare_json(report, "sp_options.json: without linebreaks and blanks: " + one.at("text").dump(), one.at("ids"),
                    tokenizer.encode(one.at("text").get<std::string>(), false, false, true));
     }
-  }
-  if (fs::exists(folder / "decode.json")) {
-    for (const Json& one : io::read_json_file(folder / "decode.json")) {
+  });
+  if_present("decode.json", [&](const Json& cases) {
+    for (const Json& one : cases) {
       compare_json(report, "decode.json: " + one.at("ids").dump(), one.at("decoded"),
                    tokenizer.decode(ids_of(one.at("ids"))));
     }
-  }
-  if (fs::exists(folder / "process_response.json")) {
-    for (const Json& one : io::read_json_file(folder / "process_response.json")) {
+  });
+  if_present("process_response.json", [&](const Json& cases) {
+    for (const Json& one : cases) {
       compare_json(report, "process_response.json: " + one.at("raw").dump(), one.at("processed"),
                    tokenizer.clean_response(one.at("raw").get<std::string>()));
     }
-  }
-  if (fs::exists(folder / "build_inputs.json")) {
-    for (const Json& one : io::read_json_file(folder / "build_inputs.json")) {
+  });
+  if_present("build_inputs.json", [&](const Json& cases) {
+    for (const Json& one : cases) {
       const TokenIds a = ids_of(one.at("a"));
       compare_json(report, "build_inputs.json: " + one.dump(), one.at("ids"),
                    one.at("b").is_null() ? tokenizer.build_prompt(a) : tokenizer.build_pair(a, ids_of(one.at("b"))));
     }
-  }
-  for (const char* name : {"processor_short.json", "processor_full.json", "processor_history.json"}) {
-    if (fs::exists(folder / name)) {
-      check_processor(tokenizer, folder / name, report);
-    }
+  });
+  for (const auto& [kind, path] : files_like(folder, "processor_", ".json")) {
+    check_processor(tokenizer, path, report);
   }
 }
 

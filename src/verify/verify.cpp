@@ -1,13 +1,18 @@
 #include "moelora/verify/verify.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <functional>
 
 #include "golden.h"
 #include "io/json_text.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/safetensors.h"
+#include "moelora/model/chatglm/config.h"
 
 namespace moelora::verify {
 namespace {
@@ -25,13 +30,19 @@ bool is_golden_prefix(const fs::path& folder) {
           (fs::exists(folder / "pytorch_model.bin") && !fs::exists(folder / "config.json")));
 }
 
-// What the goldens of adapters are on: other families and quantised copies may lie beside it.
-bool is_base_of_adapters(const fs::path& folder) {
+// A base that an adapter's goldens of this library can belong to: a graph that it computes, with the batches that they
+// share.
+bool fits_adapters(const fs::path& folder) {
   if (!is_golden_base(folder)) {
     return false;
   }
-  const auto config = io::read_json_file(folder / "config.json");
-  return config.value("model_type", "") == "chatglm" && config.value("quantization_bit", 0) == 0;
+  try {
+    model::ChatGlmConfig::from_json(io::read_json_file(folder / "config.json"));
+    const io::SafetensorsFile golden(folder / "golden.safetensors");
+    return golden.entries().contains("left.input_ids") && golden.entries().contains("prompt.input_ids");
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
@@ -44,7 +55,7 @@ fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
   for (fs::path parent = fs::absolute(folder).parent_path(); found.empty() && parent.has_relative_path();
        parent = parent.parent_path()) {
     for (const auto& entry : fs::directory_iterator(parent, fs::directory_options::skip_permission_denied)) {
-      if (entry.is_directory() && is_base_of_adapters(entry.path())) {
+      if (entry.is_directory() && fits_adapters(entry.path())) {
         found.push_back(entry.path());
       }
     }
@@ -56,6 +67,31 @@ fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
                 "the adapter's goldens need their base; expected one model folder with goldens beside ",
                 folder.string(), ", found ", found.size(), "; name it with --base");
   return found.front();
+}
+
+bool has_tokenizer_goldens(const fs::path& folder) {
+  for (const char* name :
+       {"pairs.json", "options.json", "sp_options.json", "decode.json", "process_response.json", "build_inputs.json"}) {
+    if (fs::exists(folder / name)) {
+      return true;
+    }
+  }
+  return !files_like(folder, "processor_", ".json").empty();
+}
+
+// Files of golden tensors that no check looked into: a name that this version does not know must not pass for verified.
+void list_unread_goldens(const fs::path& folder, VerifyReport& report) {
+  for (const auto& [name, path] : files_like(folder, "", ".safetensors")) {
+    const std::string file = path.filename().string();
+    const auto is_of_file = [&](const std::string& entry) { return entry.starts_with(file); };
+    const bool input = name.starts_with("model") || name == "adapter_model" || name == "prefix_encoder";
+    if (!input &&
+        std::none_of(report.comparisons.begin(), report.comparisons.end(),
+                     [&](const Comparison& one) { return is_of_file(one.name); }) &&
+        std::none_of(report.not_compared.begin(), report.not_compared.end(), is_of_file)) {
+      report.not_compared.push_back(file);
+    }
+  }
 }
 
 }  // namespace
@@ -121,35 +157,45 @@ std::string VerifyReport::to_text() const {
 
 VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options) {
   MOELORA_CHECK(fs::is_directory(folder), "no folder at ", folder.string());
+  MOELORA_CHECK(std::isfinite(options.tolerance_factor) && options.tolerance_factor > 0.0,
+                "the tolerance factor must be a finite number above 0, found ", options.tolerance_factor);
   VerifyReport report;
   bool found = false;
+  const auto part = [&](const std::string& name, const std::function<void()>& check) {
+    found = true;
+    const std::size_t compared = report.comparisons.size();
+    try {
+      check();
+    } catch (const io::NotFinite& error) {
+      Comparison failed;
+      failed.name = name;
+      failed.detail = error.what();
+      report.comparisons.push_back(std::move(failed));
+    }
+    if (report.comparisons.size() == compared) {
+      report.not_compared.push_back(name + ": nothing was compared");
+    }
+  };
   try {
-    if (fs::exists(folder / "config.json") || fs::exists(folder / "rotary_dim64.safetensors")) {
-      verify_graph(folder, options, report);
-      found = true;
+    if (fs::exists(folder / "config.json") || !files_like(folder, "rotary_dim", ".safetensors").empty()) {
+      part("graph", [&] { verify_graph(folder, options, report); });
     }
     if (fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors")) {
       const ForeignFormat format = detect_foreign(folder);
       const fs::path base = find_base(folder, options);
-      if (format == ForeignFormat::moelora_peft) {
-        verify_moelora(folder, base, options, report);
-      } else {
-        verify_lora(folder, base, options, report);
-      }
-      found = true;
+      part("adapter", [&] {
+        format == ForeignFormat::moelora_peft ? verify_moelora(folder, base, options, report)
+                                              : verify_lora(folder, base, options, report);
+      });
     }
     if (is_golden_prefix(folder)) {
-      verify_prefix(folder, find_base(folder, options), options, report);
-      found = true;
+      part("prefix", [&] { verify_prefix(folder, find_base(folder, options), options, report); });
     }
-    if (fs::exists(folder / "ice_text.model")) {
-      const std::size_t before = report.comparisons.size();
-      verify_tokenizer(folder, report);
-      found = found || report.comparisons.size() > before;
+    if (fs::exists(folder / "ice_text.model") && has_tokenizer_goldens(folder)) {
+      part("tokenizer", [&] { verify_tokenizer(folder, report); });
     }
     if (fs::exists(folder / "expected_metrics.json") || fs::exists(folder / "rouge_pairs.json")) {
-      verify_metrics(folder, report);
-      found = true;
+      part("metrics", [&] { verify_metrics(folder, report); });
     }
   } catch (const nlohmann::json::exception& error) {
     throw Error(folder.string() +
@@ -159,6 +205,7 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
       found, folder.string(),
       " holds nothing that this version compares; expected golden.safetensors beside config.json, "
       "adapter_config.json or prefix_encoder.safetensors, or a tokenizer's or the scorer's golden JSON files");
+  list_unread_goldens(folder, report);
   return report;
 }
 

@@ -11,6 +11,7 @@
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/torch_checkpoint.h"
 
@@ -346,6 +347,33 @@ TEST(ExportMoeloraPeft, WhatTheFormatCanNotSayIsAnError) {
   expect_named(error_with([](auto& config) { config.num_experts = 1; }), {"one expert"});
   expect_named(error_with([](auto& config) { config.reserved_rows = 2; }), {"reserves one row"});
   EXPECT_FALSE(fs::exists(folder.path() / "out"));
+}
+
+TEST(Export, TheBaseIsNamedWhereOtherProgramsLookForIt) {
+  auto base = testing::tiny_base();
+  const Adapter adapter = load_foreign_adapter(*base, testing::fixtures() / "moelora-tiny");
+  testing::TemporaryFolder folder;
+  export_peft(*adapter, "task1", folder.path() / "peft", "THUDM/chatglm-6b");
+  export_moelora_peft(*adapter, folder.path() / "moelora", "/models/base");
+  EXPECT_EQ(io::read_json_file(folder.path() / "peft" / "adapter_config.json")["base_model_name_or_path"],
+            "THUDM/chatglm-6b");
+  EXPECT_EQ(io::read_json_file(folder.path() / "moelora" / "adapter_config.json")["base_model_name_or_path"],
+            "/models/base");
+}
+
+TEST(Export, AnAdapterThatIsNotFiniteIsRefusedAndNothingIsWritten) {
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    auto base = testing::tiny_base();
+    const Adapter adapter = load_foreign_adapter(*base, testing::fixtures() / "moelora-tiny");
+    {
+      at::NoGradGuard no_grad;
+      adapter->linears()[2].delta->B.view(-1)[5] = bad;
+    }
+    testing::TemporaryFolder folder;
+    EXPECT_THROW(export_peft(*adapter, "task1", folder.path() / "out"), io::NotFinite);
+    EXPECT_THROW(export_moelora_peft(*adapter, folder.path() / "out"), io::NotFinite);
+    EXPECT_FALSE(fs::exists(folder.path() / "out"));
+  }
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
+#include "moelora/io/finite.h"
 #include "moelora/nn/row_context.h"
 
 namespace moelora {
@@ -276,6 +277,62 @@ TEST(Merge, AnUpdateThatIsNotFiniteIsRefusedBeforeAnythingChanges) {
   }
 }
 
+TEST(Merge, ABaseThatIsNotFiniteIsNamedAndNotCalledAnOverflow) {
+  for (const auto dtype : {at::kFloat, at::kHalf, at::kBFloat16}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      for (const KeepBase keep : {KeepBase::device, KeepBase::host, KeepBase::reread}) {
+        Fixture fixture(dtype);
+        auto& weight = fixture.adapter->linears()[1].base->weight;
+        {
+          at::NoGradGuard no_grad;
+          weight.view(-1)[7] = bad;
+        }
+        fixture.original = testing::copy_parameters(*fixture.base);
+        MergeOptions options;
+        options.keep_base = keep;
+        options.reread = fixture.reread();
+        EXPECT_THROW(merge_for_task(fixture.adapter, "a", options), io::NotFinite);
+        const auto text = error_of([&] { merge_for_task(fixture.adapter, "a", options); });
+        EXPECT_NE(text.find(fixture.adapter->linears()[1].name + ".weight of the base is not finite"), text.npos)
+            << text;
+        EXPECT_FALSE(is_merged(fixture.adapter));
+        EXPECT_TRUE(fixture.base_is_original());
+      }
+    }
+  }
+}
+
+TEST(Merge, ProbeLogitsThatAreNotFiniteFailTheCertificate) {
+  for (const int when : {1, 2}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+      Fixture fixture;
+      int calls = 0;
+      MergeOptions options;
+      options.probe = [&] { return ++calls == when ? at::full({2, 3}, bad) : at::ones({2, 3}); };
+      EXPECT_THROW(merge_for_task(fixture.adapter, "a", options), io::NotFinite);
+      EXPECT_EQ(calls, when);
+      EXPECT_FALSE(is_merged(fixture.adapter));
+      EXPECT_TRUE(fixture.base_is_original());
+    }
+  }
+}
+
+TEST(Merge, EveryDamagedTensorOfTheAdapterIsNamed) {
+  Fixture fixture;
+  {
+    at::NoGradGuard no_grad;
+    fixture.adapter->linears()[0].delta->B.view(-1)[0] = std::numeric_limits<float>::infinity();
+    fixture.adapter->gates()[0]->task_embedding.view(-1)[1] = std::numeric_limits<float>::quiet_NaN();
+  }
+  EXPECT_THROW(require_finite(*fixture.adapter), io::NotFinite);
+  const auto text = error_of([&] { merge_mixture(fixture.adapter, {{"a", 1.0}}); });
+  for (const std::string part :
+       {"linears." + fixture.adapter->linears()[0].name + ".B", std::string("gate.task_embedding")}) {
+    EXPECT_NE(text.find(part), text.npos) << text;
+  }
+  EXPECT_TRUE(fixture.base_is_original());
+}
+
 TEST(Merge, AnUnknownTaskIsNamedAndChangesNothing) {
   Fixture fixture;
   EXPECT_NE(error_of([&] { merge_for_task(fixture.adapter, "d"); }).find("unknown task 'd'"), std::string::npos);
@@ -401,13 +458,19 @@ TEST(ParseMixture, ReadsTasksAndWeights) {
             (std::vector<std::pair<std::string, double>>{{"CMeIE", 0.5}, {"MedDG", 0.5}}));
   EXPECT_EQ(parse_mixture(" a = -1e-2 , b=2"), (std::vector<std::pair<std::string, double>>{{"a", -0.01}, {"b", 2.0}}));
   EXPECT_EQ(parse_mixture("x=y=3").front().first, "x=y");
+  EXPECT_EQ(parse_mixture("A=1"), (std::vector<std::pair<std::string, double>>{{"A", 1.0}}));
+  EXPECT_EQ(parse_mixture("A=+0.25,B=1e-3").front().second, 0.25);
 }
 
 TEST(ParseMixture, NamesTheBadPart) {
-  for (const auto* bad : {"", "a", "a=", "=1", "a=1,", "a=1,b", "a=x", "a=1.5y", "a=inf", "a=nan"}) {
+  for (const auto* bad : {"", "a", "a=", "=1", "a=1,", "a=1,b", "a=x", "a=1.5y", "a=inf", "a=nan", "a=1,a=2", "a=1e999",
+                          "a=++1", "a=+-1", "a==1,=", "a=1,,b=2", "a=0x10", "a=1 2"}) {
     EXPECT_THROW(parse_mixture(bad), Error) << bad;
   }
   EXPECT_NE(error_of([] { parse_mixture("a=1,b=two"); }).find("'b=two'"), std::string::npos);
+  EXPECT_NE(error_of([] { parse_mixture("a=1,b=two"); }).find("'two' is no number"), std::string::npos);
+  EXPECT_NE(error_of([] { parse_mixture("a=1,b=1,a=3"); }).find("task 'a' comes twice"), std::string::npos);
+  EXPECT_NE(error_of([] { parse_mixture("a=-inf"); }).find("not finite"), std::string::npos);
 }
 
 }  // namespace

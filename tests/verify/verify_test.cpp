@@ -3,7 +3,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
+#include <limits>
 #include <random>
 
 #include "moelora/eval/segmenter.h"
@@ -111,6 +113,15 @@ struct Copied {
   VerifyOptions options;
 };
 
+// Failed, or so damaged that it can't be read as what it was.
+bool is_noticed(const Copied& copy) {
+  try {
+    return !verify_folder(copy.path, copy.options).passed();
+  } catch (const Error&) {
+    return true;
+  }
+}
+
 // Each floating-point tensor of a golden file in turn: one value moved by ten times its tolerance must be noticed.
 void expect_every_corruption_noticed(const std::string& fixture, const std::string& file, std::size_t stride) {
   Copied copy(fixture);
@@ -148,13 +159,174 @@ void expect_every_corruption_noticed(const std::string& fixture, const std::stri
       damaged.emplace_back(other, changed);
     }
     io::save_safetensors(copy.path / file, damaged);
-    bool noticed = false;
-    try {
-      noticed = !verify_folder(copy.path, copy.options).passed();
-    } catch (const Error&) {
-      noticed = true;  // so damaged that it can't be read as what it was
+    EXPECT_TRUE(is_noticed(copy)) << file << ": " << name << " was changed by ten times " << tolerance << " unnoticed";
+  }
+}
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+// All floating-point tensors of a golden file at once: each then has a comparison that failed, and none that passed.
+void expect_no_comparison_passes(const std::string& fixture, const std::string& file) {
+  for (const double bad : {kNaN, kInfinity, -kInfinity}) {
+    Copied copy(fixture);
+    io::NamedTensors damaged;
+    for (const auto& [name, value] : io::load_safetensors(copy.path / file)) {
+      at::Tensor changed = value.clone();
+      if (changed.is_floating_point()) {
+        changed.view(-1)[changed.numel() / 2] = bad;
+      }
+      damaged.emplace_back(name, changed);
     }
-    EXPECT_TRUE(noticed) << file << ": " << name << " was changed by ten times " << tolerance << " unnoticed";
+    io::save_safetensors(copy.path / file, damaged);
+    const VerifyReport report = verify_folder(copy.path, copy.options);
+    EXPECT_FALSE(report.passed());
+    for (const auto& [name, value] : damaged) {
+      if (!value.is_floating_point()) {
+        continue;
+      }
+      std::size_t failed = 0;
+      for (const Comparison& one : report.comparisons) {
+        if (one.name == file + ": " + name || one.name.starts_with(file + ": " + name + ",")) {
+          EXPECT_FALSE(one.passed) << one.name << " passes with " << bad;
+          EXPECT_NE(one.detail.find("not finite"), std::string::npos) << one.name << ": " << one.detail;
+          ++failed;
+        }
+      }
+      EXPECT_GE(failed, 1U) << file << ": " << name << " was compared with nothing";
+    }
+  }
+}
+
+TEST(VerifyCanFail, OnGoldensThatAreNotFinite) {
+  expect_no_comparison_passes("chatglm-tiny", "golden.safetensors");
+  expect_no_comparison_passes("chatglm-tiny", "rotary_dim64.safetensors");
+  for (const char* file :
+       {"golden.safetensors", "gradients.safetensors", "gradients_multi_gate_only.safetensors",
+        "params_after_5_adamw.safetensors", "merged_layer0.safetensors", "multi_gate_golden.safetensors"}) {
+    expect_no_comparison_passes("moelora-tiny", file);
+  }
+  expect_no_comparison_passes("lora-tiny", "golden.safetensors");
+  expect_no_comparison_passes("ptuning-tiny", "golden.safetensors");
+}
+
+// A value of our side: the weights of the model, or of the adapter, that the goldens belong to.
+void damage_tensor(const fs::path& file, const std::string& part_of_name, double value) {
+  io::NamedTensors tensors;
+  std::size_t damaged = 0;
+  for (const auto& [name, tensor] : io::load_safetensors(file)) {
+    at::Tensor changed = tensor.clone();
+    if (name.find(part_of_name) != std::string::npos) {
+      changed.view(-1)[changed.numel() - 1] = value;
+      ++damaged;
+    }
+    tensors.emplace_back(name, changed);
+  }
+  ASSERT_GT(damaged, 0U);
+  io::save_safetensors(file, tensors);
+}
+
+TEST(VerifyCanFail, OnResultsThatAreNotFinite) {
+  for (const double bad : {kNaN, kInfinity, -kInfinity}) {
+    Copied graph("chatglm-tiny");
+    damage_tensor(graph.path / "model.safetensors", "layers.1.mlp.dense_h_to_4h.weight", bad);
+    const VerifyReport report = verify_folder(graph.path, graph.options);
+    for (const char* name :
+         {"golden.safetensors: left.logits", "golden.safetensors: right.loss", "golden.safetensors: left.hidden.2"}) {
+      const auto found = std::find_if(report.comparisons.begin(), report.comparisons.end(),
+                                      [&](const Comparison& one) { return one.name == name; });
+      ASSERT_NE(found, report.comparisons.end()) << name;
+      EXPECT_FALSE(found->passed) << name << " passes with " << bad;
+    }
+    // Decoding, which has no answer then, is a failure that names the layer and no bad input.
+    EXPECT_NE(report.to_text().find("transformer.layers.1.mlp.dense_h_to_4h.weight"), std::string::npos);
+
+    // Golden and result agree in what they are not.
+    damage_tensor(graph.path / "golden.safetensors", "left.loss", bad);
+    EXPECT_FALSE(verify_folder(graph.path, graph.options).passed());
+
+    for (const char* name : {"moelora-tiny", "lora-tiny"}) {
+      Copied adapter(name);
+      fs::remove(adapter.path / "adapter_model.bin");
+      damage_tensor(adapter.path / "adapter_model.safetensors", "layers.0.attention.dense.lora_B", bad);
+      EXPECT_TRUE(is_noticed(adapter)) << name << " passes with " << bad;
+    }
+  }
+}
+
+// W + s · Σ w_i B_i A_i from the files alone.
+at::Tensor merged_weight(const fs::path& moelora, std::int64_t task, const std::string& linear) {
+  const auto base = io::load_safetensors(testing::fixtures() / "chatglm-tiny" / "model.safetensors");
+  const auto adapter = io::load_safetensors(moelora / "adapter_model.safetensors");
+  const at::Tensor omega = io::load_safetensors(moelora / "golden.safetensors").at("gate_weights")[task];
+  at::Tensor weight = base.at("transformer." + linear + ".weight").clone();
+  for (std::int64_t i = 0; i < omega.size(0); ++i) {
+    const std::string prefix = "base_model.model.transformer." + linear + ".lora_";
+    const std::string expert = "." + std::to_string(i) + ".weight";
+    weight += 4.0 * omega[i] * at::mm(adapter.at(prefix + "B.loraB" + expert), adapter.at(prefix + "A.loraA" + expert));
+  }
+  return weight;
+}
+
+TEST(Verify, MergedTasksAndLayersAreThoseThatTheFileNames) {
+  Copied copy("moelora-tiny");
+  const auto entry = [&](std::int64_t task, const std::string& linear) {
+    return std::pair<std::string, at::Tensor>("task" + std::to_string(task) + "." + linear + ".weight",
+                                              merged_weight(copy.path, task, linear));
+  };
+  fs::remove(copy.path / "merged_layer0.safetensors");
+  const io::NamedTensors merged{entry(3, "layers.2.mlp.dense_4h_to_h"), entry(5, "layers.1.attention.dense"),
+                                entry(2, "layers.0.attention.query_key_value")};
+  io::save_safetensors(copy.path / "merged_layers.safetensors", merged);
+  const VerifyReport report = verify_folder(copy.path, copy.options);
+  EXPECT_TRUE(report.passed()) << report.to_text();
+  for (const auto& entry : merged) {
+    EXPECT_TRUE(std::any_of(report.comparisons.begin(), report.comparisons.end(), [&](const Comparison& one) {
+      return one.name == "merged_layers.safetensors: " + entry.first && one.values == entry.second.numel();
+    })) << entry.first;
+    damage_tensor(copy.path / "merged_layers.safetensors", entry.first, 9.0);
+    EXPECT_FALSE(verify_folder(copy.path, copy.options).passed()) << entry.first;
+    io::save_safetensors(copy.path / "merged_layers.safetensors", merged);
+  }
+  io::save_safetensors(copy.path / "merged_layers.safetensors",
+                       {{"task9.layers.0.attention.dense.weight", merged.front().second},
+                        {"task1.layers.7.attention.dense.weight", merged.front().second}});
+  EXPECT_EQ(verify_folder(copy.path, copy.options).not_compared.size(), 2U) << "no such task, no such layer";
+}
+
+TEST(VerifyCanFail, WhereNothingIsCompared) {
+  {
+    Copied copy("chatglm-tiny");
+    io::save_safetensors(copy.path / "golden.safetensors", {});
+    EXPECT_TRUE(is_noticed(copy)) << "a golden file without tensors";
+  }
+  {
+    Copied copy("lora-tiny");
+    io::save_safetensors(copy.path / "more_golden.safetensors", {{"left.logits", at::ones({2})}});
+    const VerifyReport report = verify_folder(copy.path, copy.options);
+    EXPECT_EQ(report.not_compared, std::vector<std::string>{"more_golden.safetensors"});
+  }
+  {
+    Copied copy("lora-tiny");
+    auto json = io::read_json_file(copy.path / "golden.json");
+    json["losses_before_each_of_5_adamw_steps"] = nlohmann::ordered_json::array();
+    io::write_json_file(copy.path / "golden.json", json);
+    EXPECT_FALSE(verify_folder(copy.path, copy.options).passed()) << "a list of no losses";
+  }
+  for (const char* name : {"pairs.json", "decode.json", "process_response.json", "build_inputs.json"}) {
+    Copied copy("tokenizer");
+    auto json = io::read_json_file(copy.path / name);
+    (json.is_object() ? json["pairs"] : json) = nlohmann::ordered_json::array();
+    io::write_json_file(copy.path / name, json);
+    EXPECT_FALSE(verify_folder(copy.path, copy.options).passed()) << name << " without cases";
+  }
+}
+
+TEST(Verify, AToleranceFactorThatIsNoPositiveNumberIsAnError) {
+  for (const double factor : {kNaN, kInfinity, 0.0, -1.0}) {
+    VerifyOptions options;
+    options.tolerance_factor = factor;
+    EXPECT_THROW(verify_folder(testing::fixtures() / "chatglm-tiny", options), Error) << factor;
   }
 }
 
@@ -230,6 +402,19 @@ TEST(Verify, TheBaseOfAnAdapterIsFoundAmongOtherModels) {
   add("another", "model_type", "qwen2");
   const VerifyReport report = verify_folder(copy.path);
   EXPECT_TRUE(report.passed()) << report.to_text();
+}
+
+TEST(Verify, TheBaseIsTheOneSiblingThatFits) {
+  testing::TemporaryFolder folder;
+  for (const char* name : {"chatglm-tiny", "lora-tiny"}) {
+    fs::copy(testing::fixtures() / name, folder.path() / name, fs::copy_options::recursive);
+  }
+  fs::create_directory(folder.path() / "another-family");
+  io::write_json_file(folder.path() / "another-family" / "config.json", {{"model_type", "qwen2"}});
+  io::save_safetensors(folder.path() / "another-family" / "golden.safetensors", {{"base.0.logits", at::ones({2})}});
+  EXPECT_TRUE(verify_folder(folder.path() / "lora-tiny").passed());
+  fs::copy(folder.path() / "chatglm-tiny", folder.path() / "second", fs::copy_options::recursive);
+  EXPECT_THROW(verify_folder(folder.path() / "lora-tiny"), Error) << "two that fit: it must be named";
 }
 
 TEST(Verify, AFolderWithNothingToCompareIsAnError) {

@@ -44,14 +44,16 @@ Adapter load_foreign_adapter(const BaseForShapes& base, const std::filesystem::p
                              const ForeignOptions& options = {}, const std::string& name = "default");
 
 /// One task as an ordinary PEFT LoRA: A stays, B · diag(g) is the new B (adapter_config.json,
-/// adapter_model.safetensors). Exact: the update is s · (B diag(g)) A in both.
-void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder);
+/// adapter_model.safetensors). Exact: the update is s · (B diag(g)) A in both. `base` becomes base_model_name_or_path,
+/// where PEFT's AutoPeftModel and some servers look for the base. Error io::NotFinite, as in every export.
+void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder,
+                 const std::string& base = {});
 
 /// The whole adapter as a MOELoRA-peft checkpoint (adapter_config.json, adapter_model.safetensors, and
 /// adapter_model.bin, which is the one that the reference reads). Error: top_k, no gate, or more than one reserved row,
 /// which that format can't say. An adapter without reserved row gets a zero row in front, because task ids start at 1
 /// there.
-void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder);
+void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base = {});
 
 /// "base_model.model." + the base linear's name + ".": how both formats name a linear.
 std::string foreign_prefix(const std::string& linear);

@@ -50,6 +50,9 @@ struct Certificate {
   nlohmann::ordered_json to_json() const;
 };
 
+// Numbers that are NaN or infinite (in the adapter, in the base, in a merged weight, in the probe's logits) are an
+// io::NotFinite that names them; a Certificate holds only finite ones.
+
 /// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive. Any
 /// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task, an
 /// update that is no matrix (NotMergeable), a weight out of its dtype's range, another adapter active on or merged into
@@ -61,11 +64,14 @@ Certificate merge_mixture(Adapter& adapter, const std::vector<std::pair<std::str
 /// Restores the base's original bytes and enables the adapter. Error if not merged or nothing was kept.
 void unmerge(Adapter& adapter);
 bool is_merged(const Adapter& adapter);
+/// Error io::NotFinite naming the adapter's tensors that hold NaN or infinity.
+void require_finite(const AdapterImpl& adapter);
 /// Error NotMergeable for an adapter that is more than a change of weights: one with a prefix. merge_for_task,
 /// merge_mixture and the writers of other programs' formats ask it first.
 void require_mergeable(const AdapterImpl& adapter);
 
-/// "CMeIE=0.5,MedDG=0.5" → pairs. Error naming the bad part.
+/// "CMeIE=0.5,MedDG=0.5" → pairs; weights need not sum to 1. Error naming the bad part: no weight, a weight that is no
+/// finite number, a task that comes twice.
 std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text);
 
 }  // namespace moelora

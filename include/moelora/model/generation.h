@@ -29,7 +29,8 @@ struct Generation {
 
 /// Makes the RowContext of the prompts' forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
 /// Called once; the later steps take its expert weights over, and find its prefix in the cache. `sequences` lists which
-/// prompts of the call the segments belong to: all of them, in order.
+/// prompts of the call the segments belong to: all of them, in order. (Once more for a single one, to find the layer,
+/// should logits not be finite.)
 using ContextMaker = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
 
 /// Called with (prompt index, token) for each new token, in step order.
@@ -39,7 +40,8 @@ using TokenCallback = std::function<void(std::int64_t, std::int64_t)>;
 using LogitsCallback = std::function<void(const at::Tensor&, const std::vector<std::int64_t>&)>;
 
 /// prompts: token ids ready for generation (Tokenizer::build_prompt); context_lengths [S] as Tokenizer::context_length.
-/// Error if a prompt is empty or leaves no room below the model's maximum length.
+/// Error if a prompt is empty or leaves no room below the model's maximum length; io::NotFinite, naming the first layer
+/// that is not finite, if logits are NaN or infinite.
 std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
                                  const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
                                  const ContextMaker& context = {}, const TokenCallback& on_token = {},

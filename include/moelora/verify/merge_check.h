@@ -26,12 +26,13 @@ struct MergeCheck {
   std::int64_t undecided = 0;  ///< first difference where the adapter's margin is below the bound
   std::int64_t different = 0;  ///< first difference elsewhere: the merge changed the model
   double largest_margin = 0;   ///< at the first differences; 0 when there are none
-  bool passed() const { return different == 0; }
+  bool passed() const { return prompts > 0 && different == 0; }
   nlohmann::ordered_json to_json() const;
 };
 
 /// Answers the prompts (Tokenizer::build_prompt) of one task with the adapter, merges the task with `merge`, and
-/// answers them again. The adapter is enabled and unmerged before; it is merged afterwards.
+/// answers them again. The adapter is enabled and unmerged before; it is merged afterwards. Error: no prompts, which
+/// would compare nothing; io::NotFinite where logits are not finite.
 MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_view task,
                        const std::vector<model::TokenIds>& prompts, const std::vector<std::int64_t>& context_lengths,
                        const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate);

@@ -15,6 +15,7 @@
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
 #include "moelora/model/chatglm/other_families.h"
+#include "moelora/model/folder_files.h"
 
 namespace moelora::model {
 namespace {
@@ -23,7 +24,6 @@ namespace fs = std::filesystem;
 
 constexpr char kEmbedding[] = "transformer.word_embeddings.weight";
 constexpr char kHead[] = "lm_head.weight";
-const char* const kTokenizerFiles[] = {"ice_text.model", "tokenizer_config.json"};
 
 bool is_float(at::ScalarType dtype) { return dtype == at::kFloat || dtype == at::kHalf || dtype == at::kBFloat16; }
 
@@ -149,6 +149,30 @@ void compare_forms_of(const io::TensorFolder& weights, const ChatGlmConfig& conf
   }
 }
 
+/// config.json of a model that came from `source`: what that file says beyond what this library knows (auto_map above
+/// all) stays. Where it describes another model, as beside a tokenizer alone, nothing is taken from it.
+nlohmann::ordered_json config_like(const fs::path& source, const ChatGlmConfig& config) {
+  nlohmann::ordered_json own = config.to_json();
+  if (!fs::is_regular_file(source)) {
+    return own;
+  }
+  nlohmann::ordered_json json = io::read_json_file(source);
+  try {
+    ChatGlmConfig described = ChatGlmConfig::from_json(json);
+    described.torch_dtype = config.torch_dtype;
+    if (described.to_json() != own) {
+      return own;
+    }
+  } catch (const Error&) {
+    return own;
+  }
+  json["torch_dtype"] = config.torch_dtype;
+  if (json.contains("dtype")) {
+    json["dtype"] = config.torch_dtype;  // the key's name in newer files
+  }
+  return json;
+}
+
 }  // namespace
 
 ChatGlmConfig read_chatglm_config(const fs::path& folder) {
@@ -211,7 +235,7 @@ io::NamedTensors base_tensors(const ChatGlmImpl& model) {
 
 std::string base_fingerprint(const ChatGlmImpl& model) { return io::fingerprint(base_tensors(model)); }
 
-void save_chatglm(const ChatGlmImpl& model, const fs::path& folder, const fs::path& tokenizer_from,
+void save_chatglm(const ChatGlmImpl& model, const fs::path& folder, const fs::path& files_from,
                   std::uint64_t max_shard_bytes) {
   ChatGlmConfig config = model.config();
   config.torch_dtype = io::dtype_name(model.dtype());
@@ -221,15 +245,13 @@ void save_chatglm(const ChatGlmImpl& model, const fs::path& folder, const fs::pa
     std::erase_if(tensors, [](const auto& entry) { return entry.first == "lm_head.weight"; });
   }
   io::save_tensor_folder(folder, tensors, max_shard_bytes);
-  if (!tokenizer_from.empty()) {
-    const fs::path source = fs::is_directory(tokenizer_from) ? tokenizer_from : tokenizer_from.parent_path();
-    for (const char* name : kTokenizerFiles) {
-      if (fs::exists(source / name) && !fs::equivalent(source, folder)) {
-        fs::copy_file(source / name, folder / name, fs::copy_options::overwrite_existing);
-      }
-    }
+  nlohmann::ordered_json json = config.to_json();
+  if (!files_from.empty()) {
+    const fs::path source = fs::is_directory(files_from) ? files_from : files_from.parent_path();
+    copy_folder_files(source, folder);
+    json = config_like(source / "config.json", config);
   }
-  io::write_json_file(folder / "config.json", config.to_json());
+  io::write_json_file(folder / "config.json", json);
 }
 
 }  // namespace moelora::model

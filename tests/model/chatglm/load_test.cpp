@@ -211,6 +211,36 @@ TEST(LoadChatGlm, AHeadEqualToTheEmbeddingBecomesOneTensor) {
   EXPECT_TRUE(load_chatglm(saved.folder.path())->head_is_tied());
 }
 
+TEST(SaveChatGlm, WhatItCameFromIsKeptBesideTheWeights) {
+  SavedModel base;
+  const fs::path from = base.folder.path();
+  auto json = io::read_json_file(from / "config.json");
+  json["auto_map"] = {{"AutoModel", "modeling_own.OwnModel"}};
+  json["transformers_version"] = "4.28.1";
+  json["torch_dtype"] = "float16";
+  io::write_json_file(from / "config.json", json);
+  for (const char* name : {"modeling_own.py", "generation_config.json", "ice_text.model", "special_tokens_map.json"}) {
+    std::ofstream(from / name) << name;
+  }
+  testing::TemporaryFolder saved;
+  save_chatglm(*base.model, saved.path(), from);
+  for (const char* name : {"modeling_own.py", "generation_config.json", "ice_text.model", "special_tokens_map.json"}) {
+    EXPECT_EQ(io::read_text_file(saved.path() / name), name);
+  }
+  const auto written = io::read_json_file(saved.path() / "config.json");
+  EXPECT_EQ(written["auto_map"], json["auto_map"]);
+  EXPECT_EQ(written["transformers_version"], "4.28.1");
+  EXPECT_EQ(written["torch_dtype"], "float32") << "the type of the saved weights";
+  EXPECT_EQ(base_fingerprint(*load_chatglm(saved.path())), base_fingerprint(*base.model));
+  // A tokenizer's folder with another model's configuration lends its files, not its configuration.
+  json["num_layers"] = 7;
+  io::write_json_file(from / "config.json", json);
+  testing::TemporaryFolder other;
+  save_chatglm(*base.model, other.path(), from / "ice_text.model");
+  EXPECT_EQ(io::read_json_file(other.path() / "config.json")["num_layers"], base.model->config().num_layers);
+  EXPECT_TRUE(fs::exists(other.path() / "ice_text.model"));
+}
+
 TEST(LoadChatGlm, BadFoldersAndConfigurationsAreErrors) {
   testing::TemporaryFolder empty;
   EXPECT_NE(error_of_loading(empty.path() / "absent").find("no model folder"), std::string::npos);

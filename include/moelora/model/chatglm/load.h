@@ -35,9 +35,11 @@ io::NamedTensors base_tensors(const ChatGlmImpl& model);
 /// Fingerprint of the base weights (io/fingerprint.h).
 std::string base_fingerprint(const ChatGlmImpl& model);
 
-/// Writes config.json and sharded safetensors into `folder` (existing; e.g. an io::AtomicFolder's path), and copies the
-/// tokenizer's files from `tokenizer_from` unless that is empty.
+/// Writes config.json and sharded safetensors into `folder` (existing; e.g. an io::AtomicFolder's path). With
+/// `files_from`, the folder that the model or its tokenizer came from, also what that holds besides weights
+/// (model/folder_files.h); where its config.json describes this very model, the keys that this library does not know,
+/// such as its own auto_map, are kept.
 void save_chatglm(const ChatGlmImpl& model, const std::filesystem::path& folder,
-                  const std::filesystem::path& tokenizer_from = {}, std::uint64_t max_shard_bytes = 4ull << 30);
+                  const std::filesystem::path& files_from = {}, std::uint64_t max_shard_bytes = 4ull << 30);
 
 }  // namespace moelora::model

@@ -1,0 +1,30 @@
+#pragma once
+// A few fixed prompts whose logits show what a change of weights does to a model.
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "cli/session.h"
+
+namespace moelora::cli {
+
+/// Prompts of different length, packed.
+struct Probe {
+  explicit Probe(const model::ChatGlmTokenizer& tokenizer);
+  std::vector<std::string> texts;
+  std::vector<model::TokenIds> ids;  ///< of each prompt
+  nn::Segments segments;
+};
+
+using ProbeContext = std::function<nn::RowContext(const nn::Segments&)>;
+
+/// Logits [rows, vocab] of all prompts, fp32 on the CPU. Error io::NotFinite naming the first layer that is not finite.
+at::Tensor probe_logits(model::ChatGlm model, const Probe& probe, const ProbeContext& context);
+
+/// Error io::NotFinite naming the tensors of the base that hold NaN or infinity.
+void require_finite_weights(const model::ChatGlm& model, const std::filesystem::path& folder);
+
+}  // namespace moelora::cli
