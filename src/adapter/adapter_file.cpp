@@ -9,6 +9,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/json_reader.h"
+#include "moelora/io/provenance.h"
 #include "moelora/io/sha256.h"
 #include "moelora/log/log.h"
 
@@ -111,7 +112,7 @@ Description read_description(const fs::path& folder) {
 }
 
 void check_fingerprint(const std::string& what, const std::string& recorded, const std::string& actual,
-                       const fs::path& folder) {
+                       const fs::path& folder, const std::string& hint = "") {
   if (actual.empty()) {
     return;
   }
@@ -122,7 +123,19 @@ void check_fingerprint(const std::string& what, const std::string& recorded, con
   }
   MOELORA_CHECK(recorded == actual, "the adapter in ", folder.string(), " belongs to another ", what,
                 ": expected the fingerprint ", recorded, ", found ", actual, "; load it with the ", what,
-                " that it was trained with");
+                " that it was trained with", hint);
+}
+
+/// What else a fingerprint may hold that the file's does not.
+std::string saved_modules_hint(const MoeLoraConfig& config) {
+  std::string names;
+  for (const std::string& name : config.modules_to_save) {
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? ""
+                       : "; where its modules_to_save (" + names +
+                             ") start from random values, leave them out of "
+                             "both fingerprints: fingerprint(base, config.modules_to_save)";
 }
 
 std::string shape_text(const at::Tensor& tensor) {
@@ -201,7 +214,17 @@ io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
       tensors.emplace_back("prefix.output.bias", encoder->output_bias);
     }
   }
+  if (const auto& saved = adapter.saved_modules()) {
+    for (const auto& value : saved->values()) {
+      tensors.emplace_back("modules_to_save." + value.name, saved->trained(value));
+    }
+  }
   return tensors;
+}
+
+void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std::string& base_fingerprint,
+                  const std::string& tokenizer_fingerprint) {
+  save_adapter(adapter, folder, base_fingerprint, tokenizer_fingerprint, io::provenance());
 }
 
 void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std::string& base_fingerprint,
@@ -231,7 +254,8 @@ AdapterInfo read_adapter_info(const fs::path& folder) { return read_description(
 Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std::string& base_fingerprint,
                      const std::string& tokenizer_fingerprint, const std::string& name) {
   Description description = read_description(folder);
-  check_fingerprint("base", description.info.base_fingerprint, base_fingerprint, folder);
+  check_fingerprint("base", description.info.base_fingerprint, base_fingerprint, folder,
+                    saved_modules_hint(description.info.config));
   check_fingerprint("tokenizer", description.info.tokenizer_fingerprint, tokenizer_fingerprint, folder);
   const fs::path path = folder / kTensors;
   MOELORA_CHECK(fs::exists(path), "expected ", path.string(), " beside ", kDescription,
@@ -252,7 +276,8 @@ void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>&
     const auto found = tensors.find(name);
     if (found == tensors.end()) {
       problems.push_back("missing: " + name + ", expected " + shape_text(parameter));
-    } else if (found->second.sizes() != parameter.sizes() || found->second.scalar_type() != at::kFloat) {
+    } else if (found->second.sizes() != parameter.sizes() ||
+               (found->second.scalar_type() != at::kFloat && found->second.scalar_type() != parameter.scalar_type())) {
       problems.push_back(name + ": expected " + shape_text(parameter) + ", found " + shape_text(found->second));
     }
   }

@@ -105,6 +105,19 @@ PrefixEncoder make_prefix_encoder(const torch::nn::Module& base, const PrefixCon
   return PrefixEncoder(config, host->prefix_shape());
 }
 
+SavedModules find_saved_modules(torch::nn::Module& base, const MoeLoraConfig& config,
+                                const std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>>& targets,
+                                const std::string& adapter) {
+  if (config.modules_to_save.empty()) {
+    return nullptr;
+  }
+  std::vector<std::string> adapted;
+  for (const auto& target : targets) {
+    adapted.push_back(target.first);
+  }
+  return SavedModules(base, config.modules_to_save, adapted, adapter);
+}
+
 void set_trainable(torch::nn::Module& module, bool trainable) {
   for (at::Tensor& parameter : module.parameters()) {
     parameter.set_requires_grad(trainable);
@@ -116,12 +129,14 @@ void set_trainable(torch::nn::Module& module, bool trainable) {
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
   const auto targets = find_targets(base, config.targets);
+  require_no_saved_modules(base);
   for (const auto& [linear_name, linear] : targets) {
     MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,
                   " already; eject it first or choose another name");
     MOELORA_CHECK(linear->merged_adapter.empty(), "adapter '", linear->merged_adapter, "' is merged into ", linear_name,
                   "; unmerge it first");
   }
+  SavedModules saved_modules = find_saved_modules(base, config, targets, name);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(config.seed);
   std::vector<AdapterImpl::AdaptedLinear> linears;
   for (const auto& [linear_name, linear] : targets) {
@@ -146,6 +161,9 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
     linear.base->attach(name, linear.delta.ptr());
   }
   freeze(base);
+  if (saved_modules) {
+    adapter->save_modules(std::move(saved_modules));
+  }
   adapter->enable();
   return adapter;
 }
@@ -154,6 +172,7 @@ void eject(Adapter& adapter) {
   MOELORA_CHECK(adapter->merge_state() == nullptr, "adapter '", adapter->adapter_name(),
                 "' is merged into the base; unmerge it before ejecting it");
   adapter->disable();
+  adapter->release_modules();
   for (const auto& linear : adapter->linears()) {
     linear.base->detach(adapter->adapter_name());
   }

@@ -55,26 +55,45 @@ nn::PrefixShape prefix_shape_in(const std::filesystem::path& folder) {
              : nn::PrefixShape{output->second[0] / std::max<std::int64_t>(1, 2 * columns), 1, columns};
 }
 
+using ModulesByName = std::map<std::string, std::shared_ptr<torch::nn::Module>>;
+
+// The module that holds `name`, made with all above it where it is not there yet, and the last part of the name.
+std::pair<std::shared_ptr<torch::nn::Module>, std::string> place_of(const std::string& name, ModulesByName& modules) {
+  std::shared_ptr<torch::nn::Module> parent = modules.at("");
+  std::size_t begin = 0;
+  for (std::size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', begin)) {
+    auto& module = modules[name.substr(0, dot)];
+    if (!module) {
+      module = parent->register_module(name.substr(begin, dot - begin), std::make_shared<torch::nn::Module>());
+    }
+    parent = module;
+    begin = dot + 1;
+  }
+  return {parent, name.substr(begin)};
+}
+
 // Modules named as in the base, with linears at the leaves whose weight is one zero seen through strides of 0.
 std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<AdaptedShape>& linears,
-                                                   const nn::PrefixShape& prefix) {
+                                                   const nn::PrefixShape& prefix, ModulesByName& modules) {
   std::shared_ptr<torch::nn::Module> root = std::make_shared<WeightlessBase>(prefix);
-  std::map<std::string, std::shared_ptr<torch::nn::Module>> modules{{"", root}};
+  modules = {{"", root}};
   for (const AdaptedShape& shape : linears) {
-    std::shared_ptr<torch::nn::Module> parent = root;
-    std::size_t begin = 0;
-    for (std::size_t dot = shape.name.find('.'); dot != std::string::npos; dot = shape.name.find('.', begin)) {
-      auto& module = modules[shape.name.substr(0, dot)];
-      if (!module) {
-        module = parent->register_module(shape.name.substr(begin, dot - begin), std::make_shared<torch::nn::Module>());
-      }
-      parent = module;
-      begin = dot + 1;
-    }
+    const auto [parent, name] = place_of(shape.name, modules);
     const at::Tensor weight = at::zeros({1, 1}).expand({shape.out_features, shape.in_features});
-    parent->register_module(shape.name.substr(begin), nn::Linear(weight));
+    parent->register_module(name, nn::Linear(weight));
   }
   return root;
+}
+
+// What travels with the adapter whole, as parameters of modules of the base's names.
+void add_saved_modules(const std::filesystem::path& folder, ModulesByName& modules) {
+  constexpr std::string_view kPrefix = "modules_to_save.";
+  for (const auto& [name, shape] : shapes_in(folder, ForeignFormat::none)) {
+    if (name.starts_with(kPrefix)) {
+      const auto [parent, parameter] = place_of(name.substr(kPrefix.size()), modules);
+      parent->register_parameter(parameter, at::zeros(shape));
+    }
+  }
 }
 
 }  // namespace
@@ -110,7 +129,9 @@ std::vector<AdaptedShape> adapted_shapes(const std::filesystem::path& folder, Fo
 
 AdapterAlone load_adapter_alone(const std::filesystem::path& folder) {
   read_adapter_info(folder);  // its errors say more about a wrong folder
-  AdapterAlone alone{weightless_base(adapted_shapes(folder, ForeignFormat::none), prefix_shape_in(folder))};
+  ModulesByName modules;
+  AdapterAlone alone{weightless_base(adapted_shapes(folder, ForeignFormat::none), prefix_shape_in(folder), modules)};
+  add_saved_modules(folder, modules);
   alone.adapter = load_adapter(*alone.base, folder, "", "");
   return alone;
 }
@@ -122,7 +143,8 @@ AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, con
                 is_adapter_folder(folder) ? "one of this library, which needs no import" : "neither");
   const auto linears = adapted_shapes(folder, format);
   MOELORA_CHECK(!linears.empty(), folder.string(), ": its tensors' file adapts no linear");
-  AdapterAlone alone{weightless_base(linears, {1, 1, 1})};
+  ModulesByName modules;
+  AdapterAlone alone{weightless_base(linears, {1, 1, 1}, modules)};
   alone.adapter = load_foreign_adapter(*alone.base, folder, options);
   return alone;
 }

@@ -50,7 +50,8 @@ struct Certificate {
   nlohmann::ordered_json to_json() const;
 };
 
-/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive. Any
+/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive, and the
+/// adapter's contexts are accepted for that task alone: others are an Error, as all are while a mixture is merged. Any
 /// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task, an
 /// update that is no matrix (NotMergeable), a weight out of its dtype's range, another adapter active on or merged into
 /// the linears.
