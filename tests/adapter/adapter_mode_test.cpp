@@ -86,15 +86,6 @@ TEST_F(AdapterMode, EvalTurnsDropoutOff) {
   EXPECT_FALSE(at::equal(run(adapter, nn::DropoutKey::for_step(3, 1, 2)), dropped)) << "another step, another mask";
 }
 
-TEST_F(AdapterMode, AStepsKeyCountsItsSamplesOn) {
-  const auto key = nn::DropoutKey::for_step(9, 5, 4);
-  EXPECT_EQ(key.seed, 9u);
-  EXPECT_EQ(key.draws, (std::vector<std::int64_t>{20, 21, 22, 23}));
-  EXPECT_EQ(nn::DropoutKey::for_step(9, 0, 2).draws, (std::vector<std::int64_t>{0, 1}));
-  EXPECT_THROW(nn::DropoutKey::for_step(9, -1, 4), Error);
-  EXPECT_THROW(nn::DropoutKey::for_step(9, 0, 0), Error);
-}
-
 TEST_F(AdapterMode, PrintsWhatItTrains) {
   Adapter adapter = make(0.25);
   std::ostringstream text;

@@ -32,7 +32,8 @@ struct MergeOptions {
   /// merge itself). It changes no bit of the result. Without it the certificate has -1 there and a weight that leaves
   /// the range of its dtype is not noticed.
   bool measure = true;
-  /// Runs the model on a probe batch and returns its logits (fp32); called unmerged and merged. Empty: no probe.
+  /// Runs the model on a probe batch and returns its logits (fp32); called unmerged, with the adapter's context, and
+  /// merged (is_merged()), with nn::RowContext::plain(). Empty: no probe.
   std::function<at::Tensor()> probe;
 };
 
