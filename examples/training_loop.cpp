@@ -48,7 +48,9 @@ int run(const std::string& folder, const std::string& data_file) {
   torch::optim::AdamW optimizer(adapter->parameters(), torch::optim::AdamWOptions(3e-3).weight_decay(0.0));
 
   const std::uint64_t seed = 1;
-  moelora::data::Sampler sampler(task_of_sample, 16, moelora::data::Batching::random, seed);
+  const std::int64_t batch_size = 16;
+  moelora::data::Sampler sampler(task_of_sample, batch_size, moelora::data::Batching::random, seed);
+  adapter->train();  // eval() turns dropout off
   double sum = 0;
   for (int step = 1; step <= 100; ++step) {
     const auto draw = sampler.next();
@@ -56,9 +58,12 @@ int run(const std::string& folder, const std::string& data_file) {
     for (const std::int64_t sample : draw.samples) {
       chosen.push_back(&examples[sample]);
     }
+    // Dropout's masks are functions of this key: without it nothing is dropped. Its draw indices, step · batch + i, are
+    // those of the sampler's draw.
+    const auto dropout = moelora::nn::DropoutKey::for_step(seed, step - 1, batch_size);
     // All sequences back to back, no padding; the batch knows which rows predict which labels.
-    const moelora::data::Batch batch = moelora::data::pack(chosen, draw.draws, *model, model->device());
-    const auto context = adapter->context(batch.segments, moelora::single_tasks(batch.tasks), {seed, batch.draws});
+    const moelora::data::Batch batch = moelora::data::pack(chosen, dropout.draws, *model, model->device());
+    const auto context = adapter->context(batch.segments, moelora::single_tasks(batch.tasks), dropout);
 
     const at::Tensor hidden = model->hidden(batch.ids, batch.positions, context, {.output_rows = batch.label_rows});
     const at::Tensor loss = moelora::model::token_losses(*model, hidden, batch.labels).mean();

@@ -3,8 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "moelora/io/error.h"
+#include "moelora/log/log.h"
 
 namespace moelora {
 namespace {
@@ -13,6 +15,20 @@ namespace {
 std::string module_key(std::string name) {
   std::replace(name.begin(), name.end(), '.', '/');
   return name;
+}
+
+std::uint64_t next_identity() {
+  static std::atomic<std::uint64_t> last{0};
+  return ++last;
+}
+
+// 29360128 → "29,360,128"
+std::string grouped(std::int64_t number) {
+  std::string text = std::to_string(number);
+  for (auto place = static_cast<std::ptrdiff_t>(text.size()) - 3; place > 0; place -= 3) {
+    text.insert(static_cast<std::size_t>(place), ",");
+  }
+  return text;
 }
 
 }  // namespace
@@ -26,7 +42,12 @@ AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskName
       linears_(std::move(linears)),
       prefix_encoder_(std::move(prefix_encoder)) {
   MOELORA_CHECK(!linears_.empty() || prefix_encoder_, "expected an adapter with linears or a prefix, found neither");
+  identity_ = std::make_shared<nn::AdapterIdentity>();
+  identity_->id = next_identity();
+  identity_->name = name_;
+  identity_->tasks = tasks_.names();
   for (AdaptedLinear& linear : linears_) {
+    linear.delta->adapter = identity_;
     register_module(module_key(linear.name), linear.delta);
   }
   if (prefix_encoder_) {
@@ -40,9 +61,27 @@ AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskName
       register_module(config_.per_linear ? "gate/" + module_key(linears_[i].name) : "gate", gates_.back());
     }
   }
+  identity_->tasks_differ = fixed_weights_.defined() || !gates_.empty();
 }
 
-AdapterImpl::~AdapterImpl() = default;
+AdapterImpl::~AdapterImpl() { identity_->modules_in_base = false; }
+
+void AdapterImpl::pretty_print(std::ostream& stream) const {
+  std::int64_t trained = 0;
+  for (const at::Tensor& parameter : parameters()) {
+    trained += parameter.requires_grad() ? parameter.numel() : 0;
+  }
+  stream << "moelora::Adapter(name=" << name_ << ", routing=" << routing_name(config_.routing)
+         << ", rank=" << config_.rank << ", experts=" << config_.num_experts << ", alpha=" << config_.alpha
+         << ", dropout=" << config_.dropout << ", tasks=" << tasks_.size() << ", linears=" << linears_.size();
+  if (prefix_encoder_) {
+    stream << ", prefix=" << config_.prefix.length;
+  }
+  if (saved_modules_) {
+    stream << ", modules to save=" << saved_modules_->children().size();
+  }
+  stream << ", trainable parameters=" << grouped(trained) << ")";
+}
 
 at::Device AdapterImpl::device() const {
   return linears_.empty() ? prefix_encoder_->embedding.device() : linears_.front().delta->A.device();
@@ -92,13 +131,34 @@ std::vector<std::vector<float>> AdapterImpl::expert_weights_by_task() const {
   return by_task;
 }
 
+bool AdapterImpl::has_dropout() const {
+  return (config_.dropout > 0.0 && !linears_.empty()) || config_.prefix.dropout > 0.0;
+}
+
 nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
+  if (!is_training()) {
+    dropout = {};
+  } else if (!dropout.active() && has_dropout() && merge_ == nullptr && at::GradMode::is_enabled() &&
+             !warned_of_dropout_.exchange(true)) {
+    log::warning("adapter '" + name_ +
+                 "' has dropout and is in train mode, but its context was made without a key, so nothing is dropped; "
+                 "pass nn::DropoutKey::for_step(seed, step, batch) to context(), or call eval() on the adapter");
+  }
   nn::RowContext context = nn::RowContext::plain(segments, device());
   if ((config_.num_experts > 1 || fixed_weights_.defined()) && !linears_.empty()) {
     context.expert_weights = expert_weights(tasks, segments.count());
   }
+  auto origin = std::make_shared<nn::ContextOrigin>();
+  origin->adapter = identity_;
+  for (const auto& own : tasks) {
+    origin->tasks.insert(origin->tasks.end(), own.begin(), own.end());
+  }
+  std::sort(origin->tasks.begin(), origin->tasks.end());
+  origin->tasks.erase(std::unique(origin->tasks.begin(), origin->tasks.end()), origin->tasks.end());
+  origin->require_merged_alike();
+  context.origin = std::move(origin);
   if (prefix_encoder_ && enabled()) {
     context.prefix = prefix_encoder_->forward(dropout);
   }
@@ -122,11 +182,18 @@ void AdapterImpl::enable() {
   for (AdaptedLinear& linear : linears_) {
     MOELORA_CHECK(linear.base->merged_adapter.empty(), "adapter '", linear.base->merged_adapter,
                   "' is merged into the base; unmerge it before adapter '", name_, "' is enabled");
+    const auto* other = linear.base->active_delta();
+    MOELORA_CHECK(other == nullptr || other->adapter == nullptr || other->adapter == identity_ ||
+                      !other->adapter->modules_in_base,
+                  "adapter '", linear.base->active(), "' is active on ", linear.name,
+                  " and has trained modules in the base (modules_to_save); disable() it before adapter '", name_,
+                  "' is enabled");
   }
   for (AdaptedLinear& linear : linears_) {
     linear.base->activate(name_);
   }
   switched_on_ = true;
+  update_saved_modules();
 }
 
 void AdapterImpl::disable() {
@@ -136,11 +203,40 @@ void AdapterImpl::disable() {
     }
   }
   switched_on_ = false;
+  update_saved_modules();
 }
 
 bool AdapterImpl::enabled() const {
   return switched_on_ && std::all_of(linears_.begin(), linears_.end(),
                                      [&](const AdaptedLinear& linear) { return linear.base->active() == name_; });
+}
+
+void AdapterImpl::set_merge_state(std::shared_ptr<MergeState> state, const std::string& merged, std::int64_t task) {
+  merge_ = std::move(state);
+  identity_->merged = merge_ != nullptr ? merged : "";
+  identity_->merged_task = merge_ != nullptr ? task : -1;
+  update_saved_modules();
+}
+
+void AdapterImpl::save_modules(SavedModules modules) {
+  TORCH_INTERNAL_ASSERT(!saved_modules_);
+  saved_modules_ = register_module("modules_to_save", std::move(modules));
+  update_saved_modules();
+}
+
+void AdapterImpl::release_modules() {
+  if (saved_modules_) {
+    saved_modules_->release();
+    unregister_module("modules_to_save");
+    identity_->modules_in_base = false;
+  }
+}
+
+void AdapterImpl::update_saved_modules() {
+  if (saved_modules_) {
+    saved_modules_->put(switched_on_ || merge_ != nullptr);
+    identity_->modules_in_base = saved_modules_->in_base();
+  }
 }
 
 }  // namespace moelora

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "adapter/filling.h"
@@ -10,6 +12,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/json_reader.h"
+#include "moelora/io/provenance.h"
 #include "moelora/io/sha256.h"
 #include "moelora/log/log.h"
 
@@ -19,6 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
+const std::string kSavedModules = "modules_to_save.";
 constexpr const char* kDescription = "adapter.json";
 constexpr const char* kTensors = "adapter.safetensors";
 constexpr const char* kFormat = "moelora-adapter";
@@ -112,7 +116,7 @@ Description read_description(const fs::path& folder) {
 }
 
 void check_fingerprint(const std::string& what, const std::string& recorded, const std::string& actual,
-                       const fs::path& folder) {
+                       const fs::path& folder, const std::string& hint = "") {
   if (actual.empty()) {
     return;
   }
@@ -123,7 +127,19 @@ void check_fingerprint(const std::string& what, const std::string& recorded, con
   }
   MOELORA_CHECK(recorded == actual, "the adapter in ", folder.string(), " belongs to another ", what,
                 ": expected the fingerprint ", recorded, ", found ", actual, "; load it with the ", what,
-                " that it was trained with");
+                " that it was trained with", hint);
+}
+
+/// What else a fingerprint may hold that the file's does not.
+std::string saved_modules_hint(const MoeLoraConfig& config) {
+  std::string names;
+  for (const std::string& name : config.modules_to_save) {
+    names += (names.empty() ? "" : ", ") + name;
+  }
+  return names.empty() ? ""
+                       : "; where its modules_to_save (" + names +
+                             ") start from random values, leave them out of "
+                             "both fingerprints: fingerprint(base, config.modules_to_save)";
 }
 
 std::string shape_text(at::ScalarType dtype, at::IntArrayRef sizes) {
@@ -134,13 +150,15 @@ void check_tensors(const AdapterShapes& expected, const std::map<std::string, at
                    const std::string& origin) {
   std::vector<std::string> problems;
   std::set<std::string> known;
-  for (const auto& [name, shape] : expected) {
+  for (const auto& [name, shape, dtype] : expected) {
     known.insert(name);
     const auto found = tensors.find(name);
     if (found == tensors.end()) {
-      problems.push_back("missing: " + name + ", expected " + shape_text(at::kFloat, shape));
-    } else if (found->second.sizes() != at::IntArrayRef(shape) || found->second.scalar_type() != at::kFloat) {
-      problems.push_back(name + ": expected " + shape_text(at::kFloat, shape) + ", found " +
+      problems.push_back("missing: " + name + ", expected " + shape_text(dtype, shape));
+    } else if (found->second.sizes() != at::IntArrayRef(shape) ||
+               // A file holds everything as float32, a module's counters too.
+               (found->second.scalar_type() != at::kFloat && found->second.scalar_type() != dtype)) {
+      problems.push_back(name + ": expected " + shape_text(dtype, shape) + ", found " +
                          shape_text(found->second.scalar_type(), found->second.sizes()));
     }
   }
@@ -179,7 +197,10 @@ void check_replaceable(const fs::path& folder, const std::set<std::string>& own)
 
 Adapter inject_filled(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name,
                       const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
-  check_tensors(adapter_shapes(base, config, tasks.size()), tensors, origin);
+  std::map<std::string, at::Tensor> own;  // modules_to_save are as large as in the base, and compared with it below
+  std::copy_if(tensors.begin(), tensors.end(), std::inserter(own, own.end()),
+               [](const auto& entry) { return !entry.first.starts_with(kSavedModules); });
+  check_tensors(adapter_shapes(base, config, tasks.size()), own, origin);
   std::vector<std::pair<at::Tensor, bool>> trainable;
   for (const auto& parameter : base.parameters()) {
     trainable.emplace_back(parameter, parameter.requires_grad());
@@ -226,7 +247,17 @@ io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
       tensors.emplace_back("prefix.output.bias", encoder->output_bias);
     }
   }
+  if (const auto& saved = adapter.saved_modules()) {
+    for (const auto& value : saved->values()) {
+      tensors.emplace_back(kSavedModules + value.name, saved->trained(value));
+    }
+  }
   return tensors;
+}
+
+void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std::string& base_fingerprint,
+                  const std::string& tokenizer_fingerprint) {
+  save_adapter(adapter, folder, base_fingerprint, tokenizer_fingerprint, io::provenance());
 }
 
 void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std::string& base_fingerprint,
@@ -256,7 +287,8 @@ AdapterInfo read_adapter_info(const fs::path& folder) { return read_description(
 Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std::string& base_fingerprint,
                      const std::string& tokenizer_fingerprint, const std::string& name) {
   Description description = read_description(folder);
-  check_fingerprint("base", description.info.base_fingerprint, base_fingerprint, folder);
+  check_fingerprint("base", description.info.base_fingerprint, base_fingerprint, folder,
+                    saved_modules_hint(description.info.config));
   check_fingerprint("tokenizer", description.info.tokenizer_fingerprint, tokenizer_fingerprint, folder);
   const fs::path path = folder / kTensors;
   MOELORA_CHECK(fs::exists(path), "expected ", path.string(), " beside ", kDescription,
@@ -273,7 +305,7 @@ void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>&
   const auto parameters = adapter_tensors(adapter);
   AdapterShapes shapes;
   for (const auto& [name, parameter] : parameters) {
-    shapes.emplace_back(name, parameter.sizes().vec());
+    shapes.push_back({name, parameter.sizes().vec(), parameter.scalar_type()});
   }
   check_tensors(shapes, tensors, origin);
   at::NoGradGuard no_grad;

@@ -91,6 +91,11 @@ std::vector<std::string> config_problems(const MoeLoraConfig& config) {
     expect(!target.empty(), "targets: an empty pattern");
     expect(seen.insert(target).second, "targets: '", target, "' is listed twice");
   }
+  seen.clear();
+  for (const auto& module : config.modules_to_save) {
+    expect(!module.empty(), "modules_to_save: an empty name");
+    expect(seen.insert(module).second, "modules_to_save: '", module, "' is listed twice");
+  }
   return problems;
 }
 
@@ -127,6 +132,7 @@ MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
   reader.read("task_embedding_dim", config.task_embedding_dim);
   reader.read("reserved_rows", config.reserved_rows);
   reader.read("targets", config.targets);
+  reader.read("modules_to_save", config.modules_to_save);
   reader.read("seed", config.seed);
   io::JsonReader prefix = reader.child("prefix");
   prefix.read("length", config.prefix.length);
@@ -154,6 +160,9 @@ nlohmann::ordered_json MoeLoraConfig::to_json() const {
   }
   if (routing == Routing::token) {
     json["balance_loss"] = balance_loss;
+  }
+  if (!modules_to_save.empty()) {
+    json["modules_to_save"] = modules_to_save;
   }
   if (prefix.length > 0) {
     json["prefix"] = {{"length", prefix.length}, {"projection", prefix.projection}, {"dropout", prefix.dropout}};

@@ -13,9 +13,16 @@
 namespace moelora {
 
 using Shape = std::vector<std::int64_t>;
-using AdapterShapes = std::vector<std::pair<std::string, Shape>>;
+/// One tensor of an adapter's file as it must be.
+struct ExpectedTensor {
+  std::string name;
+  Shape shape;
+  at::ScalarType dtype = at::kFloat;
+};
+using AdapterShapes = std::vector<ExpectedTensor>;
 
-/// Names (those of adapter_tensors()) and shapes of the tensors that inject() with this configuration would make.
+/// Names (those of adapter_tensors()) and shapes of the tensors that inject() with this configuration would make, all but
+/// those of modules_to_save.
 /// Error as from inject() if a target matches nothing.
 AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks);
 

@@ -50,12 +50,21 @@ void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const s
   tensors.emplace_back(prefix + "lora_gate.GateL.weight", exported(gate->weight));
 }
 
+/// What the other programs' formats can hold.
+void require_exportable(const AdapterImpl& adapter) {
+  require_mergeable(adapter);
+  MOELORA_CHECK(!adapter.saved_modules(), "adapter '", adapter.adapter_name(), "' holds trained modules of the base ",
+                "(modules_to_save: ", adapter.config().modules_to_save.front(),
+                adapter.config().modules_to_save.size() > 1 ? ", …" : "",
+                "), which an export does not write; serve it as it is, or merge it");
+}
+
 }  // namespace
 
 void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder,
                  const std::string& base) {
   at::NoGradGuard no_grad;
-  require_mergeable(adapter);
+  require_exportable(adapter);
   require_finite(adapter);
   const std::int64_t index = adapter.tasks().index(task);
   const auto& config = adapter.config();

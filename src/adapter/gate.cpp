@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <ostream>
 
 #include "moelora/io/error.h"
 
@@ -14,6 +15,11 @@ TaskGateImpl::TaskGateImpl(const MoeLoraConfig& config, std::int64_t num_tasks)
   task_embedding =
       register_parameter("task_embedding", at::zeros({reserved_rows_ + num_tasks, config.task_embedding_dim}));
   weight = register_parameter("weight", at::zeros({config.num_experts, config.task_embedding_dim}));
+}
+
+void TaskGateImpl::pretty_print(std::ostream& stream) const {
+  stream << "moelora::TaskGate(tasks=" << num_tasks_ << ", experts=" << weight.size(0)
+         << ", task_embedding_dim=" << weight.size(1) << ")";
 }
 
 void TaskGateImpl::reset_parameters(at::Generator generator) {

@@ -119,6 +119,19 @@ PrefixEncoder make_prefix_encoder(const torch::nn::Module& base, const PrefixCon
   return PrefixEncoder(config, host->prefix_shape());
 }
 
+SavedModules find_saved_modules(torch::nn::Module& base, const MoeLoraConfig& config,
+                                const std::vector<std::pair<std::string, std::shared_ptr<nn::LinearImpl>>>& targets,
+                                const std::string& adapter) {
+  if (config.modules_to_save.empty()) {
+    return nullptr;
+  }
+  std::vector<std::string> adapted;
+  for (const auto& target : targets) {
+    adapted.push_back(target.first);
+  }
+  return SavedModules(base, config.modules_to_save, adapted, adapter);
+}
+
 void set_trainable(torch::nn::Module& module, bool trainable) {
   for (at::Tensor& parameter : module.parameters()) {
     parameter.set_requires_grad(trainable);
@@ -131,28 +144,28 @@ AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& confi
   AdapterShapes shapes;
   const auto targets = find_targets(base, config.targets);
   for (const auto& [name, linear] : targets) {
-    shapes.emplace_back("linears." + name + ".A", Shape{config.rank, linear->in_features()});
-    shapes.emplace_back("linears." + name + ".B", Shape{linear->out_features(), config.rank});
+    shapes.push_back({"linears." + name + ".A", {config.rank, linear->in_features()}});
+    shapes.push_back({"linears." + name + ".B", {linear->out_features(), config.rank}});
     if (config.routing == Routing::token) {
-      shapes.emplace_back("linears." + name + ".router", Shape{config.num_experts, linear->in_features()});
+      shapes.push_back({"linears." + name + ".router", {config.num_experts, linear->in_features()}});
     }
   }
   const bool gated = config.routing == Routing::task && config.num_experts > 1 && !targets.empty();
   for (std::size_t i = 0; gated && i < (config.per_linear ? targets.size() : 1); ++i) {
     const std::string prefix = config.per_linear ? "gates." + targets[i].first + "." : "gate.";
-    shapes.emplace_back(prefix + "task_embedding", Shape{config.reserved_rows + num_tasks, config.task_embedding_dim});
-    shapes.emplace_back(prefix + "weight", Shape{config.num_experts, config.task_embedding_dim});
+    shapes.push_back({prefix + "task_embedding", {config.reserved_rows + num_tasks, config.task_embedding_dim}});
+    shapes.push_back({prefix + "weight", {config.num_experts, config.task_embedding_dim}});
   }
   if (const auto* host = dynamic_cast<const nn::PrefixHost*>(&base); host != nullptr && config.prefix.length > 0) {
     const auto hidden = host->prefix_shape().hidden();
     const auto width = host->prefix_shape().width();
     const bool projection = config.prefix.projection;
-    shapes.emplace_back("prefix.embedding", Shape{config.prefix.length, projection ? hidden : width});
+    shapes.push_back({"prefix.embedding", {config.prefix.length, projection ? hidden : width}});
     if (projection) {
-      shapes.emplace_back("prefix.hidden.weight", Shape{hidden, hidden});
-      shapes.emplace_back("prefix.hidden.bias", Shape{hidden});
-      shapes.emplace_back("prefix.output.weight", Shape{width, hidden});
-      shapes.emplace_back("prefix.output.bias", Shape{width});
+      shapes.push_back({"prefix.hidden.weight", {hidden, hidden}});
+      shapes.push_back({"prefix.hidden.bias", {hidden}});
+      shapes.push_back({"prefix.output.weight", {width, hidden}});
+      shapes.push_back({"prefix.output.bias", {width}});
     }
   }
   return shapes;
@@ -176,21 +189,23 @@ std::string shown_linears(const std::vector<std::string>& linears) {
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
   double bytes = 0.0;
-  for (const auto& [tensor, shape] : adapter_shapes(base, config, tasks.size())) {
+  for (const ExpectedTensor& tensor : adapter_shapes(base, config, tasks.size())) {
     double elements = 1.0;
-    for (const std::int64_t size : shape) {
+    for (const std::int64_t size : tensor.shape) {
       elements *= static_cast<double>(size);
     }
     bytes += elements * sizeof(float);
   }
   io::check_memory(bytes, "the adapter", "lower rank, task_embedding_dim or prefix.length, or adapt fewer linears");
   const auto targets = find_targets(base, config.targets);
+  require_no_saved_modules(base);
   for (const auto& [linear_name, linear] : targets) {
     MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,
                   " already; eject it first or choose another name");
     MOELORA_CHECK(linear->merged_adapter.empty(), "adapter '", linear->merged_adapter, "' is merged into ", linear_name,
                   "; unmerge it first");
   }
+  SavedModules saved_modules = find_saved_modules(base, config, targets, name);
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(config.seed);
   std::vector<AdapterImpl::AdaptedLinear> linears;
   for (const auto& [linear_name, linear] : targets) {
@@ -216,6 +231,9 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
   }
   find_shared_weights(base, adapter->linears());
   freeze(base);
+  if (saved_modules) {
+    adapter->save_modules(std::move(saved_modules));
+  }
   adapter->enable();
   return adapter;
 }
@@ -224,6 +242,7 @@ void eject(Adapter& adapter) {
   MOELORA_CHECK(adapter->merge_state() == nullptr, "adapter '", adapter->adapter_name(),
                 "' is merged into the base; unmerge it before ejecting it");
   adapter->disable();
+  adapter->release_modules();
   for (const auto& linear : adapter->linears()) {
     linear.base->detach(adapter->adapter_name());
   }

@@ -284,7 +284,8 @@ Certificate fold_mixture(Adapter& adapter, const std::string& what, const Mixtur
   try {
     adapter->disable();
     fold_linears(*adapter, *state, switching, updates, options.measure, touched, certificate);
-    adapter->set_merge_state(state);
+    const bool one_task = mixture.size() == 1 && mixture.front().second == 1.0;
+    adapter->set_merge_state(state, what, one_task ? adapter->tasks().index(mixture.front().first) : -1);
     if (options.probe) {
       certificate.largest_logit_difference = largest_magnitude(probe_logits(options, "after").sub_(unmerged));
     }

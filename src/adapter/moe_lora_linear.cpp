@@ -6,6 +6,7 @@
 #include <cmath>
 #include <memory>
 #include <optional>
+#include <ostream>
 
 #include "adapter/low_rank_rows.h"
 #include "adapter/moe_lora_inference.h"
@@ -113,6 +114,11 @@ MoeLoraLinearImpl::MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_
   if (config.routing == Routing::token) {
     router = register_parameter("router", at::zeros({config.num_experts, in_features}));
   }
+}
+
+void MoeLoraLinearImpl::pretty_print(std::ostream& stream) const {
+  stream << "moelora::MoeLoraLinear(in_features=" << A.size(1) << ", out_features=" << B.size(0)
+         << ", rank=" << A.size(0) << ", experts=" << experts_ << ")";
 }
 
 void MoeLoraLinearImpl::reset_parameters(at::Generator generator) {

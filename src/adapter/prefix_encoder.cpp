@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <ostream>
 
 #include "moelora/io/error.h"
 #include "moelora/nn/dropout.h"
@@ -52,6 +53,11 @@ PrefixEncoderImpl::PrefixEncoderImpl(const PrefixConfig& config, const nn::Prefi
     output_weight = register_parameter("output_weight", at::zeros({shape.width(), hidden}));
     output_bias = register_parameter("output_bias", at::zeros({shape.width()}));
   }
+}
+
+void PrefixEncoderImpl::pretty_print(std::ostream& stream) const {
+  stream << "moelora::PrefixEncoder(length=" << embedding.size(0) << ", layers=" << shape_.layers
+         << ", hidden=" << shape_.hidden() << ", projection=" << std::boolalpha << hidden_weight.defined() << ")";
 }
 
 void PrefixEncoderImpl::reset_parameters(at::Generator generator) {

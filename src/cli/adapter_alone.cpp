@@ -54,35 +54,53 @@ nn::PrefixShape prefix_shape_in(const std::filesystem::path& folder) {
              : nn::PrefixShape{output->second[0] / std::max<std::int64_t>(1, 2 * columns), 1, columns};
 }
 
+using ModulesByName = std::map<std::string, std::shared_ptr<torch::nn::Module>>;
+
+// The module that holds `name`, made with all above it where it is not there yet, and the last part of the name.
+std::pair<std::shared_ptr<torch::nn::Module>, std::string> place_of(const std::string& name, ModulesByName& modules) {
+  constexpr std::ptrdiff_t kDeepest = 32;  // modules within modules, that many of which are made for each name
+  const bool plain = name.size() <= 1000 && !name.starts_with('.') && !name.ends_with('.') &&
+                     name.find("..") == std::string::npos && std::count(name.begin(), name.end(), '.') < kDeepest &&
+                     modules.find(name) == modules.end();
+  MOELORA_CHECK(plain, "the adapter's tensors' file names \"", name.substr(0, 200),
+                "\", which no model can hold; copy the adapter again from where it was written");
+  std::shared_ptr<torch::nn::Module> parent = modules.at("");
+  std::size_t begin = 0;
+  for (std::size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', begin)) {
+    auto& module = modules[name.substr(0, dot)];
+    MOELORA_CHECK(!module || !std::dynamic_pointer_cast<nn::LinearImpl>(module), "the adapter's tensors' file names ",
+                  name.substr(0, dot), " as a linear and as a module that holds others");
+    if (!module) {
+      module = parent->register_module(name.substr(begin, dot - begin), std::make_shared<torch::nn::Module>());
+    }
+    parent = module;
+    begin = dot + 1;
+  }
+  return {parent, name.substr(begin)};
+}
+
 // Modules named as in the base, with linears at the leaves whose weight is one zero seen through strides of 0.
 std::shared_ptr<torch::nn::Module> weightless_base(const std::vector<ForeignShape>& linears,
-                                                   const nn::PrefixShape& prefix) {
+                                                   const nn::PrefixShape& prefix, ModulesByName& modules) {
   std::shared_ptr<torch::nn::Module> root = std::make_shared<WeightlessBase>(prefix);
-  std::map<std::string, std::shared_ptr<torch::nn::Module>> modules{{"", root}};
+  modules = {{"", root}};
   for (const ForeignShape& shape : linears) {
-    constexpr std::ptrdiff_t kDeepest = 32;  // modules within modules, that many of which are made for each name
-    const bool plain = shape.name.size() <= 1000 && !shape.name.starts_with('.') && !shape.name.ends_with('.') &&
-                       shape.name.find("..") == std::string::npos &&
-                       std::count(shape.name.begin(), shape.name.end(), '.') < kDeepest &&
-                       modules.find(shape.name) == modules.end();
-    MOELORA_CHECK(plain, "the adapter's tensors' file names a linear \"", shape.name.substr(0, 200),
-                  "\", which no model can hold; copy the adapter again from where it was written");
-    std::shared_ptr<torch::nn::Module> parent = root;
-    std::size_t begin = 0;
-    for (std::size_t dot = shape.name.find('.'); dot != std::string::npos; dot = shape.name.find('.', begin)) {
-      auto& module = modules[shape.name.substr(0, dot)];
-      MOELORA_CHECK(!module || !std::dynamic_pointer_cast<nn::LinearImpl>(module), "the adapter's tensors' file names ",
-                    shape.name.substr(0, dot), " as a linear and as a module that holds linears");
-      if (!module) {
-        module = parent->register_module(shape.name.substr(begin, dot - begin), std::make_shared<torch::nn::Module>());
-      }
-      parent = module;
-      begin = dot + 1;
-    }
+    const auto [parent, name] = place_of(shape.name, modules);
     const at::Tensor weight = at::zeros({1, 1}).expand({shape.out_features, shape.in_features});
-    modules[shape.name] = parent->register_module(shape.name.substr(begin), nn::Linear(weight));
+    modules[shape.name] = parent->register_module(name, nn::Linear(weight));
   }
   return root;
+}
+
+// What travels with the adapter whole, as parameters of modules of the base's names.
+void add_saved_modules(const std::filesystem::path& folder, ModulesByName& modules) {
+  constexpr std::string_view kPrefix = "modules_to_save.";
+  for (const auto& [name, shape] : shapes_in(folder)) {
+    if (name.starts_with(kPrefix)) {
+      const auto [parent, parameter] = place_of(name.substr(kPrefix.size()), modules);
+      parent->register_parameter(parameter, at::zeros(shape));
+    }
+  }
 }
 
 // The linears that an adapter of ours adapts; none in one that is a prefix alone.
@@ -163,14 +181,17 @@ std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& li
     const at::Tensor zero = at::zeros({1});
     return model::ChatGlm(*config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); }).ptr();
   }
-  return weightless_base(linears, {1, 1, 1});
+  ModulesByName modules;
+  return weightless_base(linears, {1, 1, 1}, modules);
 }
 
 }  // namespace
 
 AdapterAlone load_adapter_alone(const std::filesystem::path& folder) {
   read_adapter_info(folder);  // its errors say more about a wrong folder
-  AdapterAlone alone{weightless_base(adapted_shapes(folder), prefix_shape_in(folder))};
+  ModulesByName modules;
+  AdapterAlone alone{weightless_base(adapted_shapes(folder), prefix_shape_in(folder), modules)};
+  add_saved_modules(folder, modules);
   alone.adapter = load_adapter(*alone.base, folder, "", "");
   return alone;
 }

@@ -63,6 +63,7 @@ class StepCase {
   double run() {
     if (adapter_ != nullptr) {
       adapter_->enable();
+      adapter_->train();
     }
     const double seconds = seconds_of([&] {
       train::accumulate_gradients(model_, adapter_, samples_, 1, options_.micro_batch_tokens);

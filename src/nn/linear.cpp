@@ -25,6 +25,7 @@ void LinearImpl::reset() {
   deltas_.clear();
   active_name_.clear();
   active_ = nullptr;
+  active_id_ = 0;
   weight = register_parameter("weight", at::empty({out_features_, in_features_}));
   torch::nn::init::kaiming_uniform_(weight, std::sqrt(5.0));
   bias = at::Tensor();
@@ -54,13 +55,18 @@ at::Tensor LinearImpl::forward(const at::Tensor& x) {
 }
 
 at::Tensor LinearImpl::forward(const at::Tensor& x, const RowContext& context) {
+  require_context_of_active(context);
   if (active_ == nullptr) {
     return forward(x);
   }
   const bool flat = x.dim() == 2;
   const at::Tensor rows = flat ? x : x.reshape({-1, in_features_});
   MOELORA_CHECK(rows.size(0) == context.rows(), "the input has ", rows.size(0), " rows, but the RowContext describes ",
-                context.rows(), "; make the context for this batch (Segments::for_batch(B, T) for a padded input)");
+                context.rows(), "; make the context for this batch (Segments::for_batch(B, T) for a padded input, ",
+                "context.pooled() for one row of each sequence)");
+  if (!flat) {
+    check_shape(x, context);
+  }
   at::Tensor y = active_->forward(rows, FrozenWeight(weight), bias, context);
   if (flat) {
     return y;
@@ -68,6 +74,35 @@ at::Tensor LinearImpl::forward(const at::Tensor& x, const RowContext& context) {
   auto shape = x.sizes().vec();
   shape.back() = out_features_;
   return y.view(shape);
+}
+
+void LinearImpl::check_other_context(const ContextOrigin& origin) const {
+  const AdapterIdentity& made_by = *origin.adapter;
+  if (active_ != nullptr) {
+    if (active_->adapter != nullptr) {
+      throw Error(detail::concat("the RowContext was made by adapter '", made_by.name, "', but adapter '", active_name_,
+                                 "' is active on this linear",
+                                 active_name_ == made_by.name ? " (another one of that name)" : "",
+                                 "; one's expert weights mean nothing to the other's matrices: make the context with '",
+                                 active_name_, "', or enable() '", made_by.name, "'"));
+    }
+    return;
+  }
+  MOELORA_CHECK(merged_adapter == made_by.name && !made_by.merged.empty(), "the RowContext was made by adapter '",
+                made_by.name, "', but adapter '", merged_adapter, "' is merged into this linear",
+                merged_adapter == made_by.name ? " (another one of that name)" : "",
+                "; unmerge it first, or run the merged model as it is with RowContext::plain()");
+  origin.require_merged_alike();
+}
+
+// B sequences of T rows have as many rows as T of B: the leading axis tells them apart.
+void LinearImpl::check_shape(const at::Tensor& x, const RowContext& context) const {
+  const bool whole = context.rows() == context.segments.rows();
+  MOELORA_CHECK(!whole || x.dim() < 3 || x.size(0) == 1 || x.size(0) == context.segments.count(),
+                "the input has shape ", x.sizes(), ", but the RowContext describes ", context.segments.count(),
+                " sequences; expected [", context.segments.count(), ", …, ", in_features_,
+                "]: make the context for this batch (Segments::for_batch(B, T)), or flatten the input to [rows, ",
+                in_features_, "] in the order of its segments");
 }
 
 void LinearImpl::attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta) {
@@ -90,6 +125,7 @@ void LinearImpl::activate(const std::string& adapter) {
   MOELORA_CHECK(adapter.empty() || found != nullptr, "no adapter named '", adapter, "' is attached to this linear");
   active_name_ = adapter;
   active_ = found;
+  active_id_ = found != nullptr && found->adapter != nullptr ? found->adapter->id : 0;
 }
 
 LinearDelta* LinearImpl::delta(const std::string& adapter) const {

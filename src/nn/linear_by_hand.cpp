@@ -8,6 +8,7 @@ bool can_run_by_hand(const LinearImpl& linear) {
 }
 
 at::Tensor forward_by_hand(const LinearImpl& linear, const at::Tensor& x, const RowContext& context, at::Tensor& tape) {
+  linear.require_context_of_active(context);
   const FrozenWeight weight(linear.weight);
   if (linear.active_delta() == nullptr) {
     return weight.forward(x, linear.bias);

@@ -29,6 +29,34 @@ Segments Segments::for_batch(std::int64_t batch, std::int64_t length) {
   return from_lengths(std::vector<std::int64_t>(batch, length), std::vector<std::int64_t>(batch, length));
 }
 
+DropoutKey DropoutKey::for_step(std::uint64_t seed, std::int64_t step, std::int64_t batch) {
+  MOELORA_CHECK(step >= 0 && batch >= 1,
+                "expected a step counted from 0 and a batch of at least one sample, found step ", step, " and batch ",
+                batch);
+  DropoutKey key{seed, std::vector<std::int64_t>(static_cast<std::size_t>(batch))};
+  std::iota(key.draws.begin(), key.draws.end(), step * batch);
+  return key;
+}
+
+void ContextOrigin::require_merged_alike() const {
+  if (adapter->merged.empty() || (adapter->merged_task >= 0 && !adapter->tasks_differ) ||
+      tasks == std::vector<std::int64_t>{adapter->merged_task}) {
+    return;
+  }
+  std::string wanted;
+  for (const std::int64_t task : tasks) {
+    const bool known = task >= 0 && task < static_cast<std::int64_t>(adapter->tasks.size());
+    wanted +=
+        (wanted.empty() ? "" : ", ") + (known ? adapter->tasks[static_cast<std::size_t>(task)] : std::to_string(task));
+  }
+  throw Error(detail::concat("adapter '", adapter->name, "' is merged into the base as ", adapter->merged,
+                             ", but the context is for ", tasks.size() == 1 ? "task " : "tasks ",
+                             wanted.empty() ? "that were not given" : wanted, "; the weights would answer as ",
+                             adapter->merged,
+                             " for every sequence: merge what is asked for, call unmerge() first, or run the merged "
+                             "model as it is with RowContext::plain()"));
+}
+
 RowContext RowContext::plain(Segments segments, const at::Device& device) {
   RowContext context;
   at::Tensor segment_of_row = at::empty({segments.rows()}, at::kLong);
@@ -55,11 +83,22 @@ RowContext RowContext::select(const at::Tensor& rows) const {
   return selected;
 }
 
+RowContext RowContext::pooled() const {
+  const std::vector<std::int64_t> ones(static_cast<std::size_t>(segments.count()), 1);
+  RowContext rows = plain(Segments::from_lengths(ones, ones), segment_of_row.device());
+  rows.expert_weights = expert_weights;
+  rows.dropout = dropout;
+  rows.sample_weights = sample_weights;
+  rows.origin = origin;
+  return rows;
+}
+
 RowContext RowContext::next_rows(const std::vector<std::int64_t>& kept) const {
   const auto count = kept.size();
   RowContext next =
       plain(Segments::from_lengths(std::vector<std::int64_t>(count, 1), std::vector<std::int64_t>(count, 0)),
             segment_of_row.device());
+  next.origin = origin;
   if (expert_weights.defined()) {
     const bool all =
         static_cast<std::int64_t>(count) == expert_weights.size(1) && std::is_sorted(kept.begin(), kept.end());

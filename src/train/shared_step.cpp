@@ -51,6 +51,9 @@ SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64
   }
   const StepSamples part = own_part(samples);
   const std::int64_t labels = label_count(samples.examples);
+  if (inputs_.adapter != nullptr) {
+    inputs_.adapter->train();  // whatever an evaluation between two steps has left
+  }
   while (true) {
     optimizer_.clear_gradients();
     Outcome outcome;

@@ -87,6 +87,8 @@ std::int64_t SampleLosses::label_count() const {
 SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
                                   std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale,
                                   std::int64_t step_labels, double activation_bytes) {
+  MOELORA_CHECK(adapter == nullptr || adapter->is_training(),
+                "an adapter in eval mode has no dropout; call train() on it before it is trained");
   const std::int64_t labels = step_labels > 0 ? step_labels : label_count(samples.examples);
   const double weight = loss_scale / static_cast<double>(labels);
   return run_micro_batches(model, adapter, samples, true, dropout_seed, micro_batch_tokens, activation_bytes, weight,

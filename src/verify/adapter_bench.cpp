@@ -20,7 +20,9 @@ AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& 
 }
 
 GraphRun AdapterRun::run(const GoldenBatch& batch) const {
-  return run_graph(model, batch, adapter->context(batch.segments, tasks));
+  Adapter evaluated = adapter;
+  evaluated->eval();  // the goldens are without dropout
+  return run_graph(model, batch, evaluated->context(batch.segments, tasks));
 }
 
 void AdapterRun::backward(const GoldenBatch& batch) const {

@@ -286,5 +286,16 @@ TEST_F(AdapterFile, ASaveThatFailsHalfWayLeavesTheOlderAdapter) {
   EXPECT_EQ(entries, 1u) << "temporary files were left";
 }
 
+TEST_F(AdapterFile, IsWrittenWithoutNamingAProvenance) {
+  save_adapter(*adapter_, folder_, "base-print");
+  const ordered_json json = io::read_json_file(folder_ / "adapter.json");
+  EXPECT_EQ(json["base_fingerprint"], "base-print");
+  EXPECT_EQ(json["tokenizer_fingerprint"], "");
+  EXPECT_TRUE(json["provenance"].contains("version") && json["provenance"].contains("time_utc"));
+  auto base = testing::tiny_base(1, 8);
+  Adapter loaded = load_adapter(*base, folder_, "base-print");
+  EXPECT_TRUE(at::equal(loaded->linears().front().delta->B, adapter_->linears().front().delta->B));
+}
+
 }  // namespace
 }  // namespace moelora

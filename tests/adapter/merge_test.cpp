@@ -213,13 +213,15 @@ TEST(Merge, TheProbeRunsUnmergedAndMerged) {
   Fixture fixture;
   at::NoGradGuard no_grad;
   const auto x = at::randn({6, 16});
-  const auto context = fixture.adapter->context(nn::Segments::for_batch(2, 3), single_tasks({1, 1}));
+  const auto segments = nn::Segments::for_batch(2, 3);
+  const auto context = fixture.adapter->context(segments, single_tasks({1, 1}));
   auto& linear = *fixture.adapter->linears()[0].base;
   std::vector<bool> merged;
   MergeOptions options;
   options.probe = [&] {
     merged.push_back(is_merged(fixture.adapter));
-    return linear.forward(x, context);
+    // Merged as it is, without the adapter's context, which would be refused for another task.
+    return linear.forward(x, merged.back() ? nn::RowContext::plain(segments) : context);
   };
   const auto certificate = merge_for_task(fixture.adapter, "b", options);
   EXPECT_EQ(merged, (std::vector<bool>{false, true}));

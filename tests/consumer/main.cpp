@@ -1,4 +1,5 @@
-// Loads a model, injects an adapter, trains one step, merges a task: what a user's program needs of the package.
+// Loads a model, saves and loads an adapter, injects another, trains three steps, merges a task: what a user's program
+// needs of the package.
 
 #include <torch/optim/adamw.h>
 
@@ -6,13 +7,20 @@
 
 #include "moelora/adapter/merge.h"
 #include "moelora/model/chatglm/load.h"
+#include "own_headers.h"
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::cerr << "usage: consumer MODEL_FOLDER\n";
+  if (argc != 3) {
+    std::cerr << "usage: consumer MODEL_FOLDER NEW_ADAPTER_FOLDER\n";
     return 2;
   }
   moelora::model::ChatGlm model = moelora::model::load_chatglm(argv[1]);
+  const std::string fingerprint = fingerprint_of(*model);
+  if (fingerprint != moelora::model::base_fingerprint(*model) ||
+      fingerprint != saved_and_loaded(*model, argv[2], fingerprint)) {
+    std::cerr << "the adapter's file does not hold the base's fingerprint\n";
+    return 1;
+  }
   moelora::MoeLoraConfig config;
   config.rank = 8;
   config.num_experts = 4;

@@ -11,7 +11,7 @@ mkdir -p "$work/moved"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
 cmake -S "$here" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix"
 cmake --build "$work/build"
-"$work/build/consumer" "$fixtures/chatglm-tiny"
+"$work/build/consumer" "$fixtures/chatglm-tiny" "$work/adapter"
 
 if [ -x "$work/prefix/bin/moelora" ]; then
   mv "$work/prefix" "$work/moved/moelora"

@@ -78,5 +78,36 @@ TEST(Linear, CloneAndHalfLeaveTheDeltaBehind) {
   EXPECT_EQ(linear->weight.scalar_type(), at::kHalf);
 }
 
+RowContext made_by(std::uint64_t id, const std::string& name) {
+  auto identity = std::make_shared<AdapterIdentity>();
+  identity->id = id;
+  identity->name = name;
+  auto origin = std::make_shared<ContextOrigin>();
+  origin->adapter = identity;
+  RowContext context = RowContext::plain(Segments::from_lengths({2}, {2}));
+  context.origin = origin;
+  return context;
+}
+
+TEST(Linear, TakesTheContextOfItsActiveAdapterAndOfNone) {
+  Linear linear(4, 3);
+  const at::Tensor x = at::randn({2, 4});
+  EXPECT_NO_THROW(linear->forward(x, made_by(1, "a"))) << "no delta is active";
+  const auto delta = std::make_shared<ConstantDelta>();
+  linear->attach("free", std::make_shared<ConstantDelta>());
+  linear->attach("a", delta);
+  delta->adapter = made_by(1, "a").origin->adapter;
+  linear->activate("free");
+  EXPECT_NO_THROW(linear->forward(x, made_by(1, "a"))) << "a delta that is part of no adapter takes any";
+  linear->activate("a");
+  EXPECT_NO_THROW(linear->forward(x, made_by(1, "a")));
+  EXPECT_NO_THROW(linear->forward(x, RowContext::plain(Segments::from_lengths({2}, {2}))));
+  EXPECT_THROW(linear->forward(x, made_by(2, "b")), Error);
+  EXPECT_THROW(linear->forward(x, made_by(2, "a")), Error);
+  linear->activate("");
+  linear->merged_adapter = "a";
+  EXPECT_THROW(linear->forward(x, made_by(2, "b")), Error);
+}
+
 }  // namespace
 }  // namespace moelora::nn

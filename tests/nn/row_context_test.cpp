@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "moelora/io/error.h"
+
 namespace moelora::nn {
 namespace {
 
@@ -22,6 +24,42 @@ TEST(RowContext, NextRowsKeepTheirExpertWeights) {
   EXPECT_TRUE(at::equal(some.expert_weights.select(1, 1), prompts.expert_weights.select(1, 0)));
   EXPECT_TRUE(at::equal(all.next_rows({1, 0, 2}).expert_weights.select(1, 0), prompts.expert_weights.select(1, 1)));
   EXPECT_FALSE(RowContext::plain(Segments::from_lengths({3}, {2})).next_rows({0}).expert_weights.defined());
+}
+
+TEST(RowContext, PooledHasOneRowOfEachSegmentAndAllElseOfTheSegments) {
+  RowContext tokens = RowContext::plain(Segments::from_lengths({3, 1, 4}, {2, 1, 4}));
+  tokens.expert_weights = at::rand({1, 3, 5});
+  tokens.dropout = DropoutKey::for_step(4, 2, 3);
+  tokens.sample_weights = at::rand({3});
+  tokens.prefix.resize(2);
+  auto origin = std::make_shared<ContextOrigin>();
+  origin->adapter = std::make_shared<AdapterIdentity>();
+  tokens.origin = origin;
+  const RowContext pooled = tokens.pooled();
+  EXPECT_EQ(pooled.rows(), 3);
+  EXPECT_EQ(pooled.segments.count(), 3);
+  EXPECT_TRUE(at::equal(pooled.segment_of_row, at::arange(3)));
+  EXPECT_TRUE(at::equal(pooled.row_in_segment, at::zeros({3}, at::kLong)));
+  EXPECT_TRUE(pooled.expert_weights.is_same(tokens.expert_weights));
+  EXPECT_TRUE(pooled.sample_weights.is_same(tokens.sample_weights));
+  EXPECT_EQ(pooled.dropout.draws, (std::vector<std::int64_t>{6, 7, 8}));
+  EXPECT_EQ(pooled.origin, tokens.origin);
+  EXPECT_TRUE(pooled.prefix.empty());
+}
+
+TEST(RowContext, WhatIsMadeOfAContextHasItsOrigin) {
+  RowContext context = RowContext::plain(Segments::from_lengths({2, 2}, {2, 2}));
+  EXPECT_EQ(context.origin, nullptr);
+  context.origin = std::make_shared<ContextOrigin>();
+  EXPECT_EQ(context.select(at::arange(2)).origin, context.origin);
+  EXPECT_EQ(context.next_rows({1}).origin, context.origin);
+}
+
+TEST(DropoutKey, OfAStepCountsTheSamplesOfAllSteps) {
+  EXPECT_EQ(DropoutKey::for_step(9, 5, 4).draws, (std::vector<std::int64_t>{20, 21, 22, 23}));
+  EXPECT_EQ(DropoutKey::for_step(9, 5, 4).seed, 9u);
+  EXPECT_THROW(DropoutKey::for_step(9, -1, 4), Error);
+  EXPECT_THROW(DropoutKey::for_step(9, 0, 0), Error);
 }
 
 }  // namespace

@@ -1,10 +1,13 @@
 #pragma once
 // An adapter: the deltas of all adapted linears, the gate(s) and the encoder of a key/value prefix, as one module
-// beside the base; linears or the prefix may be missing. AdamW over adapter->parameters() trains exactly the adapter.
+// beside the base; linears or the prefix may be missing. AdamW over adapter->parameters() trains exactly the adapter
+// and, after its own parameters, those of the base's modules that it saves (MoeLoraConfig::modules_to_save).
 
 #include <torch/nn/module.h>
 #include <torch/nn/pimpl.h>
 
+#include <atomic>
+#include <iosfwd>
 #include <memory>
 #include <string>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "moelora/adapter/gate.h"
 #include "moelora/adapter/moe_lora_linear.h"
 #include "moelora/adapter/prefix_encoder.h"
+#include "moelora/adapter/saved_modules.h"
 #include "moelora/adapter/task_names.h"
 #include "moelora/nn/linear.h"
 #include "moelora/nn/row_context.h"
@@ -32,6 +36,9 @@ class AdapterImpl : public torch::nn::Module {
   AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks, std::vector<AdaptedLinear> linears,
               PrefixEncoder prefix_encoder = nullptr);
   ~AdapterImpl() override;
+  /// Routing, rank, experts, tasks, linears and trained parameters in one line; std::cout << *adapter prints it in
+  /// front of its parts.
+  void pretty_print(std::ostream& stream) const override;
 
   const std::string& adapter_name() const { return name_; }
   const MoeLoraConfig& config() const { return config_; }
@@ -40,6 +47,7 @@ class AdapterImpl : public torch::nn::Module {
   std::vector<TaskGate>& gates() { return gates_; }
   const std::vector<TaskGate>& gates() const { return gates_; }
   const PrefixEncoder& prefix_encoder() const { return prefix_encoder_; }  ///< Empty without a prefix.
+  const SavedModules& saved_modules() const { return saved_modules_; }     ///< Empty without modules_to_save.
 
   /// ω of each gate and sequence, [gates, S, N] fp32 (gates = 1 unless per_linear); undefined for token routing.
   /// Uniform routing and N = 1 need no task ids. Error for a task out of range.
@@ -47,8 +55,14 @@ class AdapterImpl : public torch::nn::Module {
   at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
   /// ω of each task, averaged over the gates, [K][N]; empty without a task gate. For people to look at.
   std::vector<std::vector<float>> expert_weights_by_task() const;
-  /// The context of a forward: gate and prefix evaluated once. `dropout` inactive (default) for evaluation. Only an
-  /// enabled adapter gives a prefix.
+  /// The context of a forward: gate and prefix evaluated once. Only an enabled adapter gives a prefix.
+  ///
+  /// Dropout needs train mode and a key (nn::DropoutKey::for_step(seed, step, batch)): after eval() a key is ignored,
+  /// as torch::nn::Dropout would be; in train mode with gradients, a configuration with dropout and no key is warned of
+  /// once. The adapter is no child of the base, so its mode is its own: adapter->train(), adapter->eval().
+  ///
+  /// Linears run it while this is their active adapter, or none is; another active adapter is an Error, and so is a
+  /// context whose tasks are not the one that is merged, here and in forward.
   nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;
 
   /// Routing::table only: other fixed weights, [K][N].
@@ -59,10 +73,18 @@ class AdapterImpl : public torch::nn::Module {
   bool enabled() const;
 
   MergeState* merge_state() const { return merge_.get(); }
-  void set_merge_state(std::shared_ptr<MergeState> state) { merge_ = std::move(state); }
+  /// `merged`: what is folded in, for messages; `task`: the task that it is, -1 for a mixture. Null: unmerged.
+  void set_merge_state(std::shared_ptr<MergeState> state, const std::string& merged = "a task", std::int64_t task = -1);
+
+  /// inject: the base's modules that travel with this adapter. They take the trained values when it is enabled.
+  void save_modules(SavedModules modules);
+  /// eject: the base has its own values again, the adapter keeps the trained ones.
+  void release_modules();
 
  private:
   at::Device device() const;
+  bool has_dropout() const;
+  void update_saved_modules();
   std::string name_;
   MoeLoraConfig config_;
   TaskNames tasks_;
@@ -70,8 +92,11 @@ class AdapterImpl : public torch::nn::Module {
   std::vector<TaskGate> gates_;
   at::Tensor fixed_weights_;  // [K, N]: routing single and table; not trained, part of the configuration
   PrefixEncoder prefix_encoder_;
+  SavedModules saved_modules_{nullptr};
   bool switched_on_ = false;
   std::shared_ptr<MergeState> merge_;
+  std::shared_ptr<nn::AdapterIdentity> identity_;
+  mutable std::atomic<bool> warned_of_dropout_{false};
 };
 TORCH_MODULE(Adapter);
 
@@ -82,7 +107,7 @@ TORCH_MODULE(Adapter);
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
                const std::string& name = "default");
 
-void eject(Adapter& adapter);  ///< Detaches it from the base; the adapter keeps its parameters.
+void eject(Adapter& adapter);  ///< Detaches it from the base; the adapter keeps what it trained.
 
 void freeze(torch::nn::Module& module);    ///< requires_grad = false on every parameter.
 void unfreeze(torch::nn::Module& module);  ///< requires_grad = true on every parameter.

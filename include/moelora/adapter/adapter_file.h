@@ -28,11 +28,15 @@ bool is_adapter_folder(const std::filesystem::path& folder);
 /// Tensors by their names in the file: "linears.<base linear name>.A", ".B" (token routing: ".router"),
 /// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight"),
 /// "prefix.embedding" and, with projection, "prefix.hidden.weight", "prefix.hidden.bias", "prefix.output.weight",
-/// "prefix.output.bias".
+/// "prefix.output.bias"; "modules_to_save.<name in the base>" for what travels with the adapter, trained values.
 io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
 
 /// Writes both files into `folder`, which appears as a whole or not at all; an adapter that was there is replaced at
-/// the last moment. Error if the folder holds anything else. `provenance` is stored as given.
+/// the last moment. Error if the folder holds anything else. `base_fingerprint`: fingerprint() of the base without
+/// adapter (adapter/fingerprint.h; model::base_fingerprint for a language model). Without a provenance, that of this
+/// process is stored (io::provenance()), otherwise the given one.
+void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base_fingerprint,
+                  const std::string& tokenizer_fingerprint = "");
 void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base_fingerprint,
                   const std::string& tokenizer_fingerprint, const nlohmann::ordered_json& provenance);
 
@@ -40,9 +44,9 @@ void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folde
 AdapterInfo read_adapter_info(const std::filesystem::path& folder);
 
 /// Injects and fills; after an Error the base is without the adapter. Error: checksum mismatch, missing / surplus /
-/// misshapen tensors, another base or tokenizer (pass empty strings to skip those two checks).
+/// misshapen tensors, another base or tokenizer (an empty string skips that check).
 Adapter load_adapter(torch::nn::Module& base, const std::filesystem::path& folder, const std::string& base_fingerprint,
-                     const std::string& tokenizer_fingerprint, const std::string& name = "default");
+                     const std::string& tokenizer_fingerprint = "", const std::string& name = "default");
 
 /// Fills an injected adapter from tensors named as adapter_tensors names them; all problems in one Error.
 void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>& tensors, const std::string& origin);

@@ -47,6 +47,9 @@ struct MoeLoraConfig {
   /// Suffixes of linear names at a component boundary, or full regular expressions (ECMAScript). May be empty with a
   /// prefix.
   std::vector<std::string> targets{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
+  /// Modules of the base, by name or suffix at a component boundary, that are trained whole and saved with the adapter
+  /// (a new head); adapter/saved_modules.h. In JSON left out if empty.
+  std::vector<std::string> modules_to_save;
   std::uint64_t seed = 0;  ///< Of the initial values.
   PrefixConfig prefix;     ///< In JSON an object "prefix", left out without one.
 

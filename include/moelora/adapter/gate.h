@@ -13,6 +13,7 @@ class TaskGateImpl : public torch::nn::Module {
  public:
   TaskGateImpl(const MoeLoraConfig& config, std::int64_t num_tasks);
   void reset_parameters(at::Generator generator);  ///< E ~ N(0, 1), W_T ~ U(±1/sqrt(d_T)) as LibTorch's Linear.
+  void pretty_print(std::ostream& stream) const override;
 
   /// Expert weights of each sequence, [S, N] fp32. Rows sum to 1. Differentiable.
   at::Tensor forward(const TaskIds& tasks) const;

@@ -32,7 +32,8 @@ struct MergeOptions {
   /// merge itself). It changes no bit of the result. Without it the certificate has -1 there and a weight that leaves
   /// the range of its dtype is not noticed.
   bool measure = true;
-  /// Runs the model on a probe batch and returns its logits (fp32); called unmerged and merged. Empty: no probe.
+  /// Runs the model on a probe batch and returns its logits (fp32); called unmerged, with the adapter's context, and
+  /// merged (is_merged()), with nn::RowContext::plain(). Empty: no probe.
   std::function<at::Tensor()> probe;
 };
 
@@ -53,7 +54,8 @@ struct Certificate {
 // Numbers that are NaN or infinite (in the adapter, in the base, in a merged weight, in the probe's logits) are an
 // io::NotFinite that names them; a Certificate holds only finite ones.
 
-/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive. Any
+/// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive, and the
+/// adapter's contexts are accepted for that task alone: others are an Error, as all are while a mixture is merged. Any
 /// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task, an
 /// update that is no matrix (NotMergeable), a weight out of its dtype's range, another adapter active on or merged into
 /// the linears.

@@ -22,6 +22,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
                     std::uint64_t key);
   /// A ~ N(0, 0.01²), B = 0, router ~ U(±1/sqrt(d_in)) as LibTorch's Linear.
   void reset_parameters(at::Generator generator);
+  void pretty_print(std::ostream& stream) const override;
 
   /// One custom autograd function: saves x, A x and ω, regenerates dropout's mask, computes no gradient of the base.
   at::Tensor forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,

@@ -24,6 +24,7 @@ class PrefixEncoderImpl : public torch::nn::Module {
   PrefixEncoderImpl(const PrefixConfig& config, const nn::PrefixShape& shape);
   /// E ~ N(0, 1), the linears as LibTorch's: weights and biases U(±1/sqrt(H)).
   void reset_parameters(at::Generator generator);
+  void pretty_print(std::ostream& stream) const override;
 
   /// One prefix for each layer, [P, heads, head_dim]. Differentiable. With dropout in the configuration and an active
   /// key, one for each sample, [S, P, heads, head_dim]: its mask is a function of the key's seed and the sample's draw

@@ -26,8 +26,17 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
 
   /// x [..., d_in] → [..., d_out], without context. Error while a delta is active: it would be silently left out.
   at::Tensor forward(const at::Tensor& x);
-  /// x [rows, d_in], or [..., d_in] whose leading axes flatten to the context's rows (padded [B, T, d]).
+  /// x [rows, d_in], or [..., d_in] whose leading axes flatten to the context's rows (padded [B, T, d], B the context's
+  /// sequences). Error if the context does not describe x, or was made by another adapter than the active one, or by
+  /// one that is merged as another task.
   at::Tensor forward(const at::Tensor& x, const RowContext& context);
+  /// That error about the adapter; part of forward, for graphs that are written out.
+  void require_context_of_active(const RowContext& context) const {
+    const auto* origin = context.origin.get();
+    if (origin != nullptr && origin->adapter->id != active_id_ && (active_ != nullptr || !merged_adapter.empty())) {
+      check_other_context(*origin);
+    }
+  }
 
   /// Adds a delta under an adapter's name; it starts inactive. Error if the name is taken, or the linear takes none.
   void attach(const std::string& adapter, std::shared_ptr<LinearDelta> delta);
@@ -54,6 +63,8 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   std::string shared_with;
 
  private:
+  void check_other_context(const ContextOrigin& origin) const;
+  void check_shape(const at::Tensor& x, const RowContext& context) const;
   std::int64_t in_features_;
   std::int64_t out_features_;
   bool with_bias_;
@@ -61,6 +72,7 @@ class LinearImpl : public torch::nn::Cloneable<LinearImpl> {
   std::string active_name_;
   std::string refusal_;
   LinearDelta* active_ = nullptr;
+  std::uint64_t active_id_ = 0;  // of the active delta's adapter
 };
 TORCH_MODULE(Linear);
 

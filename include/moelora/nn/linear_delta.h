@@ -4,6 +4,7 @@
 
 #include <torch/nn/module.h>
 
+#include <memory>
 #include <vector>
 
 #include "moelora/nn/frozen_weight.h"
@@ -27,6 +28,8 @@ struct DeltaGradients {
 class LinearDelta : public torch::nn::Module {
  public:
   using torch::nn::Module::Module;
+  /// The adapter that it is part of; null: of none, and any context is taken.
+  std::shared_ptr<const AdapterIdentity> adapter;
   /// The whole adapted linear: x W^T + bias + delta(x). x [rows, d_in]; returns [rows, d_out] in x's dtype.
   virtual at::Tensor forward(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias,
                              const RowContext& context) = 0;

@@ -7,6 +7,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
+#include <string>
 #include <vector>
 
 namespace moelora::nn {
@@ -30,6 +32,9 @@ struct DropoutKey {
   std::uint64_t seed = 0;
   std::vector<std::int64_t> draws;  ///< [S] global draw index of each sample; empty: dropout is off.
   bool active() const { return !draws.empty(); }
+  /// The key of one step of a training loop: `batch` samples, of which sample i has draw index step · batch + i. Steps
+  /// count from 0, and `batch` is the same in every step, so that no two samples of a run share a mask.
+  static DropoutKey for_step(std::uint64_t seed, std::int64_t step, std::int64_t batch);
 };
 
 /// A key/value prefix of one layer, seen by every row, never masked, not rotated (P-Tuning v2).
@@ -38,6 +43,25 @@ struct KeyValuePrefix {
   at::Tensor value;  ///< as key
   bool defined() const { return key.defined(); }
   std::int64_t length() const { return key.defined() ? key.size(-3) : 0; }  ///< P
+};
+
+/// An adapter as its contexts and deltas know it; one for each adapter, shared by all of them.
+struct AdapterIdentity {
+  std::uint64_t id = 0;  ///< Never given twice in a process, so a second adapter of the same name has another.
+  std::string name;
+  std::vector<std::string> tasks;
+  bool tasks_differ = true;       ///< Whether the update depends on the task (not with N = 1 or uniform routing).
+  std::string merged;             ///< What is folded into the base at present, for messages; empty: nothing.
+  std::int64_t merged_task = -1;  ///< The task that it is; -1: none, or a mixture.
+  bool modules_in_base = false;   ///< Whether modules of the base hold values of this adapter at present.
+};
+
+/// Where a context comes from.
+struct ContextOrigin {
+  std::shared_ptr<const AdapterIdentity> adapter;
+  std::vector<std::int64_t> tasks;  ///< Every task of its sequences once, ascending.
+  /// Error naming both tasks if the adapter is merged and the merged weights are not what this context asks for.
+  void require_merged_alike() const;
 };
 
 /// Immutable once made; one per micro-batch. Made by Adapter::context or by plain().
@@ -51,6 +75,8 @@ struct RowContext {
   /// balance) as a gradient of its own; undefined: no such losses (evaluation).
   at::Tensor sample_weights;
   std::vector<KeyValuePrefix> prefix;  ///< One per layer of the model; empty: none.
+  /// The adapter that made it; null: none. A linear refuses the context of an adapter other than its active one.
+  std::shared_ptr<const ContextOrigin> origin;
 
   std::int64_t rows() const { return segment_of_row.size(0); }
   /// The context of a forward without adapter: boundaries only.
@@ -58,6 +84,9 @@ struct RowContext {
   /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
   /// the whole batch, so it is no context for attention and has no prefix.
   RowContext select(const at::Tensor& rows) const;
+  /// The context of one row for each segment, x [S, d]: a head on pooled hidden states. Expert weights and dropout are
+  /// those of the segments.
+  RowContext pooled() const;
   /// The context of the next step of decoding: one row, which is no context, of each of these segments, in this order.
   /// Expert weights are taken over, dropout is off; a prefix is not repeated, for the prompt's step has stored it.
   RowContext next_rows(const std::vector<std::int64_t>& kept) const;
