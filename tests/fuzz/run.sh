@@ -5,6 +5,10 @@
 #   FOLDER: where fuzz_safetensors and so on lie (build/bin; build them with the target `fuzzers`)
 # A crash, a leak, more than 1 GB of memory (also in one allocation) or more than 5 s for an input is a failure: exit
 # code 1, and the input lies in the folder that is named. Without the programs: exit code 77.
+# What the seeds of `corpus` broke before the readers were bounded: records with a deeply nested history (the stack ran
+# out in the text of an error), pickles whose calls copy what they are given (`multiply`), configurations of models and
+# adapters that claim more than their files hold (`huge…`), expressions as targets that take exponential time. Each is a
+# unit test too (BoundedReaders, BoundedModels, BoundedAdapters, Records).
 # New inputs of interest are kept in $MOELORA_FUZZ_CORPUS/TARGET if that is set.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
