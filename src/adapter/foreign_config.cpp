@@ -7,6 +7,7 @@
 #include <set>
 
 #include "adapter/filling.h"
+#include "adapter/target_pattern.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 
@@ -80,7 +81,8 @@ class SettingsReader {
       try {
         result.add(text, number.get<double>());
       } catch (const std::regex_error&) {
-        problem(key + "." + text, "expected a name or a regular expression without Python's own extensions", number);
+        problem(key + "." + text.substr(0, 80),
+                "expected a name or a regular expression without Python's own extensions", number);
       }
     }
     return result;
@@ -117,12 +119,16 @@ void read_targets(SettingsReader& reader, ForeignConfig& result) {
   const auto& targets = reader.get("target_modules");
   const bool partial = !reader.get("layers_to_transform").is_null() || !reader.get("exclude_modules").is_null();
   if (targets.is_array()) {
-    result.targets = reader.strings("target_modules");
+    for (std::string& target : reader.strings("target_modules")) {  // a set in Python
+      if (std::find(result.targets.begin(), result.targets.end(), target) == result.targets.end()) {
+        result.targets.push_back(std::move(target));
+      }
+    }
     result.targets_are_names = true;
   } else if (targets.is_string()) {
     // Python's re.fullmatch; expressions that ECMAScript lacks fall back to the names in the tensors' file.
     try {
-      std::regex probe(targets.get<std::string>(), std::regex::ECMAScript);
+      name_expression(targets.get<std::string>());
       result.targets = {targets.get<std::string>()};
     } catch (const std::regex_error&) {
       result.targets.clear();
@@ -160,7 +166,7 @@ void check_common(SettingsReader& reader) {
 }  // namespace
 
 void ForeignPattern::add(const std::string& key, double value) {
-  entries_.push_back({key, std::regex("(.*\\.)?(" + key + ")", std::regex::ECMAScript), value});
+  entries_.push_back({key, name_expression("(.*\\.)?(" + key + ")"), value});
 }
 
 double ForeignPattern::value_for(const std::string& linear, double otherwise) const {

@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <map>
 
 #include "adapter/target_pattern.h"
@@ -125,9 +126,22 @@ void set_trainable(torch::nn::Module& module, bool trainable) {
 
 }  // namespace
 
+std::regex name_expression(const std::string& text) {
+  constexpr std::size_t kLongestPattern = 1000;
+  if (text.size() > kLongestPattern) {
+    throw std::regex_error(std::regex_constants::error_complexity);
+  }
+#ifdef __GLIBCXX__
+  // Without it the library's matching is exponential in time and recurses once for each character.
+  return std::regex(text, std::regex::ECMAScript | std::regex_constants::__polynomial);
+#else
+  return std::regex(text, std::regex::ECMAScript);
+#endif
+}
+
 TargetPattern::TargetPattern(const std::string& text) : text_(text) {
   try {
-    expression_ = std::regex(text, std::regex::ECMAScript);
+    expression_ = name_expression(text);
   } catch (const std::regex_error& error) {
     throw Error("target '" + text + "' is neither a name nor a valid regular expression: " + error.what());
   }
@@ -149,7 +163,15 @@ std::vector<std::string> adaptable_linears(torch::nn::Module& base) {
 }
 
 std::string shown_linears(const std::vector<std::string>& linears) {
-  return linears.empty() ? "none (use moelora::nn::Linear in the model)" : io::in_a_row(linears, kShownLinears);
+  static const std::regex number("(^|\\.)\\d+(?=\\.|$)");
+  std::vector<std::string> kinds;
+  for (const std::string& linear : linears) {
+    std::string kind = std::regex_replace(linear, number, "$1*");
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+      kinds.push_back(std::move(kind));
+    }
+  }
+  return kinds.empty() ? "none (use moelora::nn::Linear in the model)" : io::in_a_row(kinds, kShownLinears);
 }
 
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
