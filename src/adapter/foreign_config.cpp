@@ -81,7 +81,8 @@ class SettingsReader {
       try {
         result.add(text, number.get<double>());
       } catch (const Error&) {
-        problem(key + "." + text, "expected a name or a regular expression without Python's own extensions", number);
+        problem(key + "." + text.substr(0, 80),
+                "expected a name or a regular expression without Python's own extensions", number);
       }
     }
     return result;
@@ -118,7 +119,11 @@ void read_targets(SettingsReader& reader, ForeignConfig& result) {
   const auto& targets = reader.get("target_modules");
   const bool partial = !reader.get("layers_to_transform").is_null() || !reader.get("exclude_modules").is_null();
   if (targets.is_array()) {
-    result.targets = reader.strings("target_modules");
+    for (std::string& target : reader.strings("target_modules")) {  // a set in Python
+      if (std::find(result.targets.begin(), result.targets.end(), target) == result.targets.end()) {
+        result.targets.push_back(std::move(target));
+      }
+    }
     result.targets_are_names = true;
   } else if (targets.is_string()) {
     // Python's re.fullmatch; expressions that ECMAScript lacks fall back to the names in the tensors' file.

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using Tensors = std::map<std::string, at::Tensor>;
 
 constexpr std::size_t kShownKeys = 5;
+constexpr std::size_t kLongestKey = 1000;
 
 /// Cuts `suffix` off the end of `text`.
 bool take_suffix(std::string_view& text, std::string_view suffix) {
@@ -84,6 +85,8 @@ CleanTensors read_clean(const fs::path& path) {
   CleanTensors clean;
   std::set<std::string> adapters;
   for (const auto& [key, tensor] : stored) {
+    MOELORA_CHECK(key.size() <= kLongestKey, path.string(), ": expected names of tensors, found one of ", key.size(),
+                  " characters; the file is damaged");
     const std::string name = clean_key(key, adapters);
     const auto [place, fresh] = clean.emplace(name, StoredForeign{key, tensor});
     MOELORA_CHECK(fresh || same_values(place->second.tensor, tensor), path.string(), ": ", place->second.key, " and ",

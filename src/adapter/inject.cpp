@@ -1,6 +1,7 @@
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <map>
 
 #include "adapter/filling.h"
@@ -183,7 +184,15 @@ std::vector<std::string> adaptable_linears(torch::nn::Module& base) {
 }
 
 std::string shown_linears(const std::vector<std::string>& linears) {
-  return linears.empty() ? "none (use moelora::nn::Linear in the model)" : io::in_a_row(linears, kShownLinears);
+  static const std::regex number("(^|\\.)\\d+(?=\\.|$)");
+  std::vector<std::string> kinds;
+  for (const std::string& linear : linears) {
+    std::string kind = std::regex_replace(linear, number, "$1*");
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+      kinds.push_back(std::move(kind));
+    }
+  }
+  return kinds.empty() ? "none (use moelora::nn::Linear in the model)" : io::in_a_row(kinds, kShownLinears);
 }
 
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {

@@ -91,7 +91,8 @@ class TargetPattern {
 /// Names of the linears of `base` that take an adapter, in the order of the module tree.
 std::vector<std::string> adaptable_linears(torch::nn::Module& base);
 
-/// The first names and how many there are, or what to do if there is none.
+/// The names without repetition, numbers in them as `*` (which also is an expression that matches them), the first few,
+/// or what to do if there is none.
 std::string shown_linears(const std::vector<std::string>& linears);
 
 }  // namespace moelora

@@ -13,6 +13,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
+#include "moelora/log/log.h"
 #include "moelora/model/chatglm/chatglm.h"
 #include "moelora/model/chatglm/other_families.h"
 
@@ -173,6 +174,7 @@ std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& li
   for (const ForeignShape& linear : linears) {
     names.push_back(linear.name);
   }
+  MOELORA_CHECK(!names.empty(), "its tensors' file holds no linear with both matrices");
   const std::string family = model::other_family_of_names(names);
   MOELORA_CHECK(family.empty(), "this is an adapter of ", family, " (", names.front(),
                 ", …); this program runs ChatGLM-6B, the first generation. A C++ program whose own model has these ",
@@ -181,6 +183,14 @@ std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& li
     const at::Tensor zero = at::zeros({1});
     return model::ChatGlm(*config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); }).ptr();
   }
+  // ChatGLM-6B's names behind something else would fit no base later; other names may be those of a user's own model.
+  static const std::regex behind(R"(.+\.(transformer\.layers\.\d+\.(?:attention|mlp)\..+))");
+  std::smatch parts;
+  MOELORA_CHECK(!std::regex_match(names.front(), parts, behind), "its ", names.size(),
+                " linears have an unknown name in front: expected ", parts[1], ", found ", names.front(),
+                "; take what is in front off the keys of the tensors' file");
+  log::warning("its linears are not named as ChatGLM-6B's (" + names.front() +
+               ", …): the adapter fits only a model of one's own that has these names");
   ModulesByName modules;
   return weightless_base(linears, {1, 1, 1}, modules);
 }

@@ -292,6 +292,26 @@ TEST(ForeignPatterns, WhatDoesNotFitIsNamed) {
   expect_named(stderr_of([&] { copy.load(*base); }), {"alpha_pattern: 'no_such_linear' matches no adapted linear"});
 }
 
+TEST(ForeignPatterns, HostileOnesCostNoTime) {
+  auto base = testing::tiny_base();
+  ForeignCopy copy("lora-tiny");
+  copy.config([](auto& json) {
+    json["alpha_pattern"] = {{"(((.*)*)*)*x", 4}, {"(a|b|ab|.)*(.*.*.*.*.*.*)*y", 4}};
+    json["target_modules"] = "(((.*)*)*)*(query_key_value|dense|dense_h_to_4h|dense_4h_to_h)";
+  });
+  EXPECT_EQ(copy.load(*base)->linears().size(), 12u);
+  expect_named(ForeignCopy("lora-tiny")
+                   .config([](auto& json) {
+                     json["alpha_pattern"] = {{std::string(200000, '('), 4}};
+                   })
+                   .error(),
+               {"alpha_pattern.(((", "expected a name"});
+  expect_named(ForeignCopy("lora-tiny")
+                   .tensors([](ForeignFile& tensors) { tensors[std::string(200000, 'a')] = at::zeros({1}); })
+                   .error(),
+               {"found one of 200000 characters"});
+}
+
 TEST(ForeignValues, AnUpdateThatIsZeroIsAWarning) {
   const auto said = [](const std::function<void(ForeignFile&)>& change, const std::string& fixture = "lora-tiny") {
     auto base = testing::tiny_base();

@@ -124,7 +124,7 @@ TEST(ForeignImport, APrefixGivesTheLogitsOfAnAdapterFilledByHand) {
     MoeLoraConfig config;
     config.targets.clear();
     config.prefix = {8, projection, 0.0};
-    const Adapter filled = inject(*other, config, TaskNames({"default"}));
+    Adapter filled = inject(*other, config, TaskNames({"default"}));
     const auto file = io::load_safetensors(fixture / "prefix_encoder.safetensors");
     std::map<std::string, at::Tensor> tensors{
         {"prefix.embedding", file.at("transformer.prefix_encoder.embedding.weight")}};
