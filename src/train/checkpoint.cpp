@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "moelora/adapter/adapter_file.h"
@@ -54,6 +55,20 @@ nlohmann::ordered_json identity_to_json(const RunIdentity& identity) {
   return json;
 }
 
+void check_version(std::int64_t version) {
+  MOELORA_CHECK(version == 1 || version == kStateVersion, "expected format_version 1 or ", kStateVersion, ", found ",
+                version, "; resume with the version of the program that wrote it");
+}
+
+/// Looks at the version alone, before checksums: a later version may have others. A damaged file is left to them.
+void check_version_in(const std::filesystem::path& state_file) {
+  std::ifstream stream(state_file);
+  const auto json = nlohmann::ordered_json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (json.is_object() && json.contains("format_version") && json["format_version"].is_number_integer()) {
+    check_version(json["format_version"].get<std::int64_t>());
+  }
+}
+
 void read_window(io::JsonReader& reader, RunState& state) {
   nlohmann::ordered_json window = nlohmann::ordered_json::object();
   reader.read("window", window);
@@ -94,9 +109,7 @@ RunState RunState::from_json(const nlohmann::ordered_json& json) {
   std::int64_t version = 0;
   io::JsonReader reader(json);
   if (reader.read("format_version", version)) {
-    // By itself: the keys of a version that is not known say nothing.
-    MOELORA_CHECK(version == 1 || version == kStateVersion, "expected format_version 1 or ", kStateVersion, ", found ",
-                  version, "; resume with the version of the program that wrote it");
+    check_version(version);  // by itself: the keys of a version that is not known say nothing
   } else {
     reader.problem("format_version", "is missing");
   }
@@ -193,6 +206,7 @@ void CheckpointFolder::write(const RunState& state,
 RunState CheckpointFolder::read(std::int64_t step) const {
   const std::filesystem::path folder = path_of(step);
   MOELORA_CHECK(std::filesystem::is_directory(folder), "there is no such checkpoint");
+  check_version_in(folder / kStateFile);
   const bool has_checksums = std::filesystem::exists(folder / kChecksumsFile);
   if (has_checksums) {
     verify_checksums(folder, kStateFile);
