@@ -101,7 +101,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
                                   .new_task_only = config.mode == train::Mode::new_task};
   train::Callbacks callbacks;
   callbacks.save_model = [&](const std::filesystem::path& folder) {
-    save_model(session.model, folder, config.model.tokenizer_path());
+    save_model(session.model, folder, config.model);
   };
   callbacks.stop = &stop_on_signals();  // ends the run after its step, with a checkpoint
   const train::TrainResult result = train::train(inputs, config.training, callbacks);
