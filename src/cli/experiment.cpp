@@ -49,9 +49,7 @@ experiment::Base open_base(const train::ModelSection& section) {
   base.model = session->model.ptr();
   base.tokenizer = std::shared_ptr<model::Tokenizer>(session, session->tokenizer.get());
   base.fingerprint = session->base_fingerprint;
-  base.save = [session, tokenizer = section.tokenizer_path()](const std::filesystem::path& folder) {
-    save_model(session->model, folder, tokenizer);
-  };
+  base.save = [session, section](const std::filesystem::path& folder) { save_model(session->model, folder, section); };
   return base;
 }
 

@@ -17,6 +17,7 @@
 #include "moelora/io/folder_lock.h"
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
+#include "moelora/model/folder_files.h"
 
 namespace moelora::cli {
 
@@ -175,24 +176,30 @@ Session open_model(const train::ModelSection& section) {
   return session;
 }
 
-void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
-                const std::filesystem::path& tokenizer_from) {
+void save_model(const model::ChatGlm& model, const std::filesystem::path& folder, const train::ModelSection& section) {
+  const std::filesystem::path source = section.path.empty() ? section.tokenizer : section.path;
   const at::ScalarType stored = parse_dtype(model->config().torch_dtype);
   if (stored == model->dtype()) {
-    model::save_chatglm(*model, folder, tokenizer_from);
-    return;
+    model::save_chatglm(*model, folder, source);
+  } else {
+    std::map<std::string, at::Tensor> tensors;
+    for (const auto& [name, tensor] : model::base_tensors(*model)) {
+      tensors[name] = tensor;
+    }
+    model::ChatGlm copy(model->config(), [&](const std::string& name, at::IntArrayRef) {
+      return tensors.at(name).detach().to(at::kCPU, stored);
+    });
+    if (model->head_is_tied()) {
+      copy->tie_head();
+    }
+    model::save_chatglm(*copy, folder, source);
   }
-  std::map<std::string, at::Tensor> tensors;
-  for (const auto& [name, tensor] : model::base_tensors(*model)) {
-    tensors[name] = tensor;
+  if (!section.path.empty()) {
+    model::warn_of_missing_files(section.path);
+    if (!section.tokenizer.empty()) {
+      model::copy_folder_files(section.tokenizer, folder);
+    }
   }
-  model::ChatGlm copy(model->config(), [&](const std::string& name, at::IntArrayRef) {
-    return tensors.at(name).detach().to(at::kCPU, stored);
-  });
-  if (model->head_is_tied()) {
-    copy->tie_head();
-  }
-  model::save_chatglm(*copy, folder, tokenizer_from);
 }
 
 void require_empty(const std::filesystem::path& folder) {

@@ -50,9 +50,9 @@ Session open_session(const SessionOptions& options);
 /// The model of a configuration: a folder's, or a new one with random weights.
 Session open_model(const train::ModelSection& section);
 
-/// Writes a trained model in the type that its configuration names, whatever it was computed in.
-void save_model(const model::ChatGlm& model, const std::filesystem::path& folder,
-                const std::filesystem::path& tokenizer_from);
+/// Writes a trained model in the type that its configuration names, whatever it was computed in, with the files beside
+/// weights that the section's folders hold: the model's, and those of a tokenizer of its own over them.
+void save_model(const model::ChatGlm& model, const std::filesystem::path& folder, const train::ModelSection& section);
 
 /// The type in which a model folder stores its weights.
 at::ScalarType stored_dtype(const std::filesystem::path& model_folder);

@@ -36,7 +36,7 @@ std::vector<std::string> damaged_weights(const CausalLM& model, const std::strin
       look_at(parameter.key(), parameter.value());
     }
   }
-  for (const auto& module : model.named_modules()) {
+  for (const auto& module : model.named_modules("", /*include_self=*/false)) {
     const auto* linear = module.value()->as<nn::LinearImpl>();
     if (linear == nullptr || linear->active_delta() == nullptr ||
         !(layer.empty() || module.key() == layer || is_below(module.key(), layer))) {

@@ -235,6 +235,31 @@ TEST(MergeProgram, AMergedFolderIsComplete) {
   EXPECT_FALSE(quiet.has("configuration_chatglm.py")) << quiet.text;
 }
 
+TEST(TrainProgram, AWholeModelIsSavedCompleteAndWithItsOwnTokenizer) {
+  MergeCli cli;
+  std::ofstream(cli.base / "generation_config.json") << "{}";
+  std::ofstream(cli.base / "modeling_chatglm.py") << "pass\n";
+  const fs::path tokenizer = cli.folder.path() / "tokenizer";
+  fs::create_directory(tokenizer);
+  fs::copy_file(cli.base / "ice_text.model", tokenizer / "ice_text.model");
+  std::ofstream(tokenizer / "tokenizer_config.json") << R"({"num_image_tokens": 0, "remove_space": true})";
+  const fs::path config = cli.folder.path() / "config.json";
+  std::ofstream(config) << ordered_json{
+      {"mode", "full"},
+      {"model", {{"path", cli.base.string()}, {"tokenizer", tokenizer.string()}, {"device", "cpu"}}},
+      {"data", {{"train", cli.records.string()}, {"validation_size", 0}}},
+      {"training", {{"steps", 1}, {"batch_size", 2}}}};
+  const auto trained = run("train --config " + config.string() + cli.to_output());
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  EXPECT_TRUE(trained.has("configuration_chatglm.py")) << "a missing file is named: " << trained.text;
+  const fs::path model = cli.output / "model";
+  for (const char* name : {"generation_config.json", "modeling_chatglm.py", "ice_text.model"}) {
+    EXPECT_EQ(content(model / name), content(cli.base / name)) << name;
+  }
+  EXPECT_EQ(content(model / "tokenizer_config.json"), content(tokenizer / "tokenizer_config.json"));
+  EXPECT_EQ(json_of(model / "config.json")["transformers_version"], "4.28.1");
+}
+
 TEST(ExportProgram, NamesTheBaseAndMeasuresWhatLoadingTheFileChanges) {
   MergeCli cli;
   ASSERT_EQ(cli.import().code, 0);
