@@ -124,7 +124,8 @@ void inspect_model(const fs::path& folder) {
   }
   if (fs::exists(folder / "merge_certificate.json")) {
     const ordered_json certificate = io::read_json_file(folder / "merge_certificate.json");
-    line("merged", certificate.value("what", "?"));
+    const bool named = certificate.is_object() && certificate.contains("what") && certificate["what"].is_string();
+    line("merged", named ? certificate["what"].get<std::string>() : "merge_certificate.json does not say what");
   }
 }
 

@@ -203,9 +203,12 @@ class JsonScanner {
       }
       skip_blanks();
       if (members != nullptr) {
-        members->push_back({key, at_});
+        members->push_back({key, at_, at_});
       }
       value(nullptr);
+      if (members != nullptr) {
+        members->back().value_end = at_;
+      }
       skip_blanks();
       more = take(',');
       if (!more && !take('}')) {

@@ -18,6 +18,7 @@ struct JsonExtent {
   struct Member {
     std::string_view key;  ///< as written, without quotes
     std::size_t value = 0;
+    std::size_t value_end = 0;
   };
   std::size_t end = 0;          ///< behind the value's last character
   std::vector<Member> members;  ///< of the value itself if it is an object, in their order

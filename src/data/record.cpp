@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <unordered_set>
 #include <utility>
 
@@ -34,15 +35,41 @@ void hash_record(io::Sha256& hash, const Record& record) {
 
 using nlohmann::json;
 
-/// Reads one record's fields and keeps all that is wrong with them, with its place in the text.
+/// The name of a member of an object, its escapes resolved.
+std::string key_of(const JsonExtent::Member& member) {
+  const bool plain = member.key.find('\\') == std::string_view::npos;
+  return plain ? std::string(member.key) : json::parse("\"" + std::string(member.key) + "\"").get<std::string>();
+}
+
+/// What kind of JSON value begins with this character.
+const char* type_of_value(char first) {
+  switch (first) {
+    case '{':
+      return "object";
+    case '[':
+      return "array";
+    case '"':
+      return "string";
+    case 't':
+    case 'f':
+      return "boolean";
+    case 'n':
+      return "null";
+    default:
+      return "number";
+  }
+}
+
+/// Reads one record's fields and keeps all that is wrong with them, with its place in the text. Only the fields that a
+/// record has are built: what else a file carries costs nothing.
 class RecordFields {
  public:
-  RecordFields(const json& object, std::size_t begin, const std::vector<JsonExtent::Member>& members)
-      : object_(object), begin_(begin), members_(members) {}
+  RecordFields(std::string_view text, std::size_t begin, const std::vector<JsonExtent::Member>& members)
+      : text_(text), begin_(begin), members_(members) {}
 
   std::string string(const char* key, bool required) {
-    const json* found = find(key);
-    if (found == nullptr) {
+    const std::optional<json> found = find(key);
+    if (!found) {
       if (required) {
         missing_.push_back(key);
       }
@@ -62,8 +89,8 @@ class RecordFields {
   }
 
   std::vector<std::string> strings(const char* key) {
-    const json* found = find(key);
-    if (found == nullptr) {
+    const std::optional<json> found = find(key);
+    if (!found) {
       return {};
     }
     if (!found->is_array() ||
@@ -75,12 +102,12 @@ class RecordFields {
   }
 
   std::vector<std::pair<std::string, std::string>> rounds(const char* key) {
-    const json* found = find(key);
+    const std::optional<json> found = find(key);
     const auto is_round = [](const json& one) {
       return one.is_array() && one.size() == 2 && one[0].is_string() && one[1].is_string();
     };
     std::vector<std::pair<std::string, std::string>> rounds;
-    if (found == nullptr) {
+    if (!found) {
       return rounds;
     }
     if (!found->is_array() || !std::all_of(found->begin(), found->end(), is_round)) {
@@ -117,23 +144,35 @@ class RecordFields {
   }
 
  private:
-  const json* find(const char* key) const {
-    const auto found = object_.find(key);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  const JsonExtent::Member* member_of(const char* key) const {
+    const auto member = std::find_if(members_.begin(), members_.end(), [&](const auto& one) {
+      return one.key == key || (one.key.find('\\') != std::string_view::npos && key_of(one) == key);
+    });
+    return member == members_.end() ? nullptr : &*member;
   }
 
-  void problem(const char* key, std::string text) {
-    const auto member = std::find_if(members_.begin(), members_.end(), [&](const auto& one) { return one.key == key; });
-    problems_.push_back({member == members_.end() ? begin_ : member->value, std::move(text)});
+  /// Nothing if it is absent or null.
+  std::optional<json> find(const char* key) const {
+    const JsonExtent::Member* member = member_of(key);
+    if (member == nullptr || text_[member->value] == 'n') {
+      return std::nullopt;
+    }
+    try {
+      return json::parse(text_.substr(member->value, member->value_end - member->value));
+    } catch (const json::exception& error) {  // a number that no type holds
+      throw JsonFault{member->value, "broken JSON: " + io::plain_json_message(error.what())};
+    }
   }
+
+  void problem(const char* key, std::string text) { problems_.push_back({member_of(key)->value, std::move(text)}); }
 
   std::string found_fields() const {
     constexpr std::size_t kMost = 12;
     std::string text;
     for (std::size_t i = 0; i < members_.size() && i < kMost; ++i) {
       text += (i == 0 ? "\"" : ", \"") + io::shortened(members_[i].key, 40) + "\"";
-      const auto value = object_.find(std::string(members_[i].key));  // absent: a key with escapes
-      text += value != object_.end() && !value->is_string() ? std::string(" (") + value->type_name() + ")" : "";
+      const std::string type = type_of_value(text_[members_[i].value]);
+      text += type == "string" ? "" : " (" + type + ")";
     }
     if (members_.size() > kMost) {
       text += detail::concat(" and ", members_.size() - kMost, " more");
@@ -141,7 +180,7 @@ class RecordFields {
     return text.empty() ? "no fields" : text;
   }
 
-  const json& object_;
+  std::string_view text_;
   std::size_t begin_;
   const std::vector<JsonExtent::Member>& members_;  // in the order of the text
   std::vector<std::string> missing_;
@@ -150,16 +189,10 @@ class RecordFields {
 
 /// Throws JsonFault.
 Record parse_record(std::string_view text, std::size_t begin, const JsonExtent& extent, const ReadOptions& options) {
-  json object;
-  try {
-    object = json::parse(text.substr(begin, extent.end - begin));
-  } catch (const json::exception& error) {  // a number that no type holds
-    throw JsonFault{begin, "broken JSON: " + io::plain_json_message(error.what())};
+  if (text[begin] != '{') {
+    throw JsonFault{begin, std::string("expected an object, found ") + type_of_value(text[begin])};
   }
-  if (!object.is_object()) {
-    throw JsonFault{begin, std::string("expected an object, found ") + object.type_name()};
-  }
-  RecordFields fields(object, begin, extent.members);
+  RecordFields fields(text, begin, extent.members);
   Record record;
   record.input = fields.string("input", true);
   record.target = fields.string("target", options.need_target);

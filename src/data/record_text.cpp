@@ -155,20 +155,19 @@ class RecordTextWalk {
 
 }  // namespace
 
-TextPlaces::TextPlaces(std::string_view text) : text_(text), starts_{0} {
-  for (std::size_t at = text.find('\n'); at != std::string_view::npos; at = text.find('\n', at + 1)) {
-    starts_.push_back(at + 1);
-  }
-}
-
 std::size_t TextPlaces::line(std::size_t at) const {
-  return static_cast<std::size_t>(std::upper_bound(starts_.begin(), starts_.end(), at) - starts_.begin());
+  if (at < counted_) {
+    counted_ = lines_ = 0;
+  }
+  lines_ += static_cast<std::size_t>(std::count(text_.begin() + static_cast<std::ptrdiff_t>(counted_),
+                                                text_.begin() + static_cast<std::ptrdiff_t>(at), '\n'));
+  counted_ = at;
+  return lines_ + 1;
 }
 
 std::string TextPlaces::place(std::size_t at) const {
-  const std::size_t number = line(at);
-  const std::size_t start = starts_[number - 1];
-  return detail::concat(number, ":", io::count_characters(text_.substr(start, at - start)) + 1);
+  const std::size_t start = at == 0 ? 0 : text_.rfind('\n', at - 1) + 1;  // npos + 1 is 0
+  return detail::concat(line(at), ":", io::count_characters(text_.substr(start, at - start)) + 1);
 }
 
 void visit_record_text(std::string_view text, const std::string& label, const TextPlaces& places,

@@ -92,6 +92,12 @@ TEST(RecordText, EveryFormIsReadToItsEnd) {
   EXPECT_TRUE(reads("[" + record("x]\\\"}[") + "]", "x]\"}["));
 }
 
+TEST(RecordText, OnlyTheFieldsOfARecordMatter) {
+  EXPECT_TRUE(
+      reads(R"({"\u0069nput": "a", "target": "t", "task\u005fdataset": "X", "extra": 1e999, "history": null})", "a"));
+  EXPECT_TRUE(reads(R"({"meta": {"input": "no"}, "input": "a", "target": "t", "task_dataset": "X"})", "a"));
+}
+
 TEST(RecordText, TextBehindAnArrayIsAnErrorWithItsPlace) {
   const std::string a = record("医生"), b = record("b");
   EXPECT_NE(reading_of("[" + a + "],\n" + b + "]\n").error.find("f.json:1:54: expected the end of the file"),
@@ -141,7 +147,7 @@ TEST(RecordText, KeysGivenTwiceAndHostileTextAreProblems) {
       reads_but(a + "\n{\"x\": " + std::string(100000, '['), "a", {"f.json:2:206: broken JSON: brackets nest"}));
   EXPECT_TRUE(reads_but(a + "\n" + R"({"input": "\ud800", "target": "t", "task_dataset": "X"})", "a",
                         {"f.json:2:12: broken JSON: half a character"}));
-  EXPECT_TRUE(reads_but(a + "\n" + R"({"input": 1e999})", "a", {"f.json:2:1: broken JSON: number overflow"}));
+  EXPECT_TRUE(reads_but(a + "\n" + R"({"input": 1e999})", "a", {"f.json:2:11: broken JSON: number overflow"}));
   EXPECT_TRUE(reads_but(a + "\n{\"input\": \"" + std::string(1, '\0') + "\"}", "a",
                         {"f.json:2:12: broken JSON: found a zero byte"}));
   for (const std::string& text : {std::string("[[[[[["), std::string("{{{{"), std::string("]"), std::string("\""),
