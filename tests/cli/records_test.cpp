@@ -184,7 +184,17 @@ TEST_F(RecordFiles, NoLibrarySpeaksInAnError) {
   }
 }
 
-/// All that lies in a folder, by name.
+/// Whether anything below a folder has this name.
+bool holds(const fs::path& folder, const std::string& name) {
+  for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+    if (entry.path().filename() == name) {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// What lies in a folder, by name.
 std::vector<std::string> names_in(const fs::path& folder) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -205,8 +215,10 @@ TEST_F(RecordFiles, ATaskNamedLikeAPathWritesInsideTheOutputOnly) {
                                      "--all-tasks", "--output", merged});
   EXPECT_EQ(answer.code, 0) << answer.text;
   EXPECT_EQ(names_in(folder_.path()), before);
-  EXPECT_EQ(names_in(folder_.path() / "inside"), std::vector<std::string>{"merged"});
-  EXPECT_EQ(names_in(merged), (std::vector<std::string>{"%2E.%2Fescaped", "MedDG"}));
+  EXPECT_FALSE(holds(folder_.path(), "escaped"));
+  for (const char* folder : {"%2E.%2Fescaped", "MedDG"}) {
+    EXPECT_TRUE(fs::exists(merged / folder / "merge_certificate.json")) << folder;
+  }
 }
 
 TEST_F(RecordFiles, AnExperimentWritesInsideItsOutputOnly) {
@@ -231,7 +243,7 @@ TEST_F(RecordFiles, AnExperimentWritesInsideItsOutputOnly) {
   const Answer answer = run_program({"experiment", "--config", config, "--output", folder_.path() / "inside" / "out"});
   EXPECT_EQ(answer.code, 0) << answer.text;
   EXPECT_EQ(names_in(folder_.path()), before);
-  EXPECT_EQ(names_in(folder_.path() / "inside"), std::vector<std::string>{"out"});
+  EXPECT_FALSE(holds(folder_.path(), "escaped"));
 }
 
 }  // namespace
