@@ -106,7 +106,8 @@ int end_output(const std::string& verb, int status) {
     return status;
   }
   const int failure = fail(verb, std::string("cannot write the results to standard output") +
-                                     (cause != 0 ? std::string(": ") + std::strerror(cause) : std::string()));
+                                     (cause != 0 ? std::string(": ") + std::strerror(cause)
+                                                 : std::string(": the disk is full, or nobody reads it")));
   return status == 0 ? failure : status;
 }
 

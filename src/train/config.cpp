@@ -38,6 +38,11 @@ Problems problems_of_training(const TrainingOptions& options) {
       problems.emplace_back(key, detail::concat("expected at least ", least, ", found ", value));
     }
   };
+  const auto at_most = [&](const char* key, std::int64_t value, std::int64_t most) {
+    if (value > most) {
+      problems.emplace_back(key, detail::concat("expected at most ", most, ", found ", value));
+    }
+  };
   const auto fraction = [&](const char* key, double value) {
     if (!(value >= 0.0 && value < 1.0)) {
       problems.emplace_back(key, detail::concat("expected 0 or more and below 1, found ", value));
@@ -45,6 +50,7 @@ Problems problems_of_training(const TrainingOptions& options) {
   };
   at_least("steps", options.steps, 1);
   at_least("batch_size", options.batch_size, 1);
+  at_most("batch_size", options.batch_size, 1'000'000);
   at_least("micro_batch_tokens", options.micro_batch_tokens, 1);
   at_least("memory_budget_gb", options.memory_budget_gb, 0.0);
   at_least("learning_rate", options.learning_rate, 0.0);
@@ -65,14 +71,8 @@ Problems problems_of_training(const TrainingOptions& options) {
   at_least("checkpoint_every", options.checkpoint_every, 1);
   at_least("keep_checkpoints", options.keep_checkpoints, 1);
   at_least("threads", options.threads, 0);
-  // Far beyond any use: a batch's samples are listed, and steps · batch_size counts samples in 64 bits.
-  const auto at_most = [&](const char* key, std::int64_t value, std::int64_t most) {
-    if (value > most) {
-      problems.emplace_back(key, detail::concat("expected at most ", most, ", found ", value));
-    }
-  };
+  // Far beyond any use: steps · batch_size counts samples in 64 bits.
   at_most("steps", options.steps, std::int64_t{1} << 38);
-  at_most("batch_size", options.batch_size, std::int64_t{1} << 24);
   at_most("threads", options.threads, 4096);
   return problems;
 }

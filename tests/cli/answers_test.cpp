@@ -170,7 +170,7 @@ TEST(BrokenOffRun, ATornLineIsDroppedAndADamagedOneNamed) {
   EXPECT_EQ(run(answering(input, output)).code, 2);
   EXPECT_EQ(content_of(partial), "notes of mine") << "a file that is not ours";
 
-  for (const std::string& torn : {"", "{", "{\"record\":3,\"answer\":\"胃"}) {
+  for (const std::string torn : {"", "{", "{\"record\":3,\"answer\":\"胃"}) {
     fs::remove(output);
     std::ofstream(partial) << kept << torn;
     const Result resumed = run(answering(input, output, {"--resume"}));
@@ -367,7 +367,7 @@ TEST(LongPrompts, AreCountedByNameOnTheScreenAndInTheReport) {
   EXPECT_FALSE(says(short_ones, "lose their")) << short_ones.text;
   EXPECT_EQ(ordered_json::parse(content_of(folder.path() / "short.json"))["cut_prompts"], 0);
 
-  for (const std::string& mode : {"--stream", "--sample"}) {
+  for (const std::string mode : {"--stream", "--sample"}) {
     const Result prompt = run({"generate", "--model", base_model(), "--prompt", text, "--max-new-tokens", "4", mode});
     EXPECT_EQ(prompt.code, 0) << prompt.text;
     EXPECT_TRUE(says(prompt, "lose their middle: 1 (the prompt)")) << prompt.text;
@@ -385,7 +385,7 @@ TEST(LongPrompts, AndTargetsOfTrainingAreCountedByName) {
   std::ofstream(config) << ordered_json{
       {"model", {{"path", base_model()}}},
       {"adapter", {{"rank", 2}, {"num_experts", 2}, {"task_embedding_dim", 4}}},
-      {"data", {{"train", data.string()}, {"validation_size", 0}, {"max_source_length", 6}, {"max_target_length", 6}}},
+      {"data", {{"train", data.string()}, {"validation_size", 0}, {"max_source_length", 4}, {"max_target_length", 6}}},
       {"training", {{"steps", 1}, {"batch_size", 2}}}};
   const auto dry_run = [&](const std::string& set) {
     return run({"train", "--config", config, "--dry-run", "--set", set});

@@ -233,7 +233,7 @@ TEST(Evaluate, SampledAnswersBelongToTheirRecordsWhateverElseIsAsked) {
 TEST(Evaluate, RecordsThatAgreeInEverythingStillDrawApart) {
   std::vector<data::Record> records(3, testing::make_record("MedDG", "truth", {}, "same"));
   records.push_back(testing::make_record("CHIP-STS", "truth", {}, "same"));
-  for (const std::string& id : {"same", ""}) {
+  for (const std::string id : {"same", ""}) {
     for (data::Record& record : records) record.sample_id = id;
     const std::vector<std::string> answers = thrown(records, 2);
     EXPECT_EQ(std::set<std::string>(answers.begin(), answers.end()).size(), 4U) << id;
