@@ -328,7 +328,7 @@ TEST(Merge, EveryDamagedTensorOfTheAdapterIsNamed) {
   }
   EXPECT_THROW(require_finite(*fixture.adapter), io::NotFinite);
   const auto text = error_of([&] { merge_mixture(fixture.adapter, {{"a", 1.0}}); });
-  for (const std::string part :
+  for (const std::string& part :
        {"linears." + fixture.adapter->linears()[0].name + ".B", std::string("gate.task_embedding")}) {
     EXPECT_NE(text.find(part), text.npos) << text;
   }

@@ -99,7 +99,7 @@ TEST(MergeProgram, LogitsThatAreNotFiniteAreAnErrorNamingTheLayer) {
     EXPECT_EQ(evaluated.code, 2) << evaluated.text;
     EXPECT_TRUE(evaluated.has("transformer.layers.1.attention.dense.weight")) << evaluated.text;
     const fs::path merged = cli.folder.path() / "merged";
-    for (const std::string arguments :
+    for (const std::string& arguments :
          {std::string("--task task1"), "--task task1 --check " + cli.records.string(), std::string("--all-tasks")}) {
       const auto failed = cli.merge(arguments + " --output " + merged.string());
       EXPECT_EQ(failed.code, 1) << failed.text;
