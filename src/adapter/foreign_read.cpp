@@ -357,6 +357,7 @@ Adapter load_foreign_adapter(const BaseForShapes& base_for, const fs::path& fold
   torch::nn::Module& base = base_for(sorted.shapes());
   const std::set<std::string> linears = linears_of(base);
   adopt_names(sorted, linears);
+  config.targets.clear();
   for (const auto& [linear, found] : sorted.linears) {
     config.targets.push_back(linear);
   }
