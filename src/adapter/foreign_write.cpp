@@ -94,7 +94,7 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
 }
 
 void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base) {
-  require_mergeable(adapter);
+  require_exportable(adapter);
   require_finite(adapter);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.top_k == 0 || config.top_k == config.num_experts,

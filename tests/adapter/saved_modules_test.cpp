@@ -218,8 +218,10 @@ TEST_F(SavedModulesTest, AreTakenOverByAnAdapterWithOneTaskMore) {
 
 TEST_F(SavedModulesTest, AreNotLostInAnExport) {
   Adapter adapter = inject(*model_, config_with_head(), user_tasks());
-  const std::string refused = error_text([&] { export_peft(*adapter, "triage", folder_.path() / "peft"); });
-  EXPECT_TRUE(has(refused, "modules_to_save: head")) << refused;
+  for (const auto& refused : {error_text([&] { export_peft(*adapter, "triage", folder_.path() / "peft"); }),
+                              error_text([&] { export_moelora_peft(*adapter, folder_.path() / "moelora-peft"); })}) {
+    EXPECT_TRUE(has(refused, "modules_to_save: head")) << refused;
+  }
 }
 
 TEST_F(SavedModulesTest, WithoutThemTheConfigurationIsWrittenAsBefore) {
