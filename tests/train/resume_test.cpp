@@ -35,7 +35,7 @@ struct WorseningRun : ToyRun {
     callbacks.on_step = [this](const StepReport& report) {
       if (report.step > 3) {
         const at::NoGradGuard no_grad;
-        adapter->linears().front().delta->B.add_(0.5);
+        model->lm_head->weight.mul_(2.0);  // surer and surer of what is wrong
       }
     };
   }
