@@ -34,7 +34,8 @@ struct Split {
 /// Takes about `size` records out for validation, in the tasks' proportions (a task with two records or more gives at
 /// least one, if `size` allows). A task keeps at least one training record. Records of the same input and history, as
 /// duplicates and several answers to one question are, go to the same part; so the validation part may be smaller than
-/// `size`, or a little larger. Both parts keep the records' order. Error if fewer than `size` + 1 records are there.
+/// `size`, or larger where questions have several answers. Both parts keep the records' order. Error if fewer than
+/// `size` + 1 records are there.
 Split carve_validation(std::vector<Record> records, std::int64_t size, std::uint64_t seed);
 
 /// Places of those of `others` whose input and history some record of `records` has too: what would be learned and
