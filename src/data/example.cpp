@@ -52,7 +52,14 @@ const std::vector<std::string>& cut_names() {
 }
 
 std::string record_name(const Record& record) {
-  return record.sample_id.empty() ? "line " + std::to_string(record.line) : record.sample_id;
+  if (!record.sample_id.empty()) {
+    return record.sample_id;
+  }
+  const std::string line = "line " + std::to_string(record.line);
+  // Several records may stand in one line of an array.
+  return record.number == 0 || record.number == record.line
+             ? line
+             : "record " + std::to_string(record.number) + " (" + line + ")";
 }
 
 void CountedRecords::add(const std::string& name) {

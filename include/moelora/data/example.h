@@ -46,7 +46,7 @@ struct Example {
   std::int64_t label_count() const { return length() - context; }
 };
 
-/// How messages name a record: its sample_id, or "line N".
+/// How messages name a record: its sample_id, or "line N", or "record N (line L)" where lines and records differ.
 std::string record_name(const Record& record);
 
 /// Records with something in common, counted; the first few by name.
