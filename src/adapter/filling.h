@@ -21,9 +21,8 @@ struct ExpectedTensor {
 };
 using AdapterShapes = std::vector<ExpectedTensor>;
 
-/// Names (those of adapter_tensors()) and shapes of the tensors that inject() with this configuration would make, all but
-/// those of modules_to_save.
-/// Error as from inject() if a target matches nothing.
+/// Names (those of adapter_tensors()) and shapes of the tensors that inject() with this configuration would make, all
+/// but those of modules_to_save. Error as from inject() if a target matches nothing.
 AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks);
 
 /// inject() and fill_adapter(), in the reverse order of what can go wrong: nothing is made before the tensors are known

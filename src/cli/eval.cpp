@@ -189,7 +189,8 @@ void add_eval(CLI::App& app, int& status) {
   auto* model = verb->add_option("--model", options->session.model, "model folder; its answers are scored");
   verb->add_option("--adapter", options->session.adapter, "adapter folder");
   add_compute_options(*verb, options->session);
-  add_predict_options(*verb, options->evaluate);
+  add_answer_options(*verb, options->evaluate);
+  add_sampling_options(*verb, options->evaluate);
   add_task_prompt_option(*verb, options->prompt);
   add_demonstration_options(*verb, options->prompt);
   verb->add_option("--data", options->data, "records with the right answers in `target`; those without are not scored")

@@ -169,7 +169,8 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_option("--output", options->output,
                    "the records with the answers in the field `target`; while it runs they are kept in OUTPUT.partial");
   verb->add_flag("--resume", options->resume, "with --input: go on after the answers in OUTPUT.partial");
-  add_predict_options(*verb, options->evaluate);
+  add_answer_options(*verb, options->evaluate);
+  add_sampling_options(*verb, options->evaluate);
   add_task_prompt_option(*verb, options->prompt_options);
   verb->footer(
       "Examples:\n"

@@ -8,7 +8,6 @@
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
 
 #include "cli/predict.h"
 #include "cli/probe.h"
@@ -234,18 +233,12 @@ bool run_merge(const MergeVerbOptions& options) {
   return passed;
 }
 
-// The options of an answer serve --check alone, and it compares greedy answers: those of sampling are not offered.
+// They serve --check alone, which compares greedy answers.
 void add_check_options(CLI::App& verb, eval::EvaluateOptions& options, CLI::Option* check) {
-  static const std::set<std::string> kSampling{"--sample", "--temperature", "--top-k", "--top-p", "--seed"};
   const std::vector<CLI::Option*> before = verb.get_options();
-  add_predict_options(verb, options);
+  add_answer_options(verb, options);
   for (CLI::Option* option : verb.get_options()) {
-    if (std::find(before.begin(), before.end(), option) != before.end()) {
-      continue;
-    }
-    if (kSampling.contains(option->get_name())) {
-      verb.remove_option(option);
-    } else {
+    if (std::find(before.begin(), before.end(), option) == before.end()) {
       option->needs(check);
     }
   }

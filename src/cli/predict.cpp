@@ -81,7 +81,7 @@ void warn_of_unused_options(const CLI::App& verb, bool sample) {
 
 }  // namespace
 
-void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
+void add_answer_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.add_option("--batch-size", options.batch_size, "prompts answered together")
       ->check(whole_number(1))
       ->capture_default_str();
@@ -96,6 +96,9 @@ void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.add_option("--max-new-tokens", options.max_target_length, "longest answer, its end included")
       ->check(whole_number(1))
       ->capture_default_str();
+}
+
+void add_sampling_options(CLI::App& verb, eval::EvaluateOptions& options) {
   auto& generation = options.generation;
   verb.add_flag("--sample", generation.sample, "sample instead of greedy decoding");
   verb.add_option("--temperature", generation.temperature, "of --sample")

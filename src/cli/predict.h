@@ -16,9 +16,10 @@ namespace moelora::cli {
 using train::read_and_report;
 using train::write_records;
 
-/// --batch-size, --max-source-length, --cut, --max-new-tokens and the sampling options; warns of sampling options
-/// without --sample.
-void add_predict_options(CLI::App& verb, eval::EvaluateOptions& options);
+/// --batch-size, --max-source-length, --cut and --max-new-tokens.
+void add_answer_options(CLI::App& verb, eval::EvaluateOptions& options);
+/// --sample, --temperature, --top-k, --top-p and --seed; warns of those that do nothing without --sample.
+void add_sampling_options(CLI::App& verb, eval::EvaluateOptions& options);
 
 /// What stands in front of a record's input.
 struct PromptOptions {

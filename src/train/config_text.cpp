@@ -72,6 +72,7 @@ const KeyText kKeyTexts[] = {
     {"data.deduplicate", "leave out records whose input, target and task were seen before", nullptr},
     {"data.max_source_length", "longest prompt in tokens; longer ones are cut", nullptr},
     {"data.max_target_length", "longest answer in tokens, its end included; longer ones are cut", nullptr},
+    {"data.cut", "which part of a longer prompt is removed: tail, head, middle, or error", nullptr},
     {"data.source_prefix", "text in front of every input", nullptr},
     {"data.with_history", "earlier turns of a dialogue in front of the input", nullptr},
     {"training", "How it is trained.", nullptr},

@@ -126,8 +126,8 @@ RunData read_run_data(const DataSection& section, std::uint64_t seed) {
     result = {std::move(split.train), std::move(split.validation)};
     if (const auto given = static_cast<std::int64_t>(result.validation.size()); given != size) {
       log::warning(detail::concat("the validation part has ", given, " records where ", size,
-                               " were asked for: a task keeps at least one training record, and records of the same "
-                               "input stay together"));
+                                  " were asked for: a task keeps at least one training record, and records of the same "
+                                  "input stay together"));
     }
   }
   report_tasks(result);

@@ -122,12 +122,14 @@ TEST_F(BoundedAdapters, TargetsFromAFileEndSoon) {
 }
 
 TEST_F(BoundedAdapters, ForeignFilesBackWhatTheirConfigurationClaims) {
-  EXPECT_TRUE(
-      foreign([](auto& json) { json["r"] = json["expert_num"] = 1000000000; }, "fewer than the 1000000000 experts"));
-  EXPECT_TRUE(foreign([](auto& json) { json["task_num"] = 1000000000; }, "no task embedding of the 1000000000 tasks"));
-  EXPECT_TRUE(foreign([](auto& json) { json["r"] = 16000000; }, "does not fit its adapter_config.json"));
-  EXPECT_TRUE(foreign([](auto& json) { json["r"] = 1000000000; }, "rank: expected at most"));
-  EXPECT_TRUE(foreign([](auto& json) { json["task_embedding_dim"] = 16000000; }, "does not fit"));
+  for (const char* key : {"r", "expert_num", "task_num", "task_embedding_dim"}) {
+    EXPECT_TRUE(foreign([&](auto& json) { json[key] = 1000000000; },
+                        std::string(key) + ": expected a positive integer (up to a million), found 1000000000"));
+  }
+  EXPECT_TRUE(foreign([](auto& json) { json["r"] = json["expert_num"] = 1000000; }, "fewer than the 1000000 experts"));
+  EXPECT_TRUE(foreign([](auto& json) { json["task_num"] = 1000000; }, "no task embedding of the 1000000 tasks"));
+  EXPECT_TRUE(foreign([](auto& json) { json["r"] = 1000000; }, "does not fit its adapter_config.json"));
+  EXPECT_TRUE(foreign([](auto& json) { json["task_embedding_dim"] = 1000000; }, "does not fit"));
   EXPECT_TRUE(foreign([](auto& json) { json["target_modules"] = "(.*)*(.*)*(.*)*X"; }, "matches no module"));
   EXPECT_TRUE(foreign([](auto& json) { json["target_modules"] = std::string(100000, '('); }, ""));
   EXPECT_TRUE(foreign([](auto& json) { json["strange"] = std::string(1000000, 'x'); }, "strange"));

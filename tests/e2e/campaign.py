@@ -139,6 +139,10 @@ class Work:
         """What must be equal, as {name: text or digest}."""
         raise NotImplementedError
 
+    def is_finished(self, output):
+        """Whether a refused resume only says that nothing is left to do: a kill may come after the last write."""
+        return False
+
 
 def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -208,6 +212,9 @@ class Eval(Work):
         report = json.loads((output / "report.json").read_text())
         return {"predictions": digest(output / "predictions.json"), "scores": json.dumps(report["scores"])}
 
+    def is_finished(self, output):
+        return (output / "report.json").exists() and not (output / "answers.partial").exists()
+
 
 class Generate(Work):
     name = "generate"
@@ -220,6 +227,9 @@ class Generate(Work):
 
     def result(self, output):
         return {"answers": digest(output / "answers.json")}
+
+    def is_finished(self, output):
+        return (output / "answers.json").exists() and not (output / "answers.json.partial").exists()
 
 
 KINDS = [Train, Ranks, Experiment, Merge, Eval, Generate]
@@ -247,7 +257,12 @@ class Disk:
         (self.path / "filler").unlink()
 
     def read_only(self, on):
-        subprocess.run(["mount", "-o", "remount," + ("ro" if on else "rw"), str(self.path)], check=True)
+        end = time.monotonic() + 10
+        command = ["mount", "-o", "remount," + ("ro" if on else "rw"), str(self.path)]
+        while subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode != 0:
+            if time.monotonic() > end:  # processes of a killed one may need a moment to die
+                raise Failure(f"the disk can't be remounted {'read-only' if on else 'read-write'}: it is in use")
+            time.sleep(0.05)
 
     def close(self):
         if self.own:
@@ -339,13 +354,14 @@ class Campaign:
             time.sleep(0.002)
         log = self.folder / "second.log"
         Path(f"{log}.0").unlink(missing_ok=True)
-        second = Processes(work.command(output, resume), log)
-        code = second.wait()[0]
-        still = first.running()
+        held = lock is not None and lock.exists()
+        # As many ranks as the first: should it have ended by itself, this one may rightly go on.
+        code = Processes(work.command(output, resume), log, work.ranks).wait()[0]
+        held = held and lock.exists()  # all the time: nobody else makes that file
         first.kill()
         first.wait()
-        text = Path(f"{log}.0").read_text(errors="replace")
-        if work.name != "generate" and still:
+        if held:
+            text = Path(f"{log}.0").read_text(errors="replace")
             if code != 2 or ("in use by" not in text and "exists and is not an empty folder" not in text):
                 raise Failure(f"{work.name}: a second writer ended with {code}: {text[-800:]}")
             self.counts["second writer"] += 1
@@ -392,7 +408,7 @@ class Campaign:
                 self.check_whole(work, output, "a kill")
                 resume = work.resumable
                 continue
-            if any(codes):
+            if any(codes) and not (resume and work.is_finished(output)):
                 raise Failure(f"{work.name}: ended with {codes}\n{self.end_of_log(work)}")
             break
         found = work.result(output)
@@ -444,6 +460,7 @@ def main():
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="")
+    parser.add_argument("--keep", type=Path, help="a new folder for everything that a failure leaves")
     options = parser.parse_args()
     program = options.program.resolve()
     only = [name for name in options.only.split(",") if name]
@@ -475,6 +492,8 @@ def main():
             print(f"campaign: {parts}: nothing torn, same final bytes")
         except Failure as failure:
             print(f"campaign: FAILED: {failure}", file=sys.stderr)
+            if options.keep:
+                subprocess.run(["cp", "-r", str(folder), str(options.keep)], check=False)
             return 1
         finally:
             if campaign:

@@ -394,16 +394,17 @@ TEST(Scorer, RecordsWithoutATargetAreLeftOutAndCounted) {
   answers[1].target = "不是";
   answers[3].target = "注意事项";
   answers[5].target = "多喝";
-  const Scores scores = score(truth, answers);
+  const CharacterSegmenter characters;
+  const Scores scores = score(truth, answers, {}, characters);
   EXPECT_EQ(scores.samples, 3);
   EXPECT_EQ(scores.left_out.text(), "3 (b, d, e)");
   EXPECT_EQ(scores.find("CHIP-STS")->samples, 1);
   EXPECT_DOUBLE_EQ(scores.find("CHIP-STS")->score, 1.0);
   EXPECT_DOUBLE_EQ(scores.find("KUAKE-QIC")->score, 1.0);
   EXPECT_NEAR(scores.find("MedDG")->score, 0.8, 1e-8);
-  const Scores without = score({truth[0], truth[2], truth[5]}, {answers[0], answers[2], answers[5]});
+  const Scores without = score({truth[0], truth[2], truth[5]}, {answers[0], answers[2], answers[5]}, {}, characters);
   EXPECT_DOUBLE_EQ(scores.average, without.average);
-  EXPECT_DOUBLE_EQ(ScoredRun::from(truth, answers).average(), without.average);
+  EXPECT_DOUBLE_EQ(ScoredRun::from(truth, answers, {}, characters).average(), without.average);
   for (const std::string& text : {to_table(scores), comparison_table({{"one", &scores}, {"two", &scores}})}) {
     EXPECT_NE(text.find("Scored: 3 of 6 records; left out, because they have no target: 3 (b, d, e).\n"),
               std::string::npos)
