@@ -45,6 +45,7 @@ struct ParameterCount {
   std::int64_t matrices = 0;  ///< A and B of all linears
   std::int64_t gates = 0;
   std::int64_t prefix = 0;
+  std::int64_t saved = 0;  ///< of modules_to_save, which travel whole
 };
 
 ParameterCount count_parameters(const AdapterImpl& adapter) {
@@ -61,6 +62,11 @@ ParameterCount count_parameters(const AdapterImpl& adapter) {
       count.prefix += parameter.numel();
     }
   }
+  if (adapter.saved_modules()) {
+    for (const at::Tensor& parameter : adapter.saved_modules()->parameters()) {
+      count.saved += parameter.numel();
+    }
+  }
   return count;
 }
 
@@ -70,6 +76,9 @@ void print_count(const ParameterCount& count) {
   line("gate parameters", with_commas(count.gates));
   if (count.prefix > 0) {
     line("prefix parameters", with_commas(count.prefix));
+  }
+  if (count.saved > 0) {
+    line("modules to save", with_commas(count.saved) + " parameters");
   }
 }
 
