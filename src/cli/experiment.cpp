@@ -152,7 +152,9 @@ void write_report(const ExperimentConfig& config, const std::filesystem::path& o
 /// Error if the folder is none of an experiment's, or holds cells of other records or of another base.
 void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig& config,
                    const std::vector<Cell>& cells) {
-  MOELORA_CHECK(io::is_empty_folder(options.output) || std::filesystem::exists(options.output / kConfigFile),
+  // Cells that were run alone leave no configuration.
+  MOELORA_CHECK(io::is_empty_folder(options.output) || std::filesystem::exists(options.output / kConfigFile) ||
+                    std::filesystem::is_directory(options.output / "cells"),
                 options.output.string(), ": no experiment (it has files, but no ", kConfigFile,
                 "); choose the --output that the experiment began with");
   const bool any_finished = std::any_of(

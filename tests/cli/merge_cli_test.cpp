@@ -235,7 +235,7 @@ TEST(MergeProgram, AMergedFolderIsComplete) {
   EXPECT_FALSE(quiet.has("configuration_chatglm.py")) << quiet.text;
 }
 
-TEST(TrainProgram, AWholeModelIsSavedCompleteAndWithItsOwnTokenizer) {
+TEST(FullTrainingProgram, AWholeModelIsSavedCompleteAndWithItsOwnTokenizer) {
   MergeCli cli;
   std::ofstream(cli.base / "generation_config.json") << "{}";
   std::ofstream(cli.base / "modeling_chatglm.py") << "pass\n";

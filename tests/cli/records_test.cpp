@@ -171,7 +171,8 @@ TEST_F(RecordFiles, NoLibrarySpeaksInAnError) {
   const std::vector<std::pair<std::vector<std::string>, std::string>> wrong = {
       {{"eval", "--data", "x", "--predictions", "x", "--demonstration-choice", "foo"},
        "--demonstration-choice: expected one of random similar, found 'foo'"},
-      {{"generate", "--model", "x", "--threads", "y", "--prompt", "z"}, "--threads: expected a number, found 'y'"},
+      {{"generate", "--model", "x", "--threads", "y", "--prompt", "z"},
+       "--threads: expected a whole number from 0 to 4096, found 'y'"},
       {{"train", "--config"}, "--config: its value is missing"},
       {{"inspect", "x", "y"}, "found what no option expects: y"},
       {{"inspect", "/proc/self/fdinfo/x/y"}, "no such file"},
