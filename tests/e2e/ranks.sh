@@ -71,6 +71,8 @@ compare() {
 import json, sys
 one, other, measure, bar = sys.argv[1:]
 lines = [[json.loads(line) for line in open(f"{name}/log.jsonl")] for name in (one, other)]
+# What was changed on resuming has a line of its own.
+lines = [[line for line in log if "changes" not in line] for log in lines]
 worst = 0.0
 same = len(lines[0]) == len(lines[1])
 for a, b in zip(*lines):
