@@ -150,8 +150,8 @@ void write_report(const ExperimentConfig& config, const std::filesystem::path& o
 }
 
 /// Error if the folder is none of an experiment's, or holds cells of other records or of another base.
-void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig& config,
-                   const std::vector<Cell>& cells) {
+void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig& config, const std::vector<Cell>& cells,
+                   ordered_json inputs) {
   // Cells that were run alone leave no configuration.
   MOELORA_CHECK(io::is_empty_folder(options.output) || std::filesystem::exists(options.output / kConfigFile) ||
                     std::filesystem::is_directory(options.output / "cells"),
@@ -160,7 +160,6 @@ void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig&
   const bool any_finished = std::any_of(
       cells.begin(), cells.end(), [&](const Cell& cell) { return experiment::is_finished(options.output, cell); });
   if (any_finished) {
-    ordered_json inputs = experiment::input_hashes(config);
     inputs["base"] = open_base(config.model).fingerprint;
     experiment::check_inputs_of_finished(cells, options.output, inputs);
   }
@@ -185,9 +184,9 @@ int run_experiment(const ExperimentVerbOptions& options) {
     return 0;
   }
   const auto cells = experiment::plan_cells(config);
-  experiment::check_inputs(config);  // bad input shows before the long part
+  const ordered_json inputs = experiment::check_inputs(config);  // bad input shows before the long part
   if (options.resume) {
-    check_resumed(options, config, cells);
+    check_resumed(options, config, cells, inputs);
   }
   const io::FolderLock lock(options.output, "moelora experiment");
   io::write_json_file(options.output / kConfigFile, json);

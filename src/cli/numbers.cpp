@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "io/utf8.h"
 #include "moelora/io/error.h"
 
 namespace moelora::cli {
@@ -17,10 +18,7 @@ std::optional<Number> number_in(const std::string& text) {
   return failure == std::errc() && end == text.data() + text.size() ? std::optional(number) : std::nullopt;
 }
 
-std::string shortened(const std::string& text) {
-  constexpr std::size_t kMostShown = 30;
-  return "'" + (text.size() > kMostShown ? text.substr(0, kMostShown) + "…" : text) + "'";
-}
+std::string found(const std::string& text) { return "found '" + io::shortened(text, 30) + "'"; }
 
 }  // namespace
 
@@ -30,8 +28,7 @@ CLI::Validator whole_number(std::uint64_t smallest, std::uint64_t largest) {
         const auto number = number_in<std::uint64_t>(text);
         return number && *number >= smallest && *number <= largest
                    ? std::string()
-                   : detail::concat("expected a whole number from ", smallest, " to ", largest, ", found ",
-                                    shortened(text));
+                   : detail::concat("expected a whole number from ", smallest, " to ", largest, ", ", found(text));
       },
       "");
 }
@@ -42,8 +39,7 @@ CLI::Validator number_above(double above, double largest) {
         const auto number = number_in<double>(text);
         return number && *number > above && *number <= largest  // neither holds for NaN
                    ? std::string()
-                   : detail::concat("expected a number above ", above, " and at most ", largest, ", found ",
-                                    shortened(text));
+                   : detail::concat("expected a number above ", above, " and at most ", largest, ", ", found(text));
       },
       "");
 }

@@ -28,10 +28,11 @@ class WordNumbers {
   std::unordered_map<std::string_view, WordId> numbers_;
 };
 
-std::vector<Sentence> sentences_of(std::string_view text, WordNumbers& number) {
+// Empty pieces are no sentences.
+std::vector<Sentence> numbered(const std::vector<std::string_view>& pieces, WordNumbers& number) {
   std::vector<Sentence> sentences;
   std::size_t count = 0;
-  for (const std::string_view piece : text::split(text, ".")) {
+  for (const std::string_view piece : pieces) {
     if (piece.empty()) continue;
     Sentence sentence;
     for (const std::string_view word : text::words(piece)) sentence.push_back(number(word));
@@ -43,6 +44,10 @@ std::vector<Sentence> sentences_of(std::string_view text, WordNumbers& number) {
     sentences.push_back(std::move(sentence));
   }
   return sentences;
+}
+
+std::vector<Sentence> sentences_of(std::string_view text, WordNumbers& number) {
+  return numbered(text::split(text, "."), number);
 }
 
 std::vector<WordId> all_words(const std::vector<Sentence>& sentences) {
@@ -189,19 +194,7 @@ std::vector<Sentence> chinese_sentences_of(std::string_view raw, std::string& te
   std::vector<std::string_view> pieces = ChineseSentences::cut(text);
   // `rstrip` comes before the split: white space at the end makes no sentence.
   while (!pieces.empty() && text::words(pieces.back()).empty()) pieces.pop_back();
-  std::vector<Sentence> sentences;
-  std::size_t count = 0;
-  for (const std::string_view piece : pieces) {
-    if (piece.empty()) continue;
-    Sentence sentence;
-    for (const std::string_view word : text::words(piece)) sentence.push_back(number(word));
-    if (sentence.empty()) sentence.push_back(number(""));
-    count += sentence.size();
-    MOELORA_CHECK(count <= kMaxRougeWords, "expected at most ", kMaxRougeWords,
-                  " words in a text for Rouge, found more: shorten the answer");
-    sentences.push_back(std::move(sentence));
-  }
-  return sentences;
+  return numbered(pieces, number);
 }
 
 template <typename Container>

@@ -128,7 +128,7 @@ std::unique_ptr<Surroundings> open_bench(const ExperimentConfig& config, const C
                                         std::move(records), folder, cell.seed, std::move(adapter_of), stop);
 }
 
-void check_inputs(const ExperimentConfig& config) {
+ordered_json check_inputs(const ExperimentConfig& config) {
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));
   const std::vector<data::Record> references = evaluation_records(config, tasks);
@@ -170,6 +170,7 @@ void check_inputs(const ExperimentConfig& config) {
                 "learning rates, λ and LoRAHub's weights are chosen on a validation part, but there is none; set "
                 "data.validation_size or ",
                 "data.validation");
+  return input_hashes(config, records, references);
 }
 
 bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::filesystem::path& output,

@@ -200,13 +200,13 @@ void add_notes(const ExperimentConfig& config, Results& results) {
 }  // namespace
 
 Results collect(const ExperimentConfig& config, const std::filesystem::path& output) {
-  check_inputs_of_finished(plan_cells(config), output, input_hashes(config));
   const Collector collector(config, output);
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));
   Results results;
   results.title = config.title;
   results.references = evaluation_records(config, tasks);
+  check_inputs_of_finished(plan_cells(config), output, input_hashes(config, records, results.references));
   results.scorer = eval::scorer_from(config.scorer);
   results.majority = eval::majority_scores(records.train, results.references, results.scorer);
   for (const std::string& key : config.methods) {

@@ -7,7 +7,6 @@
 #include "moelora/io/json_file.h"
 #include "moelora/io/sha256.h"
 #include "moelora/log/log.h"
-#include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
 namespace {
@@ -40,13 +39,18 @@ std::string changes_between(const ordered_json& then, const ordered_json& now) {
 
 }  // namespace
 
+ordered_json input_hashes(const ExperimentConfig& config, const train::RunData& records,
+                          const std::vector<data::Record>& references) {
+  return {{"train", data::data_hash(records.train)},
+          {"validation", data::data_hash(records.validation)},
+          {"evaluation", data::data_hash(references)},
+          {"task_prompts", hash_of_json_file(config.task_prompts)}};
+}
+
 ordered_json input_hashes(const ExperimentConfig& config) {
   const train::RunData records = train::read_run_data(config.data, config.training.seed);
   const TaskNames tasks(data::task_names_of(records.train));
-  return {{"train", data::data_hash(records.train)},
-          {"validation", data::data_hash(records.validation)},
-          {"evaluation", data::data_hash(evaluation_records(config, tasks))},
-          {"task_prompts", hash_of_json_file(config.task_prompts)}};
+  return input_hashes(config, records, evaluation_records(config, tasks));
 }
 
 void check_inputs_of_finished(const std::vector<Cell>& cells, const std::filesystem::path& output,

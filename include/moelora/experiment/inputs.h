@@ -7,12 +7,17 @@
 #include <string>
 #include <vector>
 
+#include "moelora/data/record.h"
 #include "moelora/experiment/grid.h"
+#include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
 
 /// {"train", "validation", "evaluation", "task_prompts"}: SHA-256 of what the configuration's files hold now (of
 /// records as they are used, in their order; of the prompts' file; "" where there is none).
+nlohmann::ordered_json input_hashes(const ExperimentConfig& config, const train::RunData& records,
+                                    const std::vector<data::Record>& references);
+/// The same, read from the files.
 nlohmann::ordered_json input_hashes(const ExperimentConfig& config);
 
 /// Compares the finished cells' "inputs" with `now`; hashes that either side lacks are not compared, and cells that
