@@ -4,18 +4,16 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
+#include "cli/program.h"
 #include "support/shared.h"
 
 namespace {
@@ -25,26 +23,13 @@ namespace fs = std::filesystem;
 using moelora::testing::fixtures;
 using moelora::testing::TemporaryFolder;
 
-struct Result {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
-
-std::string shell_word(const std::string& word) { return "'" + word + "'"; }
+using Result = moelora::testing::Run;
 
 /// What bash makes of the command, in which $MOELORA is the program.
 Result shell(const std::string& command) {
   setenv("MOELORA", MOELORA_PROGRAM, 1);
   setenv("OMP_NUM_THREADS", "1", 1);
-  Result result;
-  FILE* pipe = popen(("exec bash -c " + shell_word("{ " + command + "\n} 2>&1")).c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    result.text.append(buffer.data(), n);
-  }
-  const int status = pclose(pipe);
-  result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return result;
+  return moelora::testing::output_of("exec bash -c " + moelora::testing::quoted("{ " + command + "\n} 2>&1"));
 }
 
 /// The program with these words; none of them holds a quote.

@@ -1,14 +1,12 @@
 // The program as a user meets it: exit codes, one-line errors, and each verb on small inputs.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "cli/program.h"
 #include "support/shared.h"
 
 namespace {
@@ -16,31 +14,9 @@ namespace {
 using nlohmann::ordered_json;
 namespace fs = std::filesystem;
 using moelora::testing::fixtures;
+using moelora::testing::run_words;
 using moelora::testing::TemporaryFolder;
-
-struct Outcome {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
-
-std::string quoted(const std::string& word) { return "'" + word + "'"; }
-
-Outcome moelora_run(const std::vector<std::string>& words) {
-  std::string command = quoted(MOELORA_PROGRAM);
-  for (const std::string& word : words) {
-    command += " " + quoted(word);
-  }
-  command += " 2>&1";
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    outcome.text.append(buffer.data(), n);
-  }
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
+using Outcome = moelora::testing::Run;
 
 std::string tiny_model() { return (fixtures() / "chatglm-tiny").string(); }
 
@@ -73,10 +49,10 @@ fs::path write_config(const fs::path& file, const fs::path& data) {
 }
 
 TEST(Program, AnswersHelpAndVersion) {
-  EXPECT_EQ(moelora_run({"--version"}).code, 0);
-  EXPECT_EQ(moelora_run({"--help"}).code, 0);
+  EXPECT_EQ(run_words({"--version"}).code, 0);
+  EXPECT_EQ(run_words({"--help"}).code, 0);
   for (const char* verb : {"train", "eval", "generate", "merge", "export", "import", "inspect", "verify"}) {
-    const Outcome help = moelora_run({verb, "--help"});
+    const Outcome help = run_words({verb, "--help"});
     EXPECT_EQ(help.code, 0) << verb;
     EXPECT_NE(help.text.find("Example"), std::string::npos) << verb << " --help shows no example";
   }
@@ -85,16 +61,16 @@ TEST(Program, AnswersHelpAndVersion) {
 TEST(Program, PlansARunWithoutTouchingAnything) {
   const TemporaryFolder folder;
   const fs::path config = write_config(folder.path() / "config.json", write_records(folder.path() / "data.json"));
-  const Outcome dry = moelora_run({"train", "--config", config, "--dry-run", "--output", folder.path() / "run"});
+  const Outcome dry = run_words({"train", "--config", config, "--dry-run", "--output", folder.path() / "run"});
   EXPECT_EQ(dry.code, 0) << dry.text;
   for (const char* word : {"peak memory", "time of a step", "time of all steps"}) {
     EXPECT_NE(dry.text.find(word), std::string::npos) << dry.text;
   }
   EXPECT_FALSE(fs::exists(folder.path() / "run"));
-  const Outcome plan = moelora_run({"inspect", "--plan", config});
+  const Outcome plan = run_words({"inspect", "--plan", config});
   EXPECT_EQ(plan.code, 0) << plan.text;
   EXPECT_NE(plan.text.find("peak memory"), std::string::npos) << plan.text;
-  EXPECT_EQ(moelora_run({"train", "--config", config}).code, 2) << "a run without --output";
+  EXPECT_EQ(run_words({"train", "--config", config}).code, 2) << "a run without --output";
 }
 
 TEST(Program, EndsWithTwoOnBadInputAndSaysWhyInOneLine) {
@@ -116,7 +92,7 @@ TEST(Program, EndsWithTwoOnBadInputAndSaysWhyInOneLine) {
       {"train", "--config", "/no/such/path", "--output", never},
   };
   for (const auto& words : wrong) {
-    const Outcome outcome = moelora_run(words);
+    const Outcome outcome = run_words(words);
     EXPECT_EQ(outcome.code, 2) << outcome.text;
     EXPECT_EQ(outcome.text.rfind("moelora", 0), 0u) << outcome.text;
     EXPECT_NE(outcome.text.find("error: "), std::string::npos) << outcome.text;
@@ -129,13 +105,13 @@ TEST(Program, SuggestsTheNearestConfigurationKey) {
   const fs::path data = write_records(folder.path() / "data.json");
   const fs::path config = write_config(folder.path() / "config.json", data);
   const Outcome outcome =
-      moelora_run({"train", "--config", config, "--set", "training.learning_rat=1", "--output", folder.path() / "run"});
+      run_words({"train", "--config", config, "--set", "training.learning_rat=1", "--output", folder.path() / "run"});
   EXPECT_EQ(outcome.code, 2);
   EXPECT_NE(outcome.text.find("learning_rate"), std::string::npos) << outcome.text;
 }
 
 TEST(Program, PredictsTheSizeOfAnAdapterOnChatGlm6b) {
-  const Outcome outcome = moelora_run({"inspect", fs::path(MOELORA_SOURCE_DIR) / "configs" / "chatglm-6b-v100.json"});
+  const Outcome outcome = run_words({"inspect", fs::path(MOELORA_SOURCE_DIR) / "configs" / "chatglm-6b-v100.json"});
   EXPECT_EQ(outcome.code, 0) << outcome.text;
   for (const char* number : {"29,360,128", "6,173,286,400", "0.476 %", "1,024"}) {
     EXPECT_NE(outcome.text.find(number), std::string::npos) << number << " is missing in\n" << outcome.text;
@@ -152,11 +128,11 @@ TEST(Program, ComputesAsStoredWhereFp32DoesNotFit) {
   ordered_json config = ordered_json::parse(std::ifstream(fixtures() / "chatglm-tiny" / "config.json"));
   config["inner_hidden_size"] = 4'000'000'000;
   std::ofstream(folder.path() / "config.json") << config;
-  const Outcome outcome = moelora_run({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu"});
+  const Outcome outcome = run_words({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu"});
   EXPECT_EQ(outcome.code, 2);  // the weights are those of the small shape
   EXPECT_NE(outcome.text.find("computing in float16, as it is stored"), std::string::npos) << outcome.text;
   const Outcome given =
-      moelora_run({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu", "--dtype", "float32"});
+      run_words({"generate", "--model", folder.path(), "--prompt", "x", "--device", "cpu", "--dtype", "float32"});
   EXPECT_EQ(given.text.find("computing in float16"), std::string::npos) << given.text;
 }
 
@@ -169,7 +145,7 @@ TEST(Program, AsksWithTaskPromptsAndDemonstrations) {
   const auto shown = [&](const std::vector<std::string>& more) {
     std::vector<std::string> words{"eval", "--model", tiny_model(), "--data", data, "--max-new-tokens", "2"};
     words.insert(words.end(), more.begin(), more.end());
-    return moelora_run(words);
+    return run_words(words);
   };
   const Outcome both = shown({"--output", scores, "--task-prompts", prompts, "--demonstrations", "2",
                               "--demonstrations-from", data, "--demonstration-choice", "similar"});
@@ -194,19 +170,19 @@ TEST(Program, AsksWithTaskPromptsAndDemonstrations) {
   const Outcome unknown = shown({"--output", none, "--task-prompts", prompts});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_NE(unknown.text.find("known: one"), std::string::npos) << unknown.text;
-  EXPECT_EQ(moelora_run({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "one", "--task-prompts",
-                         prompts, "--max-new-tokens", "2"})
+  EXPECT_EQ(run_words({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "one", "--task-prompts",
+                       prompts, "--max-new-tokens", "2"})
                 .code,
             0);
-  EXPECT_EQ(moelora_run({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "two", "--task-prompts",
-                         prompts, "--max-new-tokens", "2"})
+  EXPECT_EQ(run_words({"generate", "--model", tiny_model(), "--prompt", "患者", "--task", "two", "--task-prompts",
+                       prompts, "--max-new-tokens", "2"})
                 .code,
             2);
   const fs::path config = write_config(folder.path() / "config.json", data);
   const std::string set = "data.task_prompts=" + prompts.string();
-  EXPECT_EQ(moelora_run({"train", "--config", config, "--set", set, "--dry-run"}).code, 2);
+  EXPECT_EQ(run_words({"train", "--config", config, "--set", set, "--dry-run"}).code, 2);
   std::ofstream(prompts) << R"({"default": "是"})";
-  EXPECT_EQ(moelora_run({"train", "--config", config, "--set", set, "--dry-run"}).code, 0);
+  EXPECT_EQ(run_words({"train", "--config", config, "--set", set, "--dry-run"}).code, 0);
 }
 
 TEST(Program, TrainsEvaluatesMergesAndExports) {
@@ -214,47 +190,47 @@ TEST(Program, TrainsEvaluatesMergesAndExports) {
   const fs::path data = write_records(folder.path() / "data.json");
   const fs::path config = write_config(folder.path() / "config.json", data);
   const fs::path run = folder.path() / "run";
-  const Outcome trained = moelora_run({"train", "--config", config, "--output", run});
+  const Outcome trained = run_words({"train", "--config", config, "--output", run});
   ASSERT_EQ(trained.code, 0) << trained.text;
   for (const char* file : {"adapter/adapter.json", "log.jsonl", "report.html", "config.json", "checkpoints/step-4"}) {
     EXPECT_TRUE(fs::exists(run / file)) << file;
   }
-  EXPECT_EQ(moelora_run({"train", "--config", config, "--output", run}).code, 2) << "a run's folder was overwritten";
+  EXPECT_EQ(run_words({"train", "--config", config, "--output", run}).code, 2) << "a run's folder was overwritten";
 
   const std::string adapter = run / "adapter";
   const Outcome evaluated =
-      moelora_run({"eval", "--model", tiny_model(), "--adapter", adapter, "--data", data, "--output",
-                   folder.path() / "scores", "--majority", data, "--max-new-tokens", "4"});
+      run_words({"eval", "--model", tiny_model(), "--adapter", adapter, "--data", data, "--output",
+                 folder.path() / "scores", "--majority", data, "--max-new-tokens", "4"});
   EXPECT_EQ(evaluated.code, 0) << evaluated.text;
   EXPECT_TRUE(fs::exists(folder.path() / "scores" / "predictions.json"));
-  const Outcome rescored = moelora_run({"eval", "--predictions", folder.path() / "scores" / "predictions.json",
-                                        "--data", data, "--json", folder.path() / "scores.json"});
+  const Outcome rescored = run_words({"eval", "--predictions", folder.path() / "scores" / "predictions.json", "--data",
+                                      data, "--json", folder.path() / "scores.json"});
   EXPECT_EQ(rescored.code, 0) << rescored.text;
   EXPECT_TRUE(fs::exists(folder.path() / "scores.json"));
 
-  const Outcome merged = moelora_run({"merge", "--model", tiny_model(), "--adapter", adapter, "--all-tasks", "--output",
-                                      folder.path() / "merged", "--check", data, "--max-new-tokens", "4"});
+  const Outcome merged = run_words({"merge", "--model", tiny_model(), "--adapter", adapter, "--all-tasks", "--output",
+                                    folder.path() / "merged", "--check", data, "--max-new-tokens", "4"});
   EXPECT_EQ(merged.code, 0) << merged.text;
   for (const char* task : {"one", "two", "three"}) {
     EXPECT_TRUE(fs::exists(folder.path() / "merged" / task / "merge_certificate.json")) << task;
   }
-  EXPECT_EQ(moelora_run({"inspect", folder.path() / "merged" / "two"}).code, 0);
-  EXPECT_EQ(moelora_run({"inspect", adapter}).code, 0);
-  const Outcome answered = moelora_run(
-      {"generate", "--model", folder.path() / "merged" / "two", "--prompt", "患者", "--max-new-tokens", "4"});
+  EXPECT_EQ(run_words({"inspect", folder.path() / "merged" / "two"}).code, 0);
+  EXPECT_EQ(run_words({"inspect", adapter}).code, 0);
+  const Outcome answered =
+      run_words({"generate", "--model", folder.path() / "merged" / "two", "--prompt", "患者", "--max-new-tokens", "4"});
   EXPECT_EQ(answered.code, 0) << answered.text;
   const Outcome unknown =
-      moelora_run({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "tow", "--prompt", "患者"});
+      run_words({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "tow", "--prompt", "患者"});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_NE(unknown.text.find("two"), std::string::npos) << unknown.text;
 
-  const Outcome exported = moelora_run(
+  const Outcome exported = run_words(
       {"export", "--adapter", adapter, "--format", "peft", "--task", "one", "--output", folder.path() / "peft"});
   EXPECT_EQ(exported.code, 0) << exported.text;
   const Outcome imported =
-      moelora_run({"import", "--adapter", folder.path() / "peft", "--output", folder.path() / "imported"});
+      run_words({"import", "--adapter", folder.path() / "peft", "--output", folder.path() / "imported"});
   EXPECT_EQ(imported.code, 0) << imported.text;
-  EXPECT_EQ(moelora_run({"inspect", folder.path() / "imported"}).code, 0);
+  EXPECT_EQ(run_words({"inspect", folder.path() / "imported"}).code, 0);
 }
 
 TEST(Program, TrainsAPrefixAloneThatIsServedUnmerged) {
@@ -265,22 +241,22 @@ TEST(Program, TrainsAPrefixAloneThatIsServedUnmerged) {
                                           R"(adapter.prefix={"length": 4, "projection": true, "dropout": 0.1})"};
   const auto train_with = [&](std::vector<std::string> words) {
     words.insert(words.end(), settings.begin(), settings.end());
-    return moelora_run(words);
+    return run_words(words);
   };
   const Outcome planned = train_with({"train", "--config", config, "--dry-run"});
   EXPECT_EQ(planned.code, 0) << planned.text;
   const Outcome trained = train_with({"train", "--config", config, "--output", folder.path() / "run"});
   ASSERT_EQ(trained.code, 0) << trained.text;
   const std::string adapter = folder.path() / "run" / "adapter";
-  const Outcome inspected = moelora_run({"inspect", adapter});
+  const Outcome inspected = run_words({"inspect", adapter});
   EXPECT_EQ(inspected.code, 0) << inspected.text;
   EXPECT_NE(inspected.text.find("prefix parameters"), std::string::npos) << inspected.text;
-  const Outcome answered = moelora_run({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "two",
-                                        "--prompt", "患者", "--max-new-tokens", "4"});
+  const Outcome answered = run_words({"generate", "--model", tiny_model(), "--adapter", adapter, "--task", "two",
+                                      "--prompt", "患者", "--max-new-tokens", "4"});
   EXPECT_EQ(answered.code, 0) << answered.text;
   for (const Outcome& refused :
-       {moelora_run({"merge", "--model", tiny_model(), "--adapter", adapter, "--task", "two", "--check", data}),
-        moelora_run({"export", "--adapter", adapter, "--task", "two", "--output", folder.path() / "peft"})}) {
+       {run_words({"merge", "--model", tiny_model(), "--adapter", adapter, "--task", "two", "--check", data}),
+        run_words({"export", "--adapter", adapter, "--task", "two", "--output", folder.path() / "peft"})}) {
     EXPECT_EQ(refused.code, 2);
     EXPECT_NE(refused.text.find("NotMergeable"), std::string::npos) << refused.text;
   }
@@ -292,7 +268,7 @@ TEST(Program, AddsATaskToATrainedAdapter) {
   const std::string config = write_config(folder.path() / "config.json", data);
   const std::string two = folder.path() / "two-tasks";
   const Outcome first =
-      moelora_run({"train", "--config", config, "--set", "data.without_tasks=[\"three\"]", "--output", two});
+      run_words({"train", "--config", config, "--set", "data.without_tasks=[\"three\"]", "--output", two});
   ASSERT_EQ(first.code, 0) << first.text;
   const auto new_task = [&](const std::string& tasks, const std::vector<std::string>& more) {
     std::vector<std::string> words{"train",
@@ -306,7 +282,7 @@ TEST(Program, AddsATaskToATrainedAdapter) {
                                    "data.max_records=5",
                                    "data.validation_size=0"};
     words.insert(words.end(), more.begin(), more.end());
-    return moelora_run(words);
+    return run_words(words);
   };
   const Outcome plan = new_task("[\"three\"]", {"--dry-run"});
   EXPECT_EQ(plan.code, 0) << plan.text;
@@ -318,11 +294,11 @@ TEST(Program, AddsATaskToATrainedAdapter) {
   ASSERT_EQ(trained.code, 0) << trained.text;
   std::ifstream description(run / "adapter" / "adapter.json");
   EXPECT_EQ(ordered_json::parse(description)["tasks"].size(), 3u);
-  const Outcome inspected = moelora_run({"inspect", run / "config.json"});
+  const Outcome inspected = run_words({"inspect", run / "config.json"});
   EXPECT_EQ(inspected.code, 0) << inspected.text;
   EXPECT_NE(inspected.text.find("8 (the new task's embedding)"), std::string::npos) << inspected.text;
-  const Outcome merged = moelora_run({"merge", "--model", tiny_model(), "--adapter", run / "adapter", "--task", "three",
-                                      "--output", folder.path() / "merged"});
+  const Outcome merged = run_words({"merge", "--model", tiny_model(), "--adapter", run / "adapter", "--task", "three",
+                                    "--output", folder.path() / "merged"});
   EXPECT_EQ(merged.code, 0) << merged.text;
 }
 
@@ -342,7 +318,7 @@ TEST(Program, ComparesMethodsAndGoesOnWhereItWasStopped) {
   const std::string output = folder.path() / "out";
   const auto experiment = [&](std::vector<std::string> more) {
     more.insert(more.begin(), {"experiment", "--config", config});
-    return moelora_run(more);
+    return run_words(more);
   };
   const Outcome listed = experiment({"--list"});
   EXPECT_EQ(listed.code, 0) << listed.text;
@@ -373,16 +349,16 @@ TEST(Program, ComparesMethodsAndGoesOnWhereItWasStopped) {
 TEST(Program, ReadsAdaptersOfOtherPrograms) {
   const TemporaryFolder folder;
   for (const char* name : {"moelora-tiny", "lora-tiny"}) {
-    EXPECT_EQ(moelora_run({"inspect", fixtures() / name}).code, 0) << name;
-    const Outcome imported = moelora_run({"import", "--adapter", fixtures() / name, "--output", folder.path() / name});
+    EXPECT_EQ(run_words({"inspect", fixtures() / name}).code, 0) << name;
+    const Outcome imported = run_words({"import", "--adapter", fixtures() / name, "--output", folder.path() / name});
     EXPECT_EQ(imported.code, 0) << imported.text;
   }
 }
 
 TEST(Program, VerifiesTheShippedGoldens) {
-  EXPECT_EQ(moelora_run({"verify", tiny_model()}).code, 0);
-  EXPECT_EQ(moelora_run({"verify", fixtures() / "ptuning-tiny" / "projection"}).code, 0);
-  EXPECT_EQ(moelora_run({"verify", fixtures() / "tokenizer"}).code, 0);
+  EXPECT_EQ(run_words({"verify", tiny_model()}).code, 0);
+  EXPECT_EQ(run_words({"verify", fixtures() / "ptuning-tiny" / "projection"}).code, 0);
+  EXPECT_EQ(run_words({"verify", fixtures() / "tokenizer"}).code, 0);
 }
 
 }  // namespace

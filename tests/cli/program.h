@@ -6,6 +6,7 @@
 #include <array>
 #include <cstdio>
 #include <string>
+#include <vector>
 
 namespace moelora::testing {
 
@@ -15,9 +16,8 @@ struct Run {
   bool has(const std::string& part) const { return text.find(part) != std::string::npos; }
 };
 
-/// `moelora ARGUMENTS` through the shell.
-inline Run run(const std::string& arguments) {
-  const std::string command = std::string("'") + MOELORA_PROGRAM + "' " + arguments + " 2>&1";
+/// A command of the shell, with what it prints on stdout (the command decides about stderr).
+inline Run output_of(const std::string& command) {
   Run result;
   FILE* pipe = popen(command.c_str(), "r");
   std::array<char, 4096> buffer;
@@ -28,5 +28,22 @@ inline Run run(const std::string& arguments) {
   result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   return result;
 }
+
+/// One word for the shell; it holds no quote itself.
+inline std::string quoted(const std::string& word) { return "'" + word + "'"; }
+
+/// `moelora WORDS…` for the shell.
+inline std::string command_of(const std::vector<std::string>& words) {
+  std::string command = quoted(MOELORA_PROGRAM);
+  for (const std::string& word : words) {
+    command += " " + quoted(word);
+  }
+  return command;
+}
+
+/// `moelora ARGUMENTS` through the shell.
+inline Run run(const std::string& arguments) { return output_of(command_of({}) + " " + arguments + " 2>&1"); }
+/// `moelora WORDS…`, none of which the shell reads.
+inline Run run_words(const std::vector<std::string>& words) { return output_of(command_of(words) + " 2>&1"); }
 
 }  // namespace moelora::testing

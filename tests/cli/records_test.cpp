@@ -1,14 +1,12 @@
 // The program on files of records, good and bad, and on names that are paths: exit codes and what it says.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/program.h"
 #include "support/shared.h"
 
 namespace {
@@ -16,28 +14,11 @@ namespace {
 using nlohmann::ordered_json;
 namespace fs = std::filesystem;
 
-struct Answer {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-
-  bool says(const std::string& part) const { return text.find(part) != std::string::npos; }
-};
+using Answer = moelora::testing::Run;
 
 Answer run_program(const std::vector<std::string>& words, const fs::path& standard_input = "/dev/null") {
-  std::string command = "OMP_WAIT_POLICY=passive '" MOELORA_PROGRAM "'";
-  for (const std::string& word : words) {
-    command += " '" + word + "'";
-  }
-  command = "cat '" + standard_input.string() + "' | " + command + " 2>&1";
-  Answer answer;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    answer.text.append(buffer.data(), n);
-  }
-  const int status = pclose(pipe);
-  answer.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return answer;
+  return moelora::testing::output_of("cat " + moelora::testing::quoted(standard_input) + " | OMP_WAIT_POLICY=passive " +
+                                     moelora::testing::command_of(words) + " 2>&1");
 }
 
 class RecordFiles : public testing::Test {
@@ -86,14 +67,14 @@ TEST_F(RecordFiles, ArraysOneAfterAnotherAreAllScored) {
       write("two.json", "[" + record(1, "X") + "]\n[" + record(2, "X") + ",\n" + record(3, "X") + "]\n");
   const Answer answer = run_program({"inspect", file});
   EXPECT_EQ(answer.code, 0) << answer.text;
-  EXPECT_TRUE(answer.says("file of records")) << answer.text;
-  EXPECT_TRUE(answer.says("\nrecords" + std::string(16, ' ') + "3\n")) << answer.text;
+  EXPECT_TRUE(answer.has("file of records")) << answer.text;
+  EXPECT_TRUE(answer.has("\nrecords" + std::string(16, ' ') + "3\n")) << answer.text;
   const Answer piped = run_program({"eval", "--data", "/dev/stdin", "--predictions", file}, file);
   EXPECT_EQ(piped.code, 0) << piped.text;
   EXPECT_EQ(piped.text, score(file).text);
   const Answer stray = score(write("stray.json", "[" + record(1, "X") + "],\n" + record(2, "X") + "]\n"));
   EXPECT_EQ(stray.code, 2) << stray.text;
-  EXPECT_TRUE(stray.says("stray.json:1:87: expected the end of the file")) << stray.text;
+  EXPECT_TRUE(stray.has("stray.json:1:87: expected the end of the file")) << stray.text;
 }
 
 TEST_F(RecordFiles, OtherFilesAreNamedAsWhatTheyAre) {
@@ -101,8 +82,8 @@ TEST_F(RecordFiles, OtherFilesAreNamedAsWhatTheyAre) {
     for (const Answer& answer :
          {run_program({"inspect", file}), score(file), run_program({"train", "--config", config(file), "--dry-run"})}) {
       EXPECT_EQ(answer.code, 2) << answer.text;
-      EXPECT_TRUE(answer.says(part)) << answer.text;
-      EXPECT_FALSE(answer.says("json.exception")) << answer.text;
+      EXPECT_TRUE(answer.has(part)) << answer.text;
+      EXPECT_FALSE(answer.has("json.exception")) << answer.text;
     }
   };
   refused(write("lfs.json", "version https://git-lfs.github.com/spec/v1\noid sha256:4a4a\nsize 41234567\n"),
@@ -118,10 +99,10 @@ TEST_F(RecordFiles, TasksAreListedAndTwinsNamed) {
   const fs::path file = records("train.json", {"MedDG", "MedDG ", "meddg", "CMeIE"}, 16);
   const Answer answer = run_program({"train", "--config", config(file), "--dry-run"});
   EXPECT_EQ(answer.code, 0) << answer.text;
-  EXPECT_TRUE(answer.says("4 tasks:")) << answer.text;
-  EXPECT_TRUE(answer.says("'CMeIE': 4 for training, 0 for validation")) << answer.text;
-  EXPECT_TRUE(answer.says("warning")) << answer.text;
-  EXPECT_TRUE(answer.says("'MedDG' (4 records), 'MedDG ' (4 records), 'meddg' (4 records)")) << answer.text;
+  EXPECT_TRUE(answer.has("4 tasks:")) << answer.text;
+  EXPECT_TRUE(answer.has("'CMeIE': 4 for training, 0 for validation")) << answer.text;
+  EXPECT_TRUE(answer.has("warning")) << answer.text;
+  EXPECT_TRUE(answer.has("'MedDG' (4 records), 'MedDG ' (4 records), 'meddg' (4 records)")) << answer.text;
 }
 
 TEST_F(RecordFiles, ATaskWithOneRecordIsTrainedOn) {
@@ -133,7 +114,7 @@ TEST_F(RecordFiles, ATaskWithOneRecordIsTrainedOn) {
   const Answer answer = run_program(
       {"train", "--config", config(file, {{"data", {{"validation_size", 11}}}}), "--output", folder_.path() / "run"});
   EXPECT_EQ(answer.code, 0) << answer.text;
-  EXPECT_TRUE(answer.says("13 tasks:")) << answer.text;
+  EXPECT_TRUE(answer.has("13 tasks:")) << answer.text;
 }
 
 TEST_F(RecordFiles, ModelFilesThatAreLfsPointersAreNamed) {
@@ -152,7 +133,7 @@ TEST_F(RecordFiles, ModelFilesThatAreLfsPointersAreNamed) {
     write((fs::path("model") / name).string(), pointer);
     const Answer answer = run_program({"generate", "--model", model, "--prompt", "x"});
     EXPECT_EQ(answer.code, 2) << name << answer.text;
-    EXPECT_TRUE(answer.says(std::string(name) + " is a Git LFS pointer")) << name << ": " << answer.text;
+    EXPECT_TRUE(answer.has(std::string(name) + " is a Git LFS pointer")) << name << ": " << answer.text;
   }
 }
 
@@ -166,8 +147,8 @@ TEST_F(RecordFiles, NoLibrarySpeaksInAnError) {
   write("model/ice_text.model", "no model of pieces");
   const Answer pieces = run_program({"generate", "--model", model, "--prompt", "x"});
   EXPECT_EQ(pieces.code, 2) << pieces.text;
-  EXPECT_FALSE(pieces.says(".cc(")) << pieces.text;
-  EXPECT_TRUE(pieces.says("expected a SentencePiece model")) << pieces.text;
+  EXPECT_FALSE(pieces.has(".cc(")) << pieces.text;
+  EXPECT_TRUE(pieces.has("expected a SentencePiece model")) << pieces.text;
   const std::vector<std::pair<std::vector<std::string>, std::string>> wrong = {
       {{"eval", "--data", "x", "--predictions", "x", "--demonstration-choice", "foo"},
        "--demonstration-choice: expected one of random similar, found 'foo'"},
@@ -181,7 +162,7 @@ TEST_F(RecordFiles, NoLibrarySpeaksInAnError) {
   for (const auto& [words, part] : wrong) {
     const Answer answer = run_program(words);
     EXPECT_EQ(answer.code, 2) << answer.text;
-    EXPECT_TRUE(answer.says(part)) << answer.text;
+    EXPECT_TRUE(answer.has(part)) << answer.text;
   }
 }
 

@@ -1,13 +1,11 @@
 // `moelora eval --predictions … --scorer …`: a score for any task, and what is said about it.
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
-#include <array>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/program.h"
 #include "support/shared.h"
 
 namespace scorer_program {
@@ -15,10 +13,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-struct Ended {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
+using Ended = moelora::testing::Run;
 
 class ScorerProgram : public ::testing::Test {
  protected:
@@ -37,16 +32,9 @@ class ScorerProgram : public ::testing::Test {
 
   // Options of eval beside the two files; `environment` goes before the program.
   Ended eval(const std::string& options, const std::string& environment = "") const {
-    const std::string command = environment + " '" MOELORA_PROGRAM "' eval --data " + path("truth.json") +
-                                " --predictions " + path("answers.json") + " --json " + path("scores.json") + " " +
-                                options + " 2>&1";
-    Ended ended;
-    FILE* pipe = popen(command.c_str(), "r");
-    std::array<char, 4096> buffer;
-    for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) ended.text.append(buffer.data(), n);
-    const int status = pclose(pipe);
-    ended.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    return ended;
+    return moelora::testing::output_of(environment + " " + moelora::testing::command_of({"eval"}) + " --data " +
+                                       path("truth.json") + " --predictions " + path("answers.json") + " --json " +
+                                       path("scores.json") + " " + options + " 2>&1");
   }
 
   ordered_json scores() const {

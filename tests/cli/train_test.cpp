@@ -2,18 +2,16 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <array>
 #include <chrono>
-#include <cstdio>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <thread>
 
+#include "cli/program.h"
 #include "support/shared.h"
 
 namespace {
@@ -21,29 +19,9 @@ namespace {
 using nlohmann::ordered_json;
 namespace fs = std::filesystem;
 using moelora::testing::fixtures;
+using moelora::testing::run_words;
 using moelora::testing::TemporaryFolder;
-
-struct Outcome {
-  int code = -1;
-  std::string text;  ///< stdout and stderr
-};
-
-Outcome run_program(const std::vector<std::string>& words) {
-  std::string command = "'" MOELORA_PROGRAM "'";
-  for (const std::string& word : words) {
-    command += " '" + word + "'";
-  }
-  command += " 2>&1";
-  Outcome outcome;
-  FILE* pipe = popen(command.c_str(), "r");
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = fread(buffer.data(), 1, buffer.size(), pipe)) > 0;) {
-    outcome.text.append(buffer.data(), n);
-  }
-  const int status = pclose(pipe);
-  outcome.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-  return outcome;
-}
+using Outcome = moelora::testing::Run;
 
 std::string bytes_of(const fs::path& path) {
   std::ifstream stream(path, std::ios::binary);
@@ -87,7 +65,7 @@ class TrainProgram : public ::testing::Test {
   Outcome train(const std::vector<std::string>& more) const {
     std::vector<std::string> words{"train", "--config", config_};
     words.insert(words.end(), more.begin(), more.end());
-    return run_program(words);
+    return run_words(words);
   }
   /// Refused with `part`; every file of `output` stays as it was.
   void expect_refused(const fs::path& output, const std::vector<std::string>& more, const std::string& part) const {
@@ -215,7 +193,7 @@ TEST_F(TrainProgram, BeginsWithATrainedAdapter) {
   };
   EXPECT_LT(first_loss(more), first_loss(first));
   EXPECT_EQ(train({"--output", more, "--resume", "--set", from}).code, 0) << "the section agrees";
-  EXPECT_EQ(run_program({"inspect", more / "config.json"}).code, 0);
+  EXPECT_EQ(run_words({"inspect", more / "config.json"}).code, 0);
   EXPECT_EQ(train({"--dry-run", "--set", from}).code, 0);
   const Outcome other = train({"--output", folder_.path() / "never", "--set", from, "adapter.rank=8"});
   EXPECT_EQ(other.code, 2);
@@ -230,7 +208,7 @@ TEST_F(TrainProgram, BeginsWithATrainedAdapter) {
 }
 
 TEST_F(TrainProgram, PrintsEveryKeyOfAConfiguration) {
-  const Outcome all = run_program({"train", "--print-config"});
+  const Outcome all = run_words({"train", "--print-config"});
   EXPECT_EQ(all.code, 0) << all.text;
   std::ofstream(folder_.path() / "printed.json") << all.text;
   for (const char* part : {"\"learning_rate\": 0.0002", "// at the peak of the schedule", "\"max_target_length\": 196",
@@ -238,14 +216,14 @@ TEST_F(TrainProgram, PrintsEveryKeyOfAConfiguration) {
     EXPECT_NE(all.text.find(part), std::string::npos) << part << "\nin\n" << all.text;
   }
   // What it prints is a configuration.
-  const Outcome planned = run_program({"train", "--config", folder_.path() / "printed.json", "--dry-run", "--set",
-                                       "model.path=" + (fixtures() / "chatglm-tiny").string(),
-                                       "data.train=" + (folder_.path() / "data.json").string()});
+  const Outcome planned = run_words({"train", "--config", folder_.path() / "printed.json", "--dry-run", "--set",
+                                     "model.path=" + (fixtures() / "chatglm-tiny").string(),
+                                     "data.train=" + (folder_.path() / "data.json").string()});
   EXPECT_EQ(planned.code, 0) << planned.text;
   const Outcome own = train({"--print-config", "--set", "training.steps=77"});
   EXPECT_EQ(own.code, 0);
   EXPECT_NE(own.text.find("\"steps\": 77"), std::string::npos) << own.text;
-  EXPECT_EQ(run_program({"train", "--output", folder_.path() / "x"}).code, 2) << "a run without a configuration";
+  EXPECT_EQ(run_words({"train", "--output", folder_.path() / "x"}).code, 2) << "a run without a configuration";
 }
 
 TEST_F(TrainProgram, PointsFromEpochsAndLrToItsOwnKeys) {
