@@ -139,11 +139,9 @@ void set_trainable(torch::nn::Module& module, bool trainable) {
   }
 }
 
-}  // namespace
-
-AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks) {
+AdapterShapes shapes_on(const std::vector<NamedLinear>& targets, const torch::nn::Module& base,
+                        const MoeLoraConfig& config, std::int64_t num_tasks) {
   AdapterShapes shapes;
-  const auto targets = find_targets(base, config.targets);
   for (const auto& [name, linear] : targets) {
     shapes.push_back({"linears." + name + ".A", {config.rank, linear->in_features()}});
     shapes.push_back({"linears." + name + ".B", {linear->out_features(), config.rank}});
@@ -172,6 +170,12 @@ AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& confi
   return shapes;
 }
 
+}  // namespace
+
+AdapterShapes adapter_shapes(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks) {
+  return shapes_on(find_targets(base, config.targets), base, config, num_tasks);
+}
+
 std::vector<std::string> adaptable_linears(torch::nn::Module& base) {
   std::vector<std::string> names;
   for (const auto& module : base.named_modules("", /*include_self=*/false)) {
@@ -197,8 +201,9 @@ std::string shown_linears(const std::vector<std::string>& linears) {
 
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name) {
   config.validate();
+  const auto targets = find_targets(base, config.targets);
   double bytes = 0.0;
-  for (const ExpectedTensor& tensor : adapter_shapes(base, config, tasks.size())) {
+  for (const ExpectedTensor& tensor : shapes_on(targets, base, config, tasks.size())) {
     double elements = 1.0;
     for (const std::int64_t size : tensor.shape) {
       elements *= static_cast<double>(size);
@@ -206,7 +211,6 @@ Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames t
     bytes += elements * sizeof(float);
   }
   io::check_memory(bytes, "the adapter", "lower rank, task_embedding_dim or prefix.length, or adapt fewer linears");
-  const auto targets = find_targets(base, config.targets);
   require_no_saved_modules(base);
   for (const auto& [linear_name, linear] : targets) {
     MOELORA_CHECK(linear->delta(name) == nullptr, "an adapter named '", name, "' is attached to ", linear_name,

@@ -75,15 +75,7 @@ std::string folded_task_name(std::string_view task) {
       folded += '-';
     }
     divided = dashed = false;
-    const std::uint32_t small = small_letter(code);
-    if (small < 0x80) {
-      folded += static_cast<char>(small);
-    } else if (small < 0x800) {
-      folded += static_cast<char>(0xc0 | small >> 6);
-      folded += static_cast<char>(0x80 | (small & 0x3f));
-    } else {
-      folded += character;
-    }
+    io::append_utf8(folded, small_letter(code));
   }
   return dashed ? folded + '-' : folded;
 }

@@ -4,6 +4,7 @@
 
 #include "eval/python_text.h"
 #include "eval/unicode_tables.h"
+#include "io/utf8.h"
 
 namespace moelora::eval {
 namespace {
@@ -75,17 +76,6 @@ bool is_final_sigma(const std::u32string& word, std::size_t at) {
   return cased_beyond(-1) && !cased_beyond(1);
 }
 
-void append_utf8(char32_t c, std::string& text) {
-  if (c < 0x80) {
-    text += static_cast<char>(c);
-    return;
-  }
-  const int continuations = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-  constexpr unsigned char kLeads[]{0, 0xC0, 0xE0, 0xF0};
-  text += static_cast<char>(kLeads[continuations] | (c >> (6 * continuations)));
-  for (int i = continuations - 1; i >= 0; --i) text += static_cast<char>(0x80 | ((c >> (6 * i)) & 0x3F));
-}
-
 class Tokens {
  public:
   void add(char32_t c) { word_ += c; }
@@ -102,7 +92,7 @@ class Tokens {
     for (const char32_t c : folded) {
       const bool alone = is_punctuation(c);
       if (alone || !joins) tokens_.emplace_back();
-      append_utf8(c, tokens_.back());
+      io::append_utf8(tokens_.back(), c);
       joins = !alone;
     }
   }

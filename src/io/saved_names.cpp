@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 
+#include "io/edit_distance.h"
 #include "moelora/io/error.h"
 
 namespace moelora::io {
@@ -24,23 +24,6 @@ std::vector<std::string_view> components_of(std::string_view name) {
   return parts;
 }
 
-std::size_t letters_apart(std::string_view a, std::string_view b) {
-  a = a.substr(0, kLongestCompared);
-  b = b.substr(0, kLongestCompared);
-  std::vector<std::size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), std::size_t{0});
-  for (std::size_t i = 1; i <= a.size(); ++i) {
-    std::size_t diagonal = row[0];
-    row[0] = i;
-    for (std::size_t j = 1; j <= b.size(); ++j) {
-      const std::size_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0u : 1u)});
-      diagonal = above;
-    }
-  }
-  return row[b.size()];
-}
-
 std::string side_by_side(const char* first, const std::vector<std::string>& names, const char* second,
                          const std::vector<std::string>& others, std::size_t limit) {
   std::string text;
@@ -48,7 +31,8 @@ std::string side_by_side(const char* first, const std::vector<std::string>& name
     const std::string* nearest = nullptr;
     std::size_t smallest = 0;
     for (std::size_t j = 0; j < std::min(kMostCompared, others.size()); ++j) {
-      const std::size_t distance = letters_apart(names[i], others[j]);
+      const std::size_t distance = edit_distance(std::string_view(names[i]).substr(0, kLongestCompared),
+                                                 std::string_view(others[j]).substr(0, kLongestCompared));
       if (nearest == nullptr || distance < smallest) {
         nearest = &others[j];
         smallest = distance;

@@ -1,7 +1,6 @@
 #include "io/utf8.h"
 
 #include <algorithm>
-#include <cstdint>
 
 #include "moelora/io/error.h"
 
@@ -10,19 +9,6 @@ namespace {
 
 bool is_continuation_byte(std::string_view text, std::size_t at) {
   return at < text.size() && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80;
-}
-
-void append_utf8(std::string& text, std::uint32_t code) {
-  if (code < 0x80) {
-    text.push_back(static_cast<char>(code));
-    return;
-  }
-  const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-  constexpr std::uint32_t kLead[] = {0, 0xc0, 0xe0, 0xf0};
-  text.push_back(static_cast<char>(kLead[more] | code >> (6 * more)));
-  for (int i = more - 1; i >= 0; --i) {
-    text.push_back(static_cast<char>(0x80 | (code >> (6 * i) & 0x3f)));
-  }
 }
 
 std::string from_utf16(std::string_view bytes, bool big_endian, const std::string& label) {
@@ -52,6 +38,19 @@ std::string from_utf16(std::string_view bytes, bool big_endian, const std::strin
 }
 
 }  // namespace
+
+void append_utf8(std::string& text, std::uint32_t code) {
+  if (code < 0x80) {
+    text.push_back(static_cast<char>(code));
+    return;
+  }
+  const int more = code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
+  constexpr std::uint32_t kLead[] = {0, 0xc0, 0xe0, 0xf0};
+  text.push_back(static_cast<char>(kLead[more] | code >> (6 * more)));
+  for (int i = more - 1; i >= 0; --i) {
+    text.push_back(static_cast<char>(0x80 | (code >> (6 * i) & 0x3f)));
+  }
+}
 
 std::string to_utf8(std::string bytes, const std::string& label) {
   const std::string_view view = bytes;

@@ -2,6 +2,7 @@
 // Text as UTF-8: reading other encodings of Unicode, checking, and cutting at whole characters.
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,9 @@ std::string to_utf8(std::string bytes, const std::string& label);
 
 /// The number of bytes of the character at `at`, or 0 if there is no valid UTF-8.
 std::size_t utf8_length(std::string_view text, std::size_t at);
+
+/// Appends a code point (up to U+10FFFF; none is refused).
+void append_utf8(std::string& text, std::uint32_t code);
 
 /// The characters of text that is valid UTF-8 (otherwise: bytes that begin one).
 std::size_t count_characters(std::string_view text);

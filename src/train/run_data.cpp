@@ -4,6 +4,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "io/saved_names.h"
 #include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
@@ -14,28 +15,6 @@
 
 namespace moelora::train {
 namespace {
-
-constexpr std::size_t kNamesShown = 5;
-
-/// "a (line 3), b (line 7) and 2 more"
-class RecordNames {
- public:
-  void add(const data::Record& record) {
-    if (count_++ < kNamesShown) {
-      const bool named = !record.sample_id.empty();
-      text_ += detail::concat(text_.empty() ? "" : ", ", record.sample_id, named ? " (" : "", "line ", record.line,
-                              named ? ")" : "");
-    }
-  }
-  std::size_t count() const { return count_; }
-  std::string text() const {
-    return count_ > kNamesShown ? detail::concat(text_, " and ", count_ - kNamesShown, " more") : text_;
-  }
-
- private:
-  std::string text_;
-  std::size_t count_ = 0;
-};
 
 void report_tasks(const RunData& run) {
   std::map<std::string, std::int64_t> for_validation;
@@ -68,14 +47,16 @@ void warn_of_small_validation(const std::vector<data::Record>& validation) {
 
 void warn_of_shared_questions(const std::vector<data::Record>& train, const std::vector<data::Record>& others,
                               const std::string& what) {
-  RecordNames names;
+  std::vector<std::string> names;
   for (const std::size_t place : data::shared_questions(train, others)) {
-    names.add(others[place]);
+    const data::Record& record = others[place];
+    const std::string line = "line " + std::to_string(record.line);
+    names.push_back(record.sample_id.empty() ? line : record.sample_id + " (" + line + ")");
   }
-  if (names.count() > 0) {
+  if (!names.empty()) {
     log::warning(
-        detail::concat(what, ": ", names.count(), " of ", others.size(),
-                       " records ask what a training record asks too (the same input): ", names.text(),
+        detail::concat(what, ": ", names.size(), " of ", others.size(),
+                       " records ask what a training record asks too (the same input): ", io::in_a_row(names),
                        "; what is measured on them is better than on new records; leave them out of one side"));
   }
 }

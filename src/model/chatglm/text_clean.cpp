@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "io/utf8.h"
 #include "model/chatglm/text.h"
 
 namespace moelora::model::chatglm_text {
@@ -243,16 +244,8 @@ std::string lower(std::string_view text) {
     }
     if (value == c.value) {
       result += text.substr(at, c.size);
-    } else if (value < 0x80) {
-      result += static_cast<char>(value);
-    } else if (value < 0x800) {
-      result += {static_cast<char>(0xC0 | (value >> 6)), static_cast<char>(0x80 | (value & 0x3F))};
-    } else if (value < 0x10000) {
-      result += {static_cast<char>(0xE0 | (value >> 12)), static_cast<char>(0x80 | ((value >> 6) & 0x3F)),
-                 static_cast<char>(0x80 | (value & 0x3F))};
     } else {
-      result += {static_cast<char>(0xF0 | (value >> 18)), static_cast<char>(0x80 | ((value >> 12) & 0x3F)),
-                 static_cast<char>(0x80 | ((value >> 6) & 0x3F)), static_cast<char>(0x80 | (value & 0x3F))};
+      io::append_utf8(result, value);
     }
     at += c.size;
   }
