@@ -1,4 +1,4 @@
-// A training loop written by hand: records, packed batches, one context for each batch, loss, AdamW. The library's own
+// A hand-written training loop: records, packed batches, one context for each batch, loss, AdamW. The library's own
 // trainer (examples/promptcblue_trainer.cpp) adds checkpoints, resuming, schedules, micro-batches and a validation
 // part.
 //

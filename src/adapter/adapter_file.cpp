@@ -6,7 +6,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "io/file_kind.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
@@ -164,7 +164,7 @@ void check_tensors(const AdapterShapes& expected, const std::map<std::string, at
   }
   for (const auto& [name, tensor] : tensors) {
     if (!known.contains(name)) {
-      problems.push_back("surplus: " + name + " " + shape_text(tensor.scalar_type(), tensor.sizes()));
+      problems.push_back("unexpected: " + name + " " + shape_text(tensor.scalar_type(), tensor.sizes()));
     }
   }
   MOELORA_CHECK(problems.empty(), origin, " does not fit the adapter's configuration and base:", listed(problems),

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "adapter/target_pattern.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"

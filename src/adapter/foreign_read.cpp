@@ -5,7 +5,7 @@
 #include <optional>
 #include <set>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "adapter/foreign_config.h"
 #include "adapter/foreign_tensors.h"
 #include "adapter/target_pattern.h"
@@ -46,7 +46,7 @@ at::Tensor stack_factors(const std::map<std::int64_t, at::Tensor>& factors, std:
   }
   for (const auto& [expert, part] : factors) {
     if (expert >= experts) {
-      problems.push_back(detail::concat("surplus: ", key, " of expert ", expert, " (expert_num is ", experts, ")"));
+      problems.push_back(detail::concat("unexpected: ", key, " of expert ", expert, " (expert_num is ", experts, ")"));
     }
   }
   return static_cast<std::int64_t>(parts.size()) == experts ? at::cat(parts, axis).contiguous() : at::Tensor();

@@ -8,7 +8,7 @@
 #include <optional>
 #include <set>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "io/saved_names.h"
 #include "moelora/io/error.h"
 #include "moelora/io/safetensors.h"

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "adapter/foreign_config.h"
 #include "adapter/pickle_file.h"
 #include "moelora/adapter/foreign.h"

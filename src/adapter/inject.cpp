@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <map>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "adapter/target_pattern.h"
 #include "io/memory.h"
 #include "io/saved_names.h"

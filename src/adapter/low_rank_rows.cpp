@@ -140,8 +140,8 @@ class BackwardBlocks {
         rows_(floats(size.d_in)) {
     if (dx_ != nullptr) {
       update_ = floats(size.d_in);
-      if (x.chains()) {
-        slope_ = floats(size.d_in);
+      if (x.is_elementwise()) {
+        derivative_ = floats(size.d_in);
       }
       if (call.mask.active()) {
         kept_.resize(static_cast<std::size_t>(size.block * size.d_in));
@@ -166,7 +166,7 @@ class BackwardBlocks {
       nn::kernels::grouped_dot_row(dv_.data() + row * width, u_rows + row * width, width, call_.experts,
                                    sums_ + (begin + row) * call_.experts);
     }
-    if (call_.trains || !slope_.empty() || !kept_.empty()) {
+    if (call_.trains || !derivative_.empty() || !kept_.empty()) {
       make_rows(begin, count);
     }
     if (call_.trains) {
@@ -188,10 +188,10 @@ class BackwardBlocks {
 
   // The dropped input of a block, and what finish_dx wants to know of it.
   void make_rows(std::int64_t begin, std::int64_t count) {
-    if (slope_.empty()) {
+    if (derivative_.empty()) {
       x_.some(begin, count, rows_.data());
     } else {
-      x_.some_with_slope(begin, count, rows_.data(), slope_.data());
+      x_.some_with_derivative(begin, count, rows_.data(), derivative_.data());
     }
     if (kept_.empty()) {
       if (call_.mask.active()) {
@@ -213,7 +213,7 @@ class BackwardBlocks {
     for (std::int64_t row = 0; row < count; ++row) {
       const auto at = row * width;
       nn::kernels::finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
-                                       call_.mask.scale, slope_.empty() ? nullptr : slope_.data() + at,
+                                       call_.mask.scale, derivative_.empty() ? nullptr : derivative_.data() + at,
                                        dx_ + begin * width + at, width);
     }
   }
@@ -225,7 +225,7 @@ class BackwardBlocks {
   const float* u_;
   float* dx_;
   float* sums_;
-  std::vector<float> dv_, du_, v_, rows_, update_, slope_;
+  std::vector<float> dv_, du_, v_, rows_, update_, derivative_;
   std::vector<std::uint8_t> kept_;
 };
 
@@ -235,7 +235,7 @@ LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy
                                    const at::Tensor& u, at::Tensor& dx, bool need_expert_sums) {
   const Sizes size(call);
   MOELORA_CHECK(u.size(1) == size.width && !(need_expert_sums && size.width != size.rank),
-                "the gradient of expert weights needs all ", size.rank, " numbers of A x, found ", u.size(1),
+                "the gradient of expert weights needs all ", size.rank, " elements of A x, found ", u.size(1),
                 "; the weights must require their gradient in the forward already");
   LowRankGradients result;
   if (need_expert_sums) {

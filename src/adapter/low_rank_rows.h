@@ -1,7 +1,7 @@
 #pragma once
 // The low-rank update of a batch of rows on the CPU in fp32, in one pass: a block of rows is dropped, multiplied with
 // A, weighed and multiplied with B while it is in the cache. Nothing as wide as a row is written but the result.
-// Where each row has one expert, only that expert's slice of A and B is multiplied: r/N numbers of u instead of r.
+// Where each row has one expert, only that expert's slice of A and B is multiplied: r/N elements of u instead of r.
 
 #include <ATen/core/Tensor.h>
 
@@ -23,7 +23,7 @@ struct LowRankCall {
   std::vector<std::int64_t> expert_of_segment;
   bool trains = true;  ///< Whether A and B get gradients.
 
-  /// Numbers of u for each row: r, or r/N where each row has one expert.
+  /// Elements of u for each row: r, or r/N where each row has one expert.
   std::int64_t width() const { return expert_of_segment.empty() ? A.size(0) : A.size(0) / experts; }
 };
 
@@ -37,8 +37,8 @@ struct LowRankGradients {
   at::Tensor expert_sums;  ///< [rows, N]: Σ over an expert's entries of (B^T dy) ⊙ u; undefined unless wanted
 };
 
-/// dy [rows, d_out] contiguous. dx [rows, d_in] is added to, and chained through x where x chains; undefined: not
-/// wanted. Expert sums are for calls without expert_of_segment.
+/// dy [rows, d_out] contiguous. dx [rows, d_in] is added to, and multiplied by the derivative of x where x is
+/// elementwise; undefined: not wanted. Expert sums are for calls without expert_of_segment.
 LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
                                    const at::Tensor& u, at::Tensor& dx, bool need_expert_sums);
 

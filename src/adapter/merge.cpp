@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/filling.h"
+#include "adapter/adapter_loading.h"
 #include "adapter/fold_kernel.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/dtype.h"

@@ -7,9 +7,9 @@
 
 namespace moelora {
 
-bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
-                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega) {
-  return nn::few_rows_serves(x, weight.value(), bias) && nn::few_rows_serves(x, A) && B.is_contiguous() &&
+bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                               const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega) {
+  return nn::supports_few_rows(x, weight.value(), bias) && nn::supports_few_rows(x, A) && B.is_contiguous() &&
          A.scalar_type() == at::kFloat && B.scalar_type() == at::kFloat &&
          !(c10::GradMode::is_enabled() && (B.requires_grad() || (omega.defined() && omega.requires_grad())));
 }

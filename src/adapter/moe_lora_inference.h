@@ -8,10 +8,10 @@
 
 namespace moelora {
 
-/// Whether few_rows_adapted takes these: what nn::few_rows_serves says, fp32 A and B, and no gradient wanted for them
+/// Whether few_rows_adapted takes these: what nn::supports_few_rows says, fp32 A and B, and no gradient wanted for them
 /// or for ω (undefined: none).
-bool few_rows_adapted_serves(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
-                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega = {});
+bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
+                               const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega = {});
 
 /// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [n, N] fp32, undefined for one expert;
 /// omega_of_row [rows] int64: which of its rows each row takes. Two passes: A x, then the weight with B beside it. No

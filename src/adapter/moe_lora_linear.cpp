@@ -17,7 +17,7 @@
 namespace moelora {
 namespace {
 
-// One adapted linear as an autograd function of its own, for models whose blocks have no backward by hand.
+// One adapted linear as an autograd function of its own, for models whose blocks have no manual backward.
 class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
  public:
   struct Call {
@@ -204,7 +204,7 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
                                         nn::DeltaGradients& gradients) const {
   at::NoGradGuard no_grad;
   const bool need_omega = experts_ > 1 && (routes_tokens() || gradients.expert_weights.defined());
-  // A router looks at the rows themselves, and its part of dx comes before the chain through them.
+  // A router looks at the rows themselves, and its part of dx comes before their derivative.
   const at::Tensor rows = routes_tokens() ? x.all() : at::Tensor();
   const nn::StoredRows stored(rows);
   const nn::RowSource& source = routes_tokens() ? static_cast<const nn::RowSource&>(stored) : x;
@@ -227,8 +227,8 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
     }
     if (dx.defined()) {
       dx.add_(nn::apply_keyed_dropout(at::mm(du, A.to(type)), dropout_, key_, context));
-      if (source.chains()) {
-        source.chain(dx);
+      if (source.is_elementwise()) {
+        source.multiply_by_derivative(dx);
       }
     }
     if (need_omega) {
@@ -237,8 +237,8 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
   }
   if (routes_tokens()) {
     finish_router(rows, omega.weights, expert_sums.mul_(scaling_), context, dx, gradients);
-    if (dx.defined() && x.chains()) {
-      x.chain(dx);
+    if (dx.defined() && x.is_elementwise()) {
+      x.multiply_by_derivative(dx);
     }
   } else if (need_omega) {
     add_by_segment(expert_sums, context.segment_of_row, scaling_, gradients.expert_weights.select(0, gate_));
@@ -271,7 +271,7 @@ LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& co
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                       const nn::RowContext& context) {
   if (!(dropout_ > 0.0 && context.dropout.active()) &&
-      few_rows_adapted_serves(x, weight, bias, A, B, context.expert_weights)) {
+      supports_few_rows_adapted(x, weight, bias, A, B, context.expert_weights)) {
     const Omega omega = omega_of(x, context);
     return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_,
                             expert_of_segment(omega, context));

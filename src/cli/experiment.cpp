@@ -221,8 +221,7 @@ void add_experiment(CLI::App& app, int& status) {
   verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
       ->take_all();
   verb->add_option("--output", options->output, "new folder: cells/, results.{md,json,html}, config.json");
-  verb->add_flag("--resume", options->resume,
-                 "go on with the experiment in --output; finished cells are not run again");
+  verb->add_flag("--resume", options->resume, "go on with the experiment in --output; finished cells are not repeated");
   verb->add_option("--jobs", options->jobs, "cells at one time; 0: one for each core (default: the configuration's)")
       ->check(whole_number(0, 4096));
   verb->add_flag("--list", options->list, "print the cells, and which of them are finished in --output");

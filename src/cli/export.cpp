@@ -7,9 +7,9 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "cli/adapter_alone.h"
 #include "cli/probe.h"
 #include "cli/session.h"
+#include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/io/dtype.h"
@@ -125,9 +125,9 @@ void run_export(const ExportOptions& options) {
   MOELORA_CHECK(peft || options.task.empty(), "--task goes with --format peft: moelora-peft keeps all tasks");
   require_empty(options.output);
   std::optional<Session> session;
-  std::optional<AdapterAlone> alone;
+  std::optional<StandaloneAdapter> alone;
   if (options.session.model.empty()) {
-    alone = load_adapter_alone(options.session.adapter);
+    alone = load_standalone_adapter(options.session.adapter);
   } else {
     session = open_session(options.session);
   }

@@ -3,8 +3,8 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "cli/adapter_alone.h"
 #include "cli/session.h"
+#include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
@@ -34,7 +34,7 @@ void run_import(const ImportOptions& options) {
       foreign.task_names.push_back(name.get<std::string>());
     }
   }
-  const AdapterAlone alone = load_foreign_adapter_alone(options.adapter, foreign);
+  const StandaloneAdapter alone = load_foreign_standalone_adapter(options.adapter, foreign);
   require_finite(*alone.adapter);
   nlohmann::ordered_json provenance = io::provenance();
   provenance["imported_from"] = std::filesystem::absolute(options.adapter).filename().string();

@@ -6,10 +6,10 @@
 #include <iostream>
 #include <nlohmann/json.hpp>
 
-#include "cli/adapter_alone.h"
 #include "cli/inspect_records.h"
 #include "cli/plan.h"
 #include "cli/session.h"
+#include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
@@ -164,7 +164,7 @@ void print_expert_weights(const AdapterImpl& adapter) {
 }
 
 void inspect_own_adapter(const fs::path& folder) {
-  const AdapterAlone alone = load_adapter_alone(folder);
+  const StandaloneAdapter alone = load_standalone_adapter(folder);
   const AdapterInfo info = read_adapter_info(folder);
   line("adapter folder", folder.string());
   line("tasks", ordered_json(info.tasks.names()).dump());
@@ -186,7 +186,7 @@ void inspect_own_adapter(const fs::path& folder) {
 void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
   line("adapter folder", folder.string());
   line("format", format == ForeignFormat::peft ? "PEFT LoRA" : "MOELoRA-peft");
-  const AdapterAlone alone = load_foreign_adapter_alone(folder, {});
+  const StandaloneAdapter alone = load_foreign_standalone_adapter(folder, {});
   std::printf("as ours (moelora import)\n");
   print_adapter_config(alone.adapter->config());
   line("tasks", ordered_json(alone.adapter->tasks().names()).dump());

@@ -75,7 +75,7 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   plan_line("peak memory", fixed_number(worst.peak_bytes / 1e9, "GB", 2));
   if (options.memory_budget_gb > 0.0) {
     plan_line("budget", fixed_number(options.memory_budget_gb, "GB", 2));
-    plan_line("blocks run again",
+    plan_line("recomputed blocks",
               std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->num_layers()));
     if (worst.peak_bytes > options.memory_budget_gb * 1e9) {
       plan_line("", "the budget can't be kept: lower training.micro_batch_tokens");

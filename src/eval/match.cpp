@@ -59,9 +59,9 @@ std::vector<std::size_t> match_predictions(const std::vector<data::Record>& refe
     const std::string missing = records_missing_in(*prediction_index, references);
     MOELORA_CHECK(missing.empty(), "expected a prediction for every record, found none for sample_id ", missing,
                   ": predict the whole data file");
-    const std::string surplus = records_missing_in(*reference_index, predictions);
-    MOELORA_CHECK(surplus.empty(), "expected predictions for records of the data file only, found sample_id ", surplus,
-                  ": score against the file that was predicted");
+    const std::string unexpected = records_missing_in(*reference_index, predictions);
+    MOELORA_CHECK(unexpected.empty(), "expected predictions for records of the data file only, found sample_id ",
+                  unexpected, ": score against the file that was predicted");
     for (std::size_t i = 0; i < references.size(); ++i) matches[i] = prediction_index->at(sample_key(references[i]));
     return matches;
   }

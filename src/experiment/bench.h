@@ -46,7 +46,7 @@ std::optional<double> median_of(std::vector<double> values);
 /// Whether training ended because a loss or gradient was not finite: the learning rate is too large.
 bool diverged(const Error& error);
 
-/// Numbers of a module's parameters; a tensor that has two names (a tied head) counts once.
+/// Parameter counts of a module; a tensor that has two names (a tied head) counts once.
 std::int64_t parameters_of(const torch::nn::Module& module);
 
 /// Parameters of gates and routers.

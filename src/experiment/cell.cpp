@@ -212,7 +212,7 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
     return false;
   }
   result["inputs"] = inputs;
-  // Time of this sitting: what the guess of the remaining time is made of.
+  // Time of this session: what the guess of the remaining time is made of.
   result["seconds"] = std::chrono::duration<double>(SteadyClock::now() - begin).count();
   io::write_json_file(folder / "result.json", result);
   std::error_code ignored;

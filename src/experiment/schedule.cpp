@@ -60,7 +60,7 @@ class Children {
     }
     arguments.push_back(nullptr);
     std::error_code ignored;
-    std::filesystem::remove(log, ignored);  // of an earlier sitting
+    std::filesystem::remove(log, ignored);  // of an earlier session
     const pid_t parent = getpid();
     const pid_t child = fork();
     MOELORA_CHECK(child >= 0, "a process for ", cell.id, " could not be started: ", std::strerror(errno));

@@ -59,13 +59,13 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
   return output;
 }
 
-bool KvCache::takes_rows() const {
+bool KvCache::supports_append_row() const {
   return keys_.front().device().is_cpu() && !c10::GradMode::is_enabled() && !lengths_.empty() && lengths_.front() > 0;
 }
 
 at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                const nn::RotaryTables& tables) {
-  TORCH_INTERNAL_ASSERT(takes_rows());
+  TORCH_INTERNAL_ASSERT(supports_append_row());
   std::vector<std::int64_t> counts = lengths_;
   for (std::int64_t& count : counts) {
     count += prefix_rows_;

@@ -1,6 +1,6 @@
 #pragma once
 // Attention over packed segments on the CPU in fp32: scores of a few query rows and one head stay in the cache, and
-// backward makes them again from the stored log-sums.
+// backward recomputes them from the stored log-sums.
 
 #include <cstdint>
 #include <vector>

@@ -13,17 +13,17 @@
 namespace moelora::nn {
 namespace {
 
-// Numbers of the weight that are worth a thread of their own.
+// Elements of the weight that are worth a thread of their own.
 constexpr std::int64_t kThreadNumbers = 16384;
 
-// Numbers of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
+// Elements of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
 constexpr std::int64_t kMostNumbers = 48 * 1024;
 
 at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
 }  // namespace
 
-bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
+bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const bool gradient = x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad());
   return x.device().is_cpu() && weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 &&
          x.size(0) <= kernels::row_kernels().most_rows && x.numel() <= kMostNumbers &&

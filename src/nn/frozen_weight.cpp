@@ -12,7 +12,7 @@ at::Tensor FrozenWeight::forward(const at::Tensor& x, const at::Tensor& bias) co
 }
 
 at::Tensor FrozenWeight::infer(const at::Tensor& x, const at::Tensor& bias) const {
-  if (few_rows_serves(x, weight_, bias) && x.scalar_type() == dtype()) {
+  if (supports_few_rows(x, weight_, bias) && x.scalar_type() == dtype()) {
     return few_rows_product(x, weight_, bias);
   }
   return forward(x, bias);

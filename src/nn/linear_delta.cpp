@@ -10,12 +10,12 @@ LowRank LinearDelta::low_rank(const at::Tensor&) const {
 }
 
 at::Tensor LinearDelta::begin_forward(const at::Tensor&, const at::Tensor&, const RowContext&, at::Tensor&) const {
-  TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
+  TORCH_INTERNAL_ASSERT(false, name(), " has no manual backward");
 }
 
 void LinearDelta::finish_backward(const at::Tensor&, const RowSource&, const at::Tensor&, const RowContext&,
                                   at::Tensor&, DeltaGradients&) const {
-  TORCH_INTERNAL_ASSERT(false, name(), " has no backward by hand");
+  TORCH_INTERNAL_ASSERT(false, name(), " has no manual backward");
 }
 
 }  // namespace moelora::nn

@@ -54,7 +54,7 @@ MOELORA_INLINE float gelu_sigmoid(float x) {
 }
 
 // GELU'(x), with s = gelu_sigmoid(x).
-MOELORA_INLINE float gelu_slope(float x, float s) {
+MOELORA_INLINE float gelu_derivative(float x, float s) {
   return s + x * s * (1.0f - s) * kGeluScale * (1.0f + 3.0f * kGeluCube * x * x);
 }
 
@@ -83,22 +83,22 @@ MOELORA_WIDEST void drop_row_and_note(const float* x, float* y, std::int64_t wid
   }
 }
 
-MOELORA_WIDEST void finish_gradient_row(const float* t, const std::uint8_t* kept, float scale, const float* slope,
+MOELORA_WIDEST void finish_gradient_row(const float* t, const std::uint8_t* kept, float scale, const float* derivative,
                                         float* dx, std::int64_t width) {
-  if (kept != nullptr && slope != nullptr) {
+  if (kept != nullptr && derivative != nullptr) {
 #pragma omp simd
     for (std::int64_t c = 0; c < width; ++c) {
-      dx[c] = (dx[c] + t[c] * (kept[c] != 0 ? scale : 0.0f)) * slope[c];
+      dx[c] = (dx[c] + t[c] * (kept[c] != 0 ? scale : 0.0f)) * derivative[c];
     }
   } else if (kept != nullptr) {
 #pragma omp simd
     for (std::int64_t c = 0; c < width; ++c) {
       dx[c] += t[c] * (kept[c] != 0 ? scale : 0.0f);
     }
-  } else if (slope != nullptr) {
+  } else if (derivative != nullptr) {
 #pragma omp simd
     for (std::int64_t c = 0; c < width; ++c) {
-      dx[c] = (dx[c] + t[c]) * slope[c];
+      dx[c] = (dx[c] + t[c]) * derivative[c];
     }
   } else {
 #pragma omp simd
@@ -123,19 +123,19 @@ MOELORA_WIDEST void gelu_row(const float* x, float* y, std::int64_t width) {
   }
 }
 
-MOELORA_WIDEST void gelu_slope_row(const float* x, float* y, float* slope, std::int64_t width) {
+MOELORA_WIDEST void gelu_derivative_row(const float* x, float* y, float* derivative, std::int64_t width) {
 #pragma omp simd
   for (std::int64_t c = 0; c < width; ++c) {
     const float s = gelu_sigmoid(x[c]);
     y[c] = x[c] * s;
-    slope[c] = gelu_slope(x[c], s);
+    derivative[c] = gelu_derivative(x[c], s);
   }
 }
 
 MOELORA_WIDEST void gelu_backward_row(const float* x, const float* dy, float* dx, std::int64_t width) {
 #pragma omp simd
   for (std::int64_t c = 0; c < width; ++c) {
-    dx[c] = dy[c] * gelu_slope(x[c], gelu_sigmoid(x[c]));
+    dx[c] = dy[c] * gelu_derivative(x[c], gelu_sigmoid(x[c]));
   }
 }
 

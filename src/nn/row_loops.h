@@ -14,8 +14,8 @@ void drop_row(const float* x, float* y, std::int64_t first, std::int64_t count, 
 /// The same, and kept[c] = 1 or 0 for finish_gradient_row.
 void drop_row_and_note(const float* x, float* y, std::int64_t width, std::uint64_t key, std::uint32_t threshold,
                        float scale, std::uint8_t* kept);
-/// dx = (dx + t · kept · scale) · slope; kept and slope may be nullptr: all ones.
-void finish_gradient_row(const float* t, const std::uint8_t* kept, float scale, const float* slope, float* dx,
+/// dx = (dx + t · kept · scale) · derivative; kept and derivative may be nullptr: all ones.
+void finish_gradient_row(const float* t, const std::uint8_t* kept, float scale, const float* derivative, float* dx,
                          std::int64_t width);
 
 /// y = (x - mean) · rstd · weight + bias
@@ -24,8 +24,8 @@ void normalise_row(const float* x, float mean, float rstd, const float* weight, 
 
 /// y = GELU(x), tanh form. y may be x.
 void gelu_row(const float* x, float* y, std::int64_t width);
-/// y = GELU(x) and slope = GELU'(x).
-void gelu_slope_row(const float* x, float* y, float* slope, std::int64_t width);
+/// y = GELU(x) and derivative = GELU'(x).
+void gelu_derivative_row(const float* x, float* y, float* derivative, std::int64_t width);
 /// dx = dy · GELU'(x). dx may be dy.
 void gelu_backward_row(const float* x, const float* dy, float* dx, std::int64_t width);
 

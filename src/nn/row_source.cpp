@@ -10,11 +10,13 @@
 
 namespace moelora::nn {
 
-void RowSource::some_with_slope(std::int64_t, std::int64_t, float*, float*) const {
-  TORCH_INTERNAL_ASSERT(false, "these rows are no element-wise function");
+void RowSource::some_with_derivative(std::int64_t, std::int64_t, float*, float*) const {
+  TORCH_INTERNAL_ASSERT(false, "these rows are not an elementwise function");
 }
 
-void RowSource::chain(at::Tensor&) const { TORCH_INTERNAL_ASSERT(false, "these rows are no element-wise function"); }
+void RowSource::multiply_by_derivative(at::Tensor&) const {
+  TORCH_INTERNAL_ASSERT(false, "these rows are not an elementwise function");
+}
 
 void StoredRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = rows_.size(1);
@@ -53,11 +55,11 @@ void GeluRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   kernels::gelu_row(x_.const_data_ptr<float>() + begin * width, out, count * width);
 }
 
-void GeluRows::some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const {
+void GeluRows::some_with_derivative(std::int64_t begin, std::int64_t count, float* out, float* derivative) const {
   const auto width = x_.size(1);
-  kernels::gelu_slope_row(x_.const_data_ptr<float>() + begin * width, out, slope, count * width);
+  kernels::gelu_derivative_row(x_.const_data_ptr<float>() + begin * width, out, derivative, count * width);
 }
 
-void GeluRows::chain(at::Tensor& dx) const { gelu_backward_(dx, x_); }
+void GeluRows::multiply_by_derivative(at::Tensor& dx) const { gelu_backward_(dx, x_); }
 
 }  // namespace moelora::nn

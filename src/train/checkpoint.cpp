@@ -260,19 +260,19 @@ std::optional<RunState> CheckpointFolder::newest() const {
 
 void CheckpointFolder::prune(std::int64_t keep, std::int64_t best_step) const {
   const std::vector<std::int64_t> present = steps();
-  const auto surplus = static_cast<std::int64_t>(present.size()) - keep;
-  if (surplus <= 0) {
+  const auto excess = static_cast<std::int64_t>(present.size()) - keep;
+  if (excess <= 0) {
     return;
   }
   // The best ones of the newer kept ones are themselves among those kept, or are this one's.
   std::int64_t best_of_oldest = best_step;
   try {
-    const std::filesystem::path state = path_of(present[static_cast<std::size_t>(surplus)]) / kStateFile;
+    const std::filesystem::path state = path_of(present[static_cast<std::size_t>(excess)]) / kStateFile;
     best_of_oldest = RunState::from_json(io::read_json_file(state)).best_step;
   } catch (const std::exception&) {
     // Whoever would resume from it is told; what the others need is kept.
   }
-  for (std::int64_t i = 0; i < surplus; ++i) {
+  for (std::int64_t i = 0; i < excess; ++i) {
     const std::int64_t step = present[static_cast<std::size_t>(i)];
     if (step != best_step && step != best_of_oldest) {
       std::error_code ignored;  // what cannot be removed now is removed after the next checkpoint

@@ -80,7 +80,7 @@ const KeyText kKeyTexts[] = {
     {"training.batch_size", "samples of one optimizer step", nullptr},
     {"training.micro_batch_tokens", "tokens that are computed at once: bounds the memory, not the result", nullptr},
     {"training.memory_budget_gb",
-     "peak memory on a CPU in 10^9 bytes: blocks are run again in backward to keep to it; 0: no limit", nullptr},
+     "peak memory on a CPU in 10^9 bytes: blocks are recomputed in backward to keep to it; 0: no limit", nullptr},
     {"training.learning_rate", "at the peak of the schedule", nullptr},
     {"training.weight_decay", "of every trained parameter (AdamW)", nullptr},
     {"training.beta1", "AdamW: of the mean of the gradients", nullptr},

@@ -55,7 +55,7 @@ class GlooLink : public Gloo {
     const auto begin = std::chrono::steady_clock::now();
     store_ = open_store(place.rank == 0 && !place.launcher_store, time);
     if (place.rank == 0) {
-      store_->set(RankWatch::kVerdictKey, std::string());
+      store_->set(RankWatch::kFailureKey, std::string());
     }
     store_->set(RankWatch::beat_key(place.rank), RankWatch::kFirstBeat);
     std::string missing;
@@ -113,7 +113,7 @@ class GlooLink : public Gloo {
     }
   }
 
-  void forsake() override {
+  void abandon() override {
     backend_.release();
     work_.release();
   }

@@ -20,7 +20,7 @@ class Gloo {
   static std::unique_ptr<Gloo> join(const RankPlace& place, std::chrono::milliseconds time);
   virtual ~Gloo() = default;
 
-  /// A connection of its own; holds each rank's first beat and an empty verdict.
+  /// A connection of its own; holds each rank's first beat and an empty failure text.
   virtual std::shared_ptr<RankStore> rank_store() = 0;
   /// Connects the ranks with each other.
   virtual void connect(std::chrono::milliseconds time) = 0;
@@ -29,7 +29,7 @@ class Gloo {
   /// Whether that has ended well within `time`. If it failed, says why.
   virtual bool wait(std::chrono::milliseconds time, std::string& failure) = 0;
   /// The backend may still work on something that never ends: it is left to itself.
-  virtual void forsake() = 0;
+  virtual void abandon() = 0;
 };
 
 }  // namespace moelora::train

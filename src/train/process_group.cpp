@@ -143,10 +143,10 @@ ProcessGroup::~ProcessGroup() {
 
 void ProcessGroup::lost(const std::string& cause) {
   links_->ended = true;
-  const std::string verdict = links_->watch->verdict_after_failure(detail::concat(
+  const std::string failure = links_->watch->failure_after_error(detail::concat(
       "the connection between the ranks broke (rank ", place_.rank, ", step ", links_->step, "): ", cause));
-  links_->gloo->forsake();
-  throw RankLost(verdict);
+  links_->gloo->abandon();
+  throw RankLost(failure);
 }
 
 void ProcessGroup::sum(at::Tensor values) {
@@ -160,11 +160,11 @@ void ProcessGroup::sum(at::Tensor values) {
       if (links_->gloo->wait(std::chrono::seconds(1), failure)) {
         break;
       }
-      const std::string verdict = links_->watch->verdict();
-      if (!verdict.empty()) {
+      const std::string failure = links_->watch->failure();
+      if (!failure.empty()) {
         links_->ended = true;
-        links_->gloo->forsake();
-        throw RankLost(verdict);
+        links_->gloo->abandon();
+        throw RankLost(failure);
       }
       if (!failure.empty()) {
         lost(failure);
@@ -204,17 +204,17 @@ void ProcessGroup::set_step(std::int64_t step) {
 void ProcessGroup::abandon(const std::string& why) {
   if (!links_->ended) {
     links_->ended = true;
-    links_->watch->accuse(
+    links_->watch->report_failure(
         detail::concat("rank ", rank(), " of ", size(), " ended with an error (step ", links_->step, "): ", why));
   }
 }
 
 void ProcessGroup::finish() {
-  const std::string verdict = links_->watch->farewell();
+  const std::string failure = links_->watch->shutdown_barrier();
   links_->ended = true;
-  if (!verdict.empty()) {
-    links_->gloo->forsake();
-    throw RankLost(verdict);
+  if (!failure.empty()) {
+    links_->gloo->abandon();
+    throw RankLost(failure);
   }
 }
 

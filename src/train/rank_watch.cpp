@@ -42,7 +42,7 @@ struct RankWatch::State {
   }
 
   std::string own_beat() {  // locked
-    if (farewell) {
+    if (shutting_down) {
       return kDone;
     }
     timespec now{};
@@ -78,8 +78,8 @@ struct RankWatch::State {
   }
 
   void adopt(const std::string& text) {  // locked
-    verdict = text;
-    verdict_time = WatchClock::now();
+    failure = text;
+    failure_time = WatchClock::now();
     changes.notify_all();
   }
 
@@ -97,15 +97,15 @@ struct RankWatch::State {
   std::int64_t beat = 0;
   std::int64_t cpu_used = 0;
   bool suspicious = false;
-  bool farewell = false;
+  bool shutting_down = false;
   std::vector<std::string> beats;  // [size], of the last round
   std::vector<WatchClock::time_point> changed;
   WatchClock::time_point last_round;
-  std::string accusation;  // to be put forward in the next round
-  WatchClock::time_point accusation_time;
-  std::string verdict;
-  WatchClock::time_point verdict_time;
-  bool verdict_taken = false;
+  std::string reported_failure;  // to be put forward in the next round
+  WatchClock::time_point reported_failure_time;
+  std::string failure;
+  WatchClock::time_point failure_time;
+  bool failure_taken = false;
 
   std::thread exchanging;
   std::thread judging;
@@ -114,11 +114,11 @@ struct RankWatch::State {
 RankWatch::RankWatch(std::shared_ptr<RankStore> store, const RankWatchOptions& options)
     : state_(std::make_shared<State>(std::move(store), options)) {
   state_->exchanging = std::thread([state = state_] { exchange(state); });
-  state_->judging = std::thread([state = state_] { judge(state); });
+  state_->judging = std::thread([state = state_] { check_ranks(state); });
 }
 
 RankWatch::~RankWatch() {
-  linger();
+  wait_for_readers();
   {
     std::unique_lock lock(state_->mutex);
     state_->stop = true;
@@ -138,23 +138,24 @@ void RankWatch::exchange(const std::shared_ptr<State>& state) {
   for (int rank = 0; rank < state->options.size; ++rank) {
     keys.push_back(beat_key(rank));
   }
-  keys.emplace_back(kVerdictKey);
+  keys.emplace_back(kFailureKey);
   std::unique_lock lock(state->mutex);
   milliseconds pause{};
   do {
     pause = state->options.beat;
     const std::string beat = state->own_beat();
-    const std::string accusation = state->accusation;
+    const std::string reported_failure = state->reported_failure;
     lock.unlock();
     std::vector<std::string> values;
     try {
       state->store->set(beat_key(state->options.rank), beat);
-      if (!accusation.empty()) {
-        state->store->set_if_empty(kVerdictKey, accusation);
+      if (!reported_failure.empty()) {
+        state->store->set_if_empty(kFailureKey, reported_failure);
       }
       values = state->store->get(keys);
     } catch (const std::exception&) {
-      // No round; after enough time without one the judge draws the conclusion. LibTorch logs each failure at length.
+      // No round; after enough time without one the checking thread reports the loss. LibTorch logs each failure at
+      // length.
       pause = std::max(pause, state->options.suspicion / 2);
     }
     lock.lock();
@@ -166,33 +167,33 @@ void RankWatch::exchange(const std::shared_ptr<State>& state) {
           state->changed[rank] = state->last_round;
         }
       }
-      if (state->verdict.empty() && !values.back().empty()) {
+      if (state->failure.empty() && !values.back().empty()) {
         state->adopt(values.back());
       }
       state->changes.notify_all();
     }
-  } while (state->pause(lock, pause) && state->verdict.empty());
+  } while (state->pause(lock, pause) && state->failure.empty());
   state->exchange_ended = true;
   state->changes.notify_all();
 }
 
-void RankWatch::judge(const std::shared_ptr<State>& state) {
+void RankWatch::check_ranks(const std::shared_ptr<State>& state) {
   std::unique_lock lock(state->mutex);
   while (state->pause(lock, state->options.beat / 4)) {
     const auto now = WatchClock::now();
-    if (state->verdict.empty()) {
-      if (state->accusation.empty()) {
-        state->accusation = state->silent_ranks();
-        state->accusation_time = now;
-      } else if (now - state->accusation_time > 4 * state->options.beat) {
-        state->adopt(state->accusation);  // the store does not take it
+    if (state->failure.empty()) {
+      if (state->reported_failure.empty()) {
+        state->reported_failure = state->silent_ranks();
+        state->reported_failure_time = now;
+      } else if (now - state->reported_failure_time > 4 * state->options.beat) {
+        state->adopt(state->reported_failure);  // the store does not take it
       }
       continue;
     }
-    const bool due = now - state->verdict_time > state->options.grace;
-    if (due && !state->verdict_taken && state->files == 0 && state->options.on_lost) {
-      state->verdict_taken = true;
-      const std::string text = state->verdict;
+    const bool due = now - state->failure_time > state->options.grace;
+    if (due && !state->failure_taken && state->files == 0 && state->options.on_lost) {
+      state->failure_taken = true;
+      const std::string text = state->failure;
       lock.unlock();
       state->options.on_lost(text);
       lock.lock();
@@ -200,11 +201,11 @@ void RankWatch::judge(const std::shared_ptr<State>& state) {
   }
 }
 
-/// A store that ends with this process stays until the others have read the verdict.
-void RankWatch::linger() {
+/// A store that ends with this process stays until the others have read it.
+void RankWatch::wait_for_readers() {
   std::unique_lock lock(state_->mutex);
-  if (state_->options.hosts_store && !state_->verdict.empty()) {
-    const auto until = state_->verdict_time + 4 * state_->options.beat;
+  if (state_->options.hosts_store && !state_->failure.empty()) {
+    const auto until = state_->failure_time + 4 * state_->options.beat;
     state_->changes.wait_until(lock, until, [this] { return state_->stop; });
   }
 }
@@ -236,38 +237,38 @@ void RankWatch::end_files() {
   --state_->waiting;
 }
 
-std::string RankWatch::verdict() {
+std::string RankWatch::failure() {
   const std::lock_guard lock(state_->mutex);
-  state_->verdict_taken = state_->verdict_taken || !state_->verdict.empty();
-  return state_->verdict;
+  state_->failure_taken = state_->failure_taken || !state_->failure.empty();
+  return state_->failure;
 }
 
-std::string RankWatch::verdict_after_failure(const std::string& otherwise) {
+std::string RankWatch::failure_after_error(const std::string& otherwise) {
   const Waiting waiting(*this);
   std::unique_lock lock(state_->mutex);
   state_->suspicious = true;
   const auto enough = state_->options.suspicion + 8 * state_->options.beat;
-  const bool found = state_->changes.wait_for(lock, enough, [this] { return !state_->verdict.empty(); });
+  const bool found = state_->changes.wait_for(lock, enough, [this] { return !state_->failure.empty(); });
   lock.unlock();
-  return found ? verdict() : accuse(otherwise);
+  return found ? failure() : report_failure(otherwise);
 }
 
-std::string RankWatch::accuse(const std::string& text) {
+std::string RankWatch::report_failure(const std::string& text) {
   const Waiting waiting(*this);
   std::unique_lock lock(state_->mutex);
-  if (state_->verdict.empty()) {
-    state_->accusation = text;
-    state_->accusation_time = WatchClock::now();
-    state_->changes.wait(lock, [this] { return !state_->verdict.empty(); });  // the judge sees to it
+  if (state_->failure.empty()) {
+    state_->reported_failure = text;
+    state_->reported_failure_time = WatchClock::now();
+    state_->changes.wait(lock, [this] { return !state_->failure.empty(); });  // the checking thread does it
   }
-  state_->verdict_taken = true;
-  return state_->verdict;
+  state_->failure_taken = true;
+  return state_->failure;
 }
 
-std::string RankWatch::farewell() {
+std::string RankWatch::shutdown_barrier() {
   const Waiting waiting(*this);
   std::unique_lock lock(state_->mutex);
-  state_->farewell = true;
+  state_->shutting_down = true;
   const auto all_done = [this] {
     for (const std::string& beat : state_->beats) {
       if (beat != kDone) {
@@ -276,15 +277,15 @@ std::string RankWatch::farewell() {
     }
     return true;
   };
-  state_->changes.wait(lock, [&] { return all_done() || !state_->verdict.empty(); });
+  state_->changes.wait(lock, [&] { return all_done() || !state_->failure.empty(); });
   if (all_done()) {
     if (state_->options.hosts_store) {  // the others read it too
       state_->changes.wait_for(lock, 4 * state_->options.beat, [this] { return state_->stop; });
     }
     return {};
   }
-  state_->verdict_taken = true;
-  return state_->verdict;
+  state_->failure_taken = true;
+  return state_->failure;
 }
 
 }  // namespace moelora::train

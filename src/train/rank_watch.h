@@ -1,8 +1,8 @@
 #pragma once
 // Which ranks still live, and the one text on which all agree when one does not.
 //
-// Two threads: one exchanges signs of life through the store, one judges. They are apart because a call to the store
-// can hang when its host does; that the first one is stuck is then what the second one judges by.
+// Two threads: one exchanges signs of life through the store, one checks them. They are apart because a call to the
+// store can hang when its host does; that the first one is stuck is then what the second one goes by.
 
 #include <chrono>
 #include <cstdint>
@@ -31,17 +31,17 @@ struct RankWatchOptions {
   std::chrono::milliseconds silence{20000};   ///< After it a rank is lost.
   std::chrono::milliseconds suspicion{5000};  ///< The same once an exchange has failed.
   std::chrono::milliseconds beat{500};        ///< Between signs of life.
-  std::chrono::milliseconds grace{10000};     ///< For the working thread to learn the verdict, before on_lost.
+  std::chrono::milliseconds grace{10000};     ///< For the working thread to learn the failure, before on_lost.
   std::function<void(const std::string&)> on_lost;
 };
 
 class RankWatch {
  public:
   static std::string beat_key(int rank) { return "beat/" + std::to_string(rank); }
-  static constexpr const char* kVerdictKey = "verdict";
+  static constexpr const char* kFailureKey = "failure";
   static constexpr const char* kFirstBeat = "0 0";  ///< Each rank's key holds it before any watch begins.
 
-  /// The calling thread is the one whose computing counts as life. All beat keys and the verdict's are in the store.
+  /// The calling thread is the one whose computing counts as life. All beat keys and the failure's are in the store.
   RankWatch(std::shared_ptr<RankStore> store, const RankWatchOptions& options);
   /// Ends the threads, or leaves one that hangs in the store to itself.
   ~RankWatch();
@@ -64,20 +64,20 @@ class RankWatch {
   void begin_files();  ///< Until end_files(), waiting counts as life and on_lost is not called.
   void end_files();
 
-  /// The verdict, or an empty text while all ranks live. Whoever has got it ends without on_lost.
-  std::string verdict();
-  /// An exchange failed: waits for the verdict on who is lost; `otherwise` if that shows nobody.
-  std::string verdict_after_failure(const std::string& otherwise);
-  /// Puts forward a verdict of one's own; returns the one that holds.
-  std::string accuse(const std::string& text);
-  /// Waits until all ranks call it. Returns the verdict if one is lost meanwhile.
-  std::string farewell();
+  /// The failure, or an empty text while all ranks live. Whoever has got it ends without on_lost.
+  std::string failure();
+  /// An exchange failed: waits for the failure that names who is lost; `otherwise` if that shows nobody.
+  std::string failure_after_error(const std::string& otherwise);
+  /// Reports a failure; returns the one that holds.
+  std::string report_failure(const std::string& text);
+  /// Waits until all ranks call it. Returns the failure if one is lost meanwhile.
+  std::string shutdown_barrier();
 
  private:
   struct State;
   static void exchange(const std::shared_ptr<State>& state);
-  static void judge(const std::shared_ptr<State>& state);
-  void linger();
+  static void check_ranks(const std::shared_ptr<State>& state);
+  void wait_for_readers();
 
   std::shared_ptr<State> state_;
 };

@@ -10,8 +10,8 @@
 namespace moelora::train {
 
 struct Resumption {
-  RunState state;                  ///< Of the checkpoint; `identity` and `changes` are this sitting's.
-  std::vector<RunChange> changes;  ///< Those of this sitting alone.
+  RunState state;                  ///< Of the checkpoint; `identity` and `changes` are this session's.
+  std::vector<RunChange> changes;  ///< Those of this session alone.
   bool same_dtype = true;          ///< Else the loss scale begins anew.
 };
 

@@ -163,7 +163,7 @@ void Run::begin_or_resume() {
 void Run::begin_files() {
   const ProcessGroup::FileSection files(ranks_);
   if (inputs_.resume || inputs_.resume_from) {
-    // A result that this sitting does not go on from: of a run whose checkpoints are gone, or of another course.
+    // A result that this session does not go on from: of a run whose checkpoints are gone, or of another course.
     const bool other_course = inputs_.resume_from && state_.step < options_.steps;
     set_aside(inputs_.output, checkpoints_, state_.step, !resumption_ || other_course, other_course);
   }

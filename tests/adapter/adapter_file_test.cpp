@@ -185,7 +185,7 @@ TEST_F(AdapterFile, CutOffAndAbsentFilesAreErrors) {
   EXPECT_NE(load_error(temporary_.path() / "nowhere").find("no adapter folder"), std::string::npos);
 }
 
-TEST_F(AdapterFile, MissingSurplusAndMisshapenTensorsAreNamedTogether) {
+TEST_F(AdapterFile, MissingUnexpectedAndMisshapenTensorsAreNamedTogether) {
   rewrite_tensors([](auto& tensors) {
     tensors.erase("gate.weight");
     tensors["linears.transformer.layers.0.mlp.dense_h_to_4h.C"] = at::zeros({1});
@@ -194,7 +194,7 @@ TEST_F(AdapterFile, MissingSurplusAndMisshapenTensorsAreNamedTogether) {
     mistyped = mistyped.to(at::kHalf);
   });
   const auto text = load_error(folder_);
-  for (const auto* part : {"missing: gate.weight", "surplus: linears.transformer.layers.0.mlp.dense_h_to_4h.C",
+  for (const auto* part : {"missing: gate.weight", "unexpected: linears.transformer.layers.0.mlp.dense_h_to_4h.C",
                            "attention.dense.A: expected Float [4, 8], found Float [4, 7]",
                            "attention.dense.B: expected Float [8, 4], found Half [8, 4]"}) {
     EXPECT_NE(text.find(part), text.npos) << part << " in " << text;

@@ -5,7 +5,7 @@
 #include "adapter/user_model.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/adapter/new_task.h"
-#include "moelora/nn/linear_by_hand.h"
+#include "moelora/nn/linear_manual_backward.h"
 
 namespace moelora {
 namespace {
@@ -24,11 +24,11 @@ class Contexts : public ::testing::Test {
     return error_text([&] { run(context); });
   }
   /// What graphs that write their backward out make of it.
-  std::string refusal_by_hand(const nn::RowContext& context) {
+  std::string manual_refusal(const nn::RowContext& context) {
     return error_text([&] {
       at::NoGradGuard guard;
       at::Tensor tape;
-      nn::forward_by_hand(*model_->up, x_.view({-1, 6}), context, tape);
+      nn::manual_forward(*model_->up, x_.view({-1, 6}), context, tape);
     });
   }
   nn::RowContext context(Adapter& adapter, const std::vector<std::int64_t>& tasks) {
@@ -45,7 +45,7 @@ TEST_F(Contexts, OfAnotherAdapterAreAnErrorThatNamesBoth) {
   fill_updates(first);
   Adapter second = inject(*model_, user_config(), user_tasks(), "second");
   fill_updates(second);
-  for (const auto& refused : {refusal(context(first, {0, 1})), refusal_by_hand(context(first, {0, 1}))}) {
+  for (const auto& refused : {refusal(context(first, {0, 1})), manual_refusal(context(first, {0, 1}))}) {
     EXPECT_TRUE(has(refused, "made by adapter 'first'") && has(refused, "'second' is active")) << refused;
   }
   EXPECT_EQ(refusal(context(second, {0, 1})), "no error");
@@ -122,8 +122,8 @@ TEST_F(Contexts, ForAnotherTaskThanTheMergedOneAreAnErrorThatNamesBoth) {
   const at::Tensor coding = run(coding_before);
   merge_for_task(adapter, "triage");
   const at::Tensor triage = run(nn::RowContext::plain(segments_));
-  for (const auto& refused : {refusal(coding_before), refusal_by_hand(coding_before), refusal(mixed_before),
-                              refusal_by_hand(mixed_before), error_text([&] {
+  for (const auto& refused : {refusal(coding_before), manual_refusal(coding_before), refusal(mixed_before),
+                              manual_refusal(mixed_before), error_text([&] {
                                 context(adapter, {1, 1});
                               }),
                               error_text([&] {
@@ -135,7 +135,7 @@ TEST_F(Contexts, ForAnotherTaskThanTheMergedOneAreAnErrorThatNamesBoth) {
   // The merged task itself: as the merged model answers.
   EXPECT_TRUE(at::equal(run(triage_before), triage));
   EXPECT_TRUE(at::equal(run(context(adapter, {0, 0})), triage));
-  EXPECT_EQ(refusal_by_hand(context(adapter, {0, 0})), "no error");
+  EXPECT_EQ(manual_refusal(context(adapter, {0, 0})), "no error");
 
   merge_for_task(adapter, "coding");  // a switch
   EXPECT_TRUE(has(refusal(triage_before), "merged into the base as task coding"));

@@ -143,7 +143,7 @@ TEST(MoeloraPeft, EveryDamageIsNamedInOneError) {
                         })
                         .error();
   expect_named(text, {"loraA.0.weight: differs from its alias", "missing: " + kQkv + "lora_B of expert 1",
-                      "surplus: " + kQkv + "lora_A of expert 4", "unknown key " + kQkv + "lora_magnitude_vector",
+                      "unexpected: " + kQkv + "lora_A of expert 4", "unknown key " + kQkv + "lora_magnitude_vector",
                       "lora_B of expert 3: expected a matrix with 2 columns",
                       "lora_gate.GateL.weight: expected floating", "missing: lora_gate.GateL.weight"});
 }

@@ -34,7 +34,7 @@ TEST(MoeLoraInference, EqualsTheReference) {
           const at::Tensor x_stored = x.to(dtype);
           const nn::FrozenWeight stored(weight.to(dtype));
           const at::Tensor bias_stored = with_bias ? bias.to(dtype) : bias;
-          ASSERT_TRUE(few_rows_adapted_serves(x_stored, stored, bias_stored, delta->A, delta->B));
+          ASSERT_TRUE(supports_few_rows_adapted(x_stored, stored, bias_stored, delta->A, delta->B));
           const at::Tensor fast = delta->forward(x_stored, stored, bias_stored, context);
           EXPECT_EQ(fast.scalar_type(), dtype);
           const at::Tensor exact = delta->forward_reference(x_stored.to(at::kFloat), stored.value().to(at::kFloat),
@@ -55,14 +55,14 @@ TEST(MoeLoraInference, GradientsAndDropoutTakeTheOtherWay) {
   MoeLoraLinear delta(64, 8, config, 0, 7);
   const nn::FrozenWeight weight(at::randn({8, 64}));
   const at::Tensor x = at::randn({2, 64});
-  EXPECT_FALSE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B));
+  EXPECT_FALSE(supports_few_rows_adapted(x, weight, {}, delta->A, delta->B));
   delta->A.set_requires_grad(false);
   delta->B.set_requires_grad(false);
-  EXPECT_TRUE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B));
+  EXPECT_TRUE(supports_few_rows_adapted(x, weight, {}, delta->A, delta->B));
   const at::Tensor omega = at::ones({1, 2, 1}).set_requires_grad(true);  // as when a gate alone is trained
-  EXPECT_FALSE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B, omega));
+  EXPECT_FALSE(supports_few_rows_adapted(x, weight, {}, delta->A, delta->B, omega));
   const at::NoGradGuard guard;
-  EXPECT_TRUE(few_rows_adapted_serves(x, weight, {}, delta->A, delta->B, omega));
+  EXPECT_TRUE(supports_few_rows_adapted(x, weight, {}, delta->A, delta->B, omega));
   delta->A.normal_();
   delta->B.normal_();
   nn::RowContext context = nn::RowContext::plain(nn::Segments::from_lengths({2}, {2}));

@@ -16,7 +16,7 @@
 #include "moelora/adapter/merge.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/gelu.h"
-#include "moelora/nn/linear_by_hand.h"
+#include "moelora/nn/linear_manual_backward.h"
 
 namespace moelora {
 namespace {
@@ -108,7 +108,7 @@ TEST(TokenRouting, BalancingLossHasTheGradientOfItsFormula) {
   }
 }
 
-TEST(TokenRouting, GradientByHandChainsThroughTheActivation) {
+TEST(TokenRouting, ManualBackwardGoesThroughTheActivation) {
   TokenFixture f(0.3, 0.7);
   auto linear = nn::Linear(f.weight, f.bias);
   linear->weight.set_requires_grad(false);
@@ -121,9 +121,9 @@ TEST(TokenRouting, GradientByHandChainsThroughTheActivation) {
   const auto expected = torch::autograd::grad({(y * dy).sum()}, {inner, f.delta->router, f.delta->A});
   at::NoGradGuard no_grad;
   at::Tensor tape;
-  nn::forward_by_hand(*linear, nn::gelu(inner.detach()), f.context, tape);
+  nn::manual_forward(*linear, nn::gelu(inner.detach()), f.context, tape);
   nn::DeltaGradients found;
-  const at::Tensor dx = nn::backward_by_hand(*linear, dy, nn::GeluRows(inner.detach()), tape, f.context, true, found);
+  const at::Tensor dx = nn::manual_backward(*linear, dy, nn::GeluRows(inner.detach()), tape, f.context, true, found);
   EXPECT_LE((dx - expected[0]).abs().max().item<float>(), 1e-4);
   EXPECT_LE((found.trained[2] - expected[1]).abs().max().item<float>(), 1e-4);
   EXPECT_LE((found.trained[0] - expected[2]).abs().max().item<float>(), 1e-4);
@@ -283,7 +283,7 @@ TEST(SingleRouting, ExpertWeightsThatRequireAGradientGetIt) {
       "require their gradient"));
 }
 
-TEST(SingleRouting, GradientByHandChainsThroughTheActivation) {
+TEST(SingleRouting, ManualBackwardGoesThroughTheActivation) {
   at::manual_seed(6);
   SingleFixture f(0.3);
   auto linear = nn::Linear(f.weight, f.bias);
@@ -297,9 +297,9 @@ TEST(SingleRouting, GradientByHandChainsThroughTheActivation) {
   const auto expected = torch::autograd::grad({(y * dy).sum()}, {inner, f.delta->A, f.delta->B});
   at::NoGradGuard no_grad;
   at::Tensor tape;
-  const at::Tensor by_hand = nn::forward_by_hand(*linear, nn::gelu(inner.detach()), f.context, tape);
+  const at::Tensor by_hand = nn::manual_forward(*linear, nn::gelu(inner.detach()), f.context, tape);
   nn::DeltaGradients found;
-  const at::Tensor dx = nn::backward_by_hand(*linear, dy, nn::GeluRows(inner.detach()), tape, f.context, true, found);
+  const at::Tensor dx = nn::manual_backward(*linear, dy, nn::GeluRows(inner.detach()), tape, f.context, true, found);
   const auto near = [](const at::Tensor& is, const at::Tensor& should) {
     return (is - should).abs().max().item<float>() <= 1e-5f * should.abs().max().item<float>();
   };

@@ -339,7 +339,7 @@ TEST(Program, ComparesMethodsAndGoesOnWhereItWasStopped) {
   EXPECT_NE(changed.text.find("training.steps: 3, now 4"), std::string::npos) << changed.text;
   const Outcome again = experiment({"--output", output, "--resume"});
   EXPECT_EQ(again.code, 0) << again.text;
-  EXPECT_EQ(again.text.find("tune/"), std::string::npos) << "finished cells are run again: " << again.text;
+  EXPECT_EQ(again.text.find("tune/"), std::string::npos) << "finished cells are repeated: " << again.text;
   const Outcome unknown = experiment({"--output", folder.path() / "x", "--set", "methods=[\"lora-ful\"]"});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_NE(unknown.text.find("lora-full"), std::string::npos) << unknown.text;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kills `moelora experiment` (SIGKILL, all its processes) at several moments and restarts it each time: finished cells
-# are not run again, and the table, the answers and the chosen rates are those of an undisturbed run. Exit codes: 0 all
+# are not repeated, and the table, the answers and the chosen rates are those of an undisturbed run. Exit codes: 0 all
 # equal, 1 a difference.
 #
 #   tests/e2e/experiment_kill.sh build/bin/moelora REPOSITORY [kills=5]
@@ -76,7 +76,7 @@ for kill in $(seq 1 "$kills"); do
   if [ -d killed/cells ]; then
     now=$(stamps_of killed)
     if [ -n "$before" ] && [ -n "$(comm -23 <(printf '%s\n' "$before" | sort) <(printf '%s\n' "$now" | sort))" ]; then
-      echo "experiment_kill: finished cells were run again after kill $kill" >&2
+      echo "experiment_kill: finished cells were repeated after kill $kill" >&2
       exit 1
     fi
     echo "experiment_kill: killed with $(results_of killed | wc -l) of $cells cells finished"
@@ -86,7 +86,7 @@ session=
 before=$(stamps_of killed)
 "$moelora" experiment --config config.json --output killed --resume >killed.out 2>>killed.err || { cat killed.err >&2; exit 1; }
 if [ -n "$(comm -23 <(printf '%s\n' "$before" | sort) <(stamps_of killed | sort))" ]; then
-  echo "experiment_kill: finished cells were run again" >&2
+  echo "experiment_kill: finished cells were repeated" >&2
   exit 1
 fi
 if ! cmp <(numbers_of undisturbed) <(numbers_of killed); then

@@ -182,9 +182,9 @@ TEST(Scorer, PredictionsAreMatchedBySampleIdInAnyOrder) {
   const std::string missing = scoring_error([&] { score(truth, predictions); });
   EXPECT_NE(missing.find("a (KUAKE-IR)"), std::string::npos) << missing;
   predictions.front().sample_id = "a";
-  predictions.push_back(make_record("CHIP-STS", "是的", {}, "surplus"));
-  const std::string surplus = scoring_error([&] { score(truth, predictions); });
-  EXPECT_NE(surplus.find("surplus (CHIP-STS)"), std::string::npos) << surplus;
+  predictions.push_back(make_record("CHIP-STS", "是的", {}, "unexpected"));
+  const std::string unexpected = scoring_error([&] { score(truth, predictions); });
+  EXPECT_NE(unexpected.find("unexpected (CHIP-STS)"), std::string::npos) << unexpected;
 }
 
 TEST(Scorer, PredictionsWithoutUniqueIdsMustKeepTheOrder) {

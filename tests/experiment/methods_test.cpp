@@ -46,7 +46,7 @@ TEST_P(EveryMethod, TrainsResumesBitForBitAndEvaluates) {
   ASSERT_TRUE(run_cell(config, cell, first, base));
   // Stopped after every step and before the answers, then run to the end.
   const std::atomic<bool> stop = true;
-  for (int sitting = 0; sitting < 3; ++sitting) {
+  for (int session = 0; session < 3; ++session) {
     ASSERT_FALSE(run_cell(config, cell, second, base, &stop));
   }
   ASSERT_TRUE(run_cell(config, cell, second, base));

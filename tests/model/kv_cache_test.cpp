@@ -39,14 +39,14 @@ TEST(KvCache, RowsAppendedByTheKernelEqualTheTensorPath) {
     if (with_prefix) {
       prefix = {at::randn({3, kHeads, kHeadDim}), at::randn({3, kHeads, kHeadDim})};
     }
-    EXPECT_FALSE(fused.takes_rows());
+    EXPECT_FALSE(fused.supports_append_row());
     const nn::Segments prompt = nn::Segments::from_lengths({4, 7, 2}, {3, 6, 1});
     const Rows first = random_rows(13);
     for (KvCache* cache : {&fused, &plain}) {
       cache->append_and_attend(0, first.q, first.k, first.v, prompt, prefix);
       cache->advance(prompt);
     }
-    ASSERT_TRUE(fused.takes_rows());
+    ASSERT_TRUE(fused.supports_append_row());
     for (int step = 0; step < 6; ++step) {
       if (step == 2 || step == 4) {
         const std::vector<std::int64_t> kept =
@@ -74,9 +74,9 @@ TEST(KvCache, WithGradientsTheTensorPathServes) {
   const nn::Segments prompt = nn::Segments::from_lengths({2}, {2});
   cache.append_and_attend(0, rows.q, rows.k, rows.v, prompt);
   cache.advance(prompt);
-  EXPECT_FALSE(cache.takes_rows());
+  EXPECT_FALSE(cache.supports_append_row());
   const at::NoGradGuard guard;
-  EXPECT_TRUE(cache.takes_rows());
+  EXPECT_TRUE(cache.supports_append_row());
 }
 
 }  // namespace

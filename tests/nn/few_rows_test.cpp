@@ -189,17 +189,17 @@ TEST(FewRows, InstructionSetsAgree) {
 
 TEST(FewRows, ServesOnlyWhatItCan) {
   const at::Tensor weight = at::randn({8, 4});
-  EXPECT_TRUE(few_rows_serves(at::randn({1, 4}), weight));
-  EXPECT_FALSE(few_rows_serves(at::randn({0, 4}), weight));
-  EXPECT_FALSE(few_rows_serves(at::randn({1000, 4}), weight));
-  EXPECT_FALSE(few_rows_serves(at::randn({1, 1, 4}), weight));
-  EXPECT_FALSE(few_rows_serves(at::randn({1, 4}), at::randn({4, 8}).t()));
-  EXPECT_FALSE(few_rows_serves(at::randn({1, 4}, at::kDouble), weight.to(at::kDouble)));
+  EXPECT_TRUE(supports_few_rows(at::randn({1, 4}), weight));
+  EXPECT_FALSE(supports_few_rows(at::randn({0, 4}), weight));
+  EXPECT_FALSE(supports_few_rows(at::randn({1000, 4}), weight));
+  EXPECT_FALSE(supports_few_rows(at::randn({1, 1, 4}), weight));
+  EXPECT_FALSE(supports_few_rows(at::randn({1, 4}), at::randn({4, 8}).t()));
+  EXPECT_FALSE(supports_few_rows(at::randn({1, 4}, at::kDouble), weight.to(at::kDouble)));
   const at::Tensor wanted = at::randn({1, 4}).requires_grad_();
-  EXPECT_FALSE(few_rows_serves(wanted, weight));
-  EXPECT_FALSE(few_rows_serves(wanted.detach(), weight, at::zeros({8}).requires_grad_()));
+  EXPECT_FALSE(supports_few_rows(wanted, weight));
+  EXPECT_FALSE(supports_few_rows(wanted.detach(), weight, at::zeros({8}).requires_grad_()));
   const at::NoGradGuard guard;
-  EXPECT_TRUE(few_rows_serves(wanted, weight));
+  EXPECT_TRUE(supports_few_rows(wanted, weight));
 }
 
 TEST(FrozenWeight, KeepsGradientsWhateverTheNumberOfRows) {

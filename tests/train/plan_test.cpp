@@ -116,7 +116,7 @@ TEST(Plan, RoutingSingleTakesThePlainLorasOperations) {
     return plan_step(*model, adapter.get(), {}, samples.examples, 1 << 20, 0.0, Machine{1e8, 1e11}).seconds;
   };
   EXPECT_NEAR(seconds(single), seconds(plain), 1e-9 * seconds(plain));
-  // Blocks that are run again choose the same slices.
+  // Recomputed blocks choose the same slices.
   single->enable();
   fixture::fill_b(single);
   const SampleLosses kept = accumulate_gradients(*model, single.get(), samples, 7, 1 << 20);

@@ -102,7 +102,7 @@ TEST(PrefixTraining, PackingChangesNeitherLossesNorGradients) {
   const at::Tensor expected = take();
   const SampleLosses single = accumulate_gradients(*run.model, run.adapter.get(), samples, 9, 1);
   const at::Tensor found = take();
-  // Blocks run again in backward: the same numbers.
+  // Recomputed blocks: the same numbers.
   accumulate_gradients(*run.model, run.adapter.get(), samples, 9, 1 << 20, 1.0, 0, 0.0);
   EXPECT_TRUE(at::equal(take(), expected));
   for (std::size_t i = 0; i < examples.size(); ++i) {

@@ -21,7 +21,7 @@ class MemoryStore : public RankStore {
     for (int rank = 0; rank < ranks; ++rank) {
       values_[RankWatch::beat_key(rank)] = RankWatch::kFirstBeat;
     }
-    values_[RankWatch::kVerdictKey] = "";
+    values_[RankWatch::kFailureKey] = "";
   }
   void set(const std::string& key, const std::string& value) override {
     const std::lock_guard lock(here());
@@ -65,10 +65,10 @@ RankWatchOptions quick(int rank, int size) {
   return options;
 }
 
-std::string wait_for_verdict(RankWatch& watch) {
+std::string wait_for_failure(RankWatch& watch) {
   for (int i = 0; i < 1000; ++i) {
-    std::string verdict = watch.verdict();
-    if (!verdict.empty()) return verdict;
+    std::string failure = watch.failure();
+    if (!failure.empty()) return failure;
     std::this_thread::sleep_for(milliseconds(5));
   }
   return {};
@@ -85,11 +85,11 @@ TEST(RankWatch, NamesTheSilentRankAndItsStepOnAllOthers) {
     two.set_step(17);
     const RankWatch::Waiting waits(two);
     std::this_thread::sleep_for(milliseconds(1500));  // longer than the silence that counts
-    EXPECT_EQ(zero.verdict(), "");
+    EXPECT_EQ(zero.failure(), "");
   }
-  const std::string verdict = wait_for_verdict(zero);
-  EXPECT_EQ(verdict.substr(0, 46), "rank 2 of 3 stopped answering (step 17): kille");
-  EXPECT_EQ(wait_for_verdict(one), verdict);
+  const std::string failure = wait_for_failure(zero);
+  EXPECT_EQ(failure.substr(0, 46), "rank 2 of 3 stopped answering (step 17): kille");
+  EXPECT_EQ(wait_for_failure(one), failure);
 }
 
 TEST(RankWatch, AThreadThatNeitherComputesNorWaitsIsHanging) {
@@ -105,7 +105,7 @@ TEST(RankWatch, AThreadThatNeitherComputesNorWaitsIsHanging) {
     std::unique_lock lock(mutex);
     changed.wait(lock, [&] { return over; });
   });
-  EXPECT_NE(wait_for_verdict(zero).find("rank 1 of 2 stopped answering (step 3)"), std::string::npos);
+  EXPECT_NE(wait_for_failure(zero).find("rank 1 of 2 stopped answering (step 3)"), std::string::npos);
   {
     const std::lock_guard lock(mutex);
     over = true;
@@ -127,7 +127,7 @@ TEST(RankWatch, ComputingCountsAsLife) {
     }
   });
   computing.join();
-  EXPECT_EQ(zero.verdict(), "");
+  EXPECT_EQ(zero.failure(), "");
 }
 
 TEST(RankWatch, AStoreThatIsGoneOrHangsIsItsHostsEnd) {
@@ -137,19 +137,19 @@ TEST(RankWatch, AStoreThatIsGoneOrHangsIsItsHostsEnd) {
     one.set_step(5);
     const RankWatch::Waiting waits(one);
     (hangs ? store->hangs : store->gone) = true;
-    EXPECT_EQ(one.verdict_after_failure("broken").substr(0, 38), "rank 0 of 2 stopped answering (step 5)");
+    EXPECT_EQ(one.failure_after_error("broken").substr(0, 38), "rank 0 of 2 stopped answering (step 5)");
     store->hangs = false;
   }
 }
 
-TEST(RankWatch, TheFirstAccusationHolds) {
+TEST(RankWatch, TheFirstReportedFailureHolds) {
   auto store = std::make_shared<MemoryStore>(3);
   RankWatch zero(store, quick(0, 3));
   RankWatch one(store, quick(1, 3));
   RankWatch two(store, quick(2, 3));
-  EXPECT_EQ(two.accuse("rank 2 is out of memory"), "rank 2 is out of memory");
-  EXPECT_EQ(one.accuse("the connection broke"), "rank 2 is out of memory");
-  EXPECT_EQ(zero.verdict_after_failure("the connection broke"), "rank 2 is out of memory");
+  EXPECT_EQ(two.report_failure("rank 2 is out of memory"), "rank 2 is out of memory");
+  EXPECT_EQ(one.report_failure("the connection broke"), "rank 2 is out of memory");
+  EXPECT_EQ(zero.failure_after_error("the connection broke"), "rank 2 is out of memory");
 }
 
 TEST(RankWatch, AFailureThatShowsNobodyKeepsItsOwnText) {
@@ -157,16 +157,16 @@ TEST(RankWatch, AFailureThatShowsNobodyKeepsItsOwnText) {
   RankWatch zero(store, quick(0, 2));
   RankWatch one(store, quick(1, 2));
   const RankWatch::Waiting waits(one);
-  EXPECT_EQ(zero.verdict_after_failure("the connection broke"), "the connection broke");
-  EXPECT_EQ(wait_for_verdict(one), "the connection broke");
+  EXPECT_EQ(zero.failure_after_error("the connection broke"), "the connection broke");
+  EXPECT_EQ(wait_for_failure(one), "the connection broke");
 }
 
-TEST(RankWatch, FarewellWaitsForAll) {
+TEST(RankWatch, ShutdownBarrierWaitsForAll) {
   auto store = std::make_shared<MemoryStore>(2);
   std::atomic<bool> late = false;
   std::thread first([&] {
     RankWatch zero(store, quick(0, 2));
-    EXPECT_EQ(zero.farewell(), "");
+    EXPECT_EQ(zero.shutdown_barrier(), "");
     EXPECT_TRUE(late);
   });
   RankWatch one(store, quick(1, 2));
@@ -175,7 +175,7 @@ TEST(RankWatch, FarewellWaitsForAll) {
     std::this_thread::sleep_for(milliseconds(200));
   }
   late = true;
-  EXPECT_EQ(one.farewell(), "");
+  EXPECT_EQ(one.shutdown_barrier(), "");
   first.join();
 }
 
@@ -195,7 +195,7 @@ TEST(RankWatch, WhoeverIsBusyIsEndedButNotWhileItWritesFiles) {
   RankWatch zero(store, options);
   RankWatch one(store, quick(1, 2));
   zero.begin_files();
-  EXPECT_EQ(one.accuse("rank 1 gave up"), "rank 1 gave up");
+  EXPECT_EQ(one.report_failure("rank 1 gave up"), "rank 1 gave up");
   std::this_thread::sleep_for(milliseconds(400));
   EXPECT_EQ(text_told(), "");
   zero.end_files();

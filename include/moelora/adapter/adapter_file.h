@@ -43,7 +43,7 @@ void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folde
 /// Reads and checks adapter.json alone. Error: no such folder, another format version, broken JSON.
 AdapterInfo read_adapter_info(const std::filesystem::path& folder);
 
-/// Injects and fills; after an Error the base is without the adapter. Error: checksum mismatch, missing / surplus /
+/// Injects and fills; after an Error the base is without the adapter. Error: checksum mismatch, missing / unexpected /
 /// misshapen tensors, another base or tokenizer (an empty string skips that check).
 Adapter load_adapter(torch::nn::Module& base, const std::filesystem::path& folder, const std::string& base_fingerprint,
                      const std::string& tokenizer_fingerprint = "", const std::string& name = "default");

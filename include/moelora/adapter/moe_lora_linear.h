@@ -33,7 +33,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
                                const nn::RowContext& context) const;
   nn::LowRank low_rank(const at::Tensor& omega) const override;
 
-  bool by_hand() const override { return true; }
+  bool supports_manual_backward() const override { return true; }
   std::vector<at::Tensor> trained() const override;  ///< A, B, router if there is one
   at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const nn::RowContext& context,
                            at::Tensor& tape) const override;  ///< tape: A drop(x), [rows, r] or [rows, r/N]

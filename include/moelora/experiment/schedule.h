@@ -1,6 +1,6 @@
 #pragma once
 // Running the cells: each in a process of its own, so that its memory is its own and a crash costs one cell; several at
-// one time; those that measure times alone. What is finished is never run again.
+// one time; those that measure times alone. What is finished is never repeated.
 
 #include <atomic>
 #include <filesystem>
@@ -21,8 +21,8 @@ struct ScheduleOptions {
 };
 
 struct ScheduleResult {
-  std::int64_t finished = 0;         ///< of all cells, earlier sittings included
-  std::int64_t ran = 0;              ///< in this sitting
+  std::int64_t finished = 0;         ///< of all cells, earlier sessions included
+  std::int64_t ran = 0;              ///< in this session
   std::vector<std::string> failed;   ///< ids
   std::vector<std::string> blocked;  ///< ids of cells that need a failed one
   bool stopped = false;

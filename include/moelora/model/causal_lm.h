@@ -21,8 +21,8 @@ struct ForwardOptions {
   KvCache* cache = nullptr;
   /// The rows' embeddings, [rows, hidden_size], where they are not to be looked up: gradients can flow into them.
   at::Tensor input_embeddings;
-  /// So many blocks, the first ones, store only their input and are run again in backward: less memory, more time, the
-  /// same numbers. Blocks that are not differentiated by hand ignore it.
+  /// So many blocks, the first ones, store only their input and are recomputed in backward: less memory, more time, the
+  /// same numbers. Blocks without a manual backward ignore it.
   std::int64_t recomputed_blocks = 0;
 };
 

@@ -28,7 +28,7 @@ class KvCache {
   at::Tensor append_and_attend(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                const nn::Segments& segments, const nn::KeyValuePrefix& prefix = {});
   /// Whether the prompt has been seen and append_row works: on a CPU, without gradients.
-  bool takes_rows() const;
+  bool supports_append_row() const;
   /// The same for one new row of each sequence (nn::decode_attention): q, k, v [sequences, heads, head_dim], q and k
   /// not yet rotated.
   at::Tensor append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

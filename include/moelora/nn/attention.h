@@ -12,8 +12,8 @@ namespace moelora::nn {
 at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
                                const KeyValuePrefix& prefix = {});
 
-/// Forward and backward by hand, not recorded by autograd: what prefix_lm_attention and graphs with a backward of their
-/// own are made of. Scores are never stored; backward makes them again from the log-sums.
+/// Forward and manual backward, not recorded by autograd: what prefix_lm_attention and graphs with a backward of their
+/// own are made of. Scores are never stored; backward recomputes them from the log-sums.
 struct AttentionResult {
   at::Tensor output;   ///< [n, heads, head_dim]: all rows, or those of `output_rows`
   at::Tensor log_sum;  ///< [n, heads] fp32: log of each query's sum of exponentials

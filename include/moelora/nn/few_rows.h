@@ -11,7 +11,7 @@ namespace moelora::nn {
 
 /// Whether few_rows_product takes these and is faster than at::linear: on a CPU, few rows, fp32, fp16 or bf16, weight
 /// contiguous, and no gradient wanted (grad mode off, or none of them needs one).
-bool few_rows_serves(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// x W^T + v B^T + bias. x [rows, d_in], weight [d_out, d_in], bias [d_out] or undefined; v [rows, r] and b [d_out, r]
 /// fp32, or both undefined. `columns`: for each row the first of the r columns of b that its v goes with, where b has

@@ -1,5 +1,5 @@
 #pragma once
-// GELU in the tanh form, forward and backward by hand.
+// GELU in the tanh form, forward and manual backward.
 
 #include <ATen/core/Tensor.h>
 

@@ -37,17 +37,17 @@ class LinearDelta : public torch::nn::Module {
   /// update is the same for every token.
   virtual LowRank low_rank(const at::Tensor& omega) const;
 
-  // The same differentiated by hand, for graphs that write the backward of a whole block out. A delta that offers it
-  // returns true here; a graph that meets another one falls back to forward().
-  virtual bool by_hand() const { return false; }
+  // The same with a manual backward (nothing recorded by autograd), for graphs that write the backward of a whole block
+  // out. A delta that offers it returns true here; a graph that meets another one falls back to forward().
+  virtual bool supports_manual_backward() const { return false; }
   /// The parameters that get gradients.
   virtual std::vector<at::Tensor> trained() const { return {}; }
   /// bias + delta(x), to which the base's product x W^T is yet to be added: [rows, d_out]. `tape` receives what
   /// backward wants to know again.
   virtual at::Tensor begin_forward(const at::Tensor& x, const at::Tensor& bias, const RowContext& context,
                                    at::Tensor& tape) const;
-  /// Adds the delta's part to the gradient for x, dx [rows, d_in], which holds dy W already, and chains it through x
-  /// where x chains; dx undefined: not wanted. dy [rows, d_out] contiguous. Fills `gradients`.
+  /// Adds the delta's part to the gradient for x, dx [rows, d_in], which holds dy W already, and multiplies it by the
+  /// derivative of x where x is elementwise; dx undefined: not wanted. dy [rows, d_out] contiguous. Fills `gradients`.
   virtual void finish_backward(const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
                                const RowContext& context, at::Tensor& dx, DeltaGradients& gradients) const;
 };

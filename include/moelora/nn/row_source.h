@@ -1,5 +1,5 @@
 #pragma once
-// Rows that backward makes again instead of storing: the inputs of linears that are cheap functions of what is stored
+// Rows that backward recomputes instead of storing: the inputs of linears that are cheap functions of what is stored
 // anyway.
 
 #include <ATen/core/Tensor.h>
@@ -13,13 +13,13 @@ class RowSource {
   /// Some of the rows into out [count, width], contiguous. fp32 on the CPU only; called from several threads.
   virtual void some(std::int64_t begin, std::int64_t count, float* out) const = 0;
 
-  /// Whether the rows are an element-wise function of what is stored. Their gradient is then chained through it, so
-  /// that backward_by_hand hands on the gradient of what is stored.
-  virtual bool chains() const { return false; }
-  /// some(), and the function's slope [count, width]. Only if it chains.
-  virtual void some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const;
-  /// dx := dx · slope, all rows. Only if it chains.
-  virtual void chain(at::Tensor& dx) const;
+  /// Whether the rows are an elementwise function of what is stored. Their gradient is then multiplied by its
+  /// derivative, so that manual_backward hands on the gradient of what is stored.
+  virtual bool is_elementwise() const { return false; }
+  /// some(), and the function's derivative [count, width]. Only if is_elementwise().
+  virtual void some_with_derivative(std::int64_t begin, std::int64_t count, float* out, float* derivative) const;
+  /// dx := dx · derivative, all rows. Only if is_elementwise().
+  virtual void multiply_by_derivative(at::Tensor& dx) const;
 };
 
 /// Rows that are stored.
@@ -50,9 +50,9 @@ class GeluRows : public RowSource {
   explicit GeluRows(at::Tensor x) : x_(std::move(x)) {}  ///< contiguous
   at::Tensor all() const override;
   void some(std::int64_t begin, std::int64_t count, float* out) const override;
-  bool chains() const override { return true; }
-  void some_with_slope(std::int64_t begin, std::int64_t count, float* out, float* slope) const override;
-  void chain(at::Tensor& dx) const override;
+  bool is_elementwise() const override { return true; }
+  void some_with_derivative(std::int64_t begin, std::int64_t count, float* out, float* derivative) const override;
+  void multiply_by_derivative(at::Tensor& dx) const override;
 
  private:
   at::Tensor x_;

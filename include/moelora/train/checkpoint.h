@@ -27,12 +27,12 @@ struct RunState {
   double loss_scale = 1.0;
   std::int64_t good_steps = 0;  ///< LossScaler's count.
   std::int64_t tokens = 0;      ///< Rows computed so far.
-  double seconds = 0.0;         ///< Time spent so far, all sittings together.
+  double seconds = 0.0;         ///< Time spent so far, all sessions together.
   std::int64_t log_bytes = 0;   ///< Length of log.jsonl.
   std::map<std::string, std::pair<double, std::int64_t>>
       window;  ///< Loss sum and labels by task since they were logged.
   RunIdentity identity;
-  std::vector<RunChange> changes;  ///< Of settings, in all sittings so far.
+  std::vector<RunChange> changes;  ///< Of settings, in all sessions so far.
 
   static RunState from_json(const nlohmann::ordered_json& json);
   nlohmann::ordered_json to_json() const;

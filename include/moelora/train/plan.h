@@ -45,7 +45,7 @@ double optimizer_bytes(const std::vector<at::Tensor>& trained);
 /// budget (0).
 double activation_bytes(double budget_bytes, const std::vector<at::Tensor>& trained, double resident);
 
-/// The fewest blocks to be run again so that what a micro-batch stores and works with stays within `bytes`
+/// The fewest recomputed blocks so that what a micro-batch stores and works with stays within `bytes`
 /// (infinity: none); all of them if even that is too much. The last block never is: it has the fewest rows.
 std::int64_t blocks_to_recompute(const model::CausalLM& model, const model::Workload& load, double bytes);
 

@@ -26,7 +26,7 @@ struct RunIdentity {
   std::string device;            ///< its type, "cpu" or "cuda"; empty: not recorded
 };
 
-/// A setting that another sitting changed; JSON texts of its values.
+/// A setting that another session changed; JSON texts of its values.
 struct RunChange {
   std::int64_t step = 0;  ///< After which the new value holds.
   std::string key;        ///< E.g. "training.learning_rate".

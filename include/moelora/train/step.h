@@ -31,7 +31,7 @@ struct SampleLosses {
 /// Adds the gradients of (loss_scale · mean loss over all labels of the step) to the trainable parameters: the same
 /// number whatever the micro-batches, because each label has the same weight. `adapter` may be null: plain context.
 /// `step_labels`: labels of the whole step when `samples` are only a part of it (0: they are all). `activation_bytes`:
-/// what a micro-batch may store and work with; blocks are run again in backward to keep to it (train/plan.h).
+/// what a micro-batch may store and work with; blocks are recomputed in backward to keep to it (train/plan.h).
 SampleLosses accumulate_gradients(model::CausalLM& model, const AdapterImpl* adapter, const StepSamples& samples,
                                   std::uint64_t dropout_seed, std::int64_t micro_batch_tokens, double loss_scale = 1.0,
                                   std::int64_t step_labels = 0,

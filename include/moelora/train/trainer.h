@@ -85,13 +85,13 @@ struct Callbacks {
 };
 
 struct TrainResult {
-  std::int64_t step = 0;  ///< Steps done, earlier sittings included.
+  std::int64_t step = 0;  ///< Steps done, earlier sessions included.
   bool stopped = false;   ///< By Callbacks::stop; the result was not written, the run can be resumed.
   double last_loss = 0.0;
   std::optional<double> best_validation_loss;
   std::int64_t best_step = 0;    ///< The step whose parameters are the result.
-  std::int64_t tokens = 0;       ///< Rows computed, earlier sittings included.
-  double seconds = 0.0;          ///< Earlier sittings included.
+  std::int64_t tokens = 0;       ///< Rows computed, earlier sessions included.
+  double seconds = 0.0;          ///< Earlier sessions included.
   std::filesystem::path result;  ///< OUTPUT/adapter or OUTPUT/model; empty if stopped.
 };
 

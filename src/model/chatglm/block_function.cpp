@@ -8,7 +8,7 @@
 
 #include "moelora/nn/attention.h"
 #include "moelora/nn/gelu.h"
-#include "moelora/nn/linear_by_hand.h"
+#include "moelora/nn/linear_manual_backward.h"
 
 namespace moelora::model {
 namespace {
@@ -94,19 +94,19 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValue
   tape.mean1 = first.mean;
   tape.rstd1 = first.rstd;
   const auto heads = block.attention->heads();
-  tape.qkv = nn::forward_by_hand(*linears[0], first.y, call.context, tape.deltas[0]).view({rows, heads, -1});
+  tape.qkv = nn::manual_forward(*linears[0], first.y, call.context, tape.deltas[0]).view({rows, heads, -1});
   const Heads views(tape.qkv);
   views.rotate(call.rotary, /*inverse=*/false);
   tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows, prefix);
   const at::Tensor kept = call.some() ? first.y.index_select(0, call.output_rows) : first.y;
   const auto& after = call.rows_after_attention();
-  tape.x1 = nn::forward_by_hand(*linears[1], tape.attended.output.view({kept.size(0), -1}), after, tape.deltas[1]);
+  tape.x1 = nn::manual_forward(*linears[1], tape.attended.output.view({kept.size(0), -1}), after, tape.deltas[1]);
   tape.x1.add_(kept, kAlpha);
   Normalised second = normalise(*block.post_attention_layernorm, tape.x1);
   tape.mean2 = second.mean;
   tape.rstd2 = second.rstd;
-  tape.inner = nn::forward_by_hand(*linears[2], second.y, after, tape.deltas[2]);
-  at::Tensor y = nn::forward_by_hand(*linears[3], nn::gelu(tape.inner), after, tape.deltas[3]);
+  tape.inner = nn::manual_forward(*linears[2], second.y, after, tape.deltas[2]);
+  at::Tensor y = nn::manual_forward(*linears[3], nn::gelu(tape.inner), after, tape.deltas[3]);
   return y.add_(second.y, kAlpha);
 }
 
@@ -126,7 +126,7 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   const auto backward = [&](std::size_t i, const at::Tensor& gradient, const nn::RowSource& input,
                             const nn::RowContext& context, bool need) {
     found[i].expert_weights = expert_weights;
-    return nn::backward_by_hand(*linears[i], gradient, input, tape.deltas[i], context, need, found[i]);
+    return nn::manual_backward(*linears[i], gradient, input, tape.deltas[i], context, need, found[i]);
   };
   at::Tensor dinner = backward(3, dy, nn::GeluRows(tape.inner), after, true);
   tape.inner = at::Tensor();  // the largest one: gone before the next is made
@@ -220,12 +220,12 @@ class BlockFunction : public torch::autograd::Function<BlockFunction> {
 
 }  // namespace
 
-bool can_run_by_hand(ChatGlmBlockImpl& block, const LayerInput& input) {
+bool supports_fused_block(ChatGlmBlockImpl& block, const LayerInput& input) {
   if (input.cache != nullptr) {
     return false;
   }
   for (const nn::LinearImpl* linear : linears_of(block)) {
-    if (!nn::can_run_by_hand(*linear)) {
+    if (!nn::supports_manual_backward(*linear)) {
       return false;
     }
   }
@@ -237,8 +237,8 @@ bool can_run_by_hand(ChatGlmBlockImpl& block, const LayerInput& input) {
   return true;
 }
 
-at::Tensor block_by_hand(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input,
-                         bool recompute) {
+at::Tensor fused_block(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input,
+                       bool recompute) {
   auto call = c10::make_intrusive<Call>();
   call->block = std::move(block);
   call->rotary = input.rotary;

@@ -124,10 +124,10 @@ ChatGlmBlockImpl::ChatGlmBlockImpl(const ChatGlmConfig& config, const TensorSour
 }
 
 at::Tensor ChatGlmBlockImpl::forward(const at::Tensor& x, const LayerInput& input) {
-  if (!can_run_by_hand(*this, input)) {
+  if (!supports_fused_block(*this, input)) {
     return forward_reference(x, input);
   }
-  return block_by_hand(std::static_pointer_cast<ChatGlmBlockImpl>(shared_from_this()), x, input, input.recompute);
+  return fused_block(std::static_pointer_cast<ChatGlmBlockImpl>(shared_from_this()), x, input, input.recompute);
 }
 
 at::Tensor ChatGlmBlockImpl::forward_reference(const at::Tensor& x, const LayerInput& input) {
@@ -167,7 +167,7 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
   check_prefix(context, config_);
   at::Tensor x =
       options.input_embeddings.defined() ? options.input_embeddings : transformer->word_embeddings->forward(ids);
-  if (options.cache != nullptr && options.cache->takes_rows()) {
+  if (options.cache != nullptr && options.cache->supports_append_row()) {
     x = decode_rows(*this, x, positions, context, *options.cache);
     options.cache->advance(context.segments);
     return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;

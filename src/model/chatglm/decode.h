@@ -7,7 +7,7 @@
 namespace moelora::model {
 
 /// ChatGlm::hidden from the embedded ids x [rows, hidden] on, for one new row of each of the cache's sequences;
-/// cache.takes_rows() must hold. The cache has not advanced yet.
+/// cache.supports_append_row() must hold. The cache has not advanced yet.
 at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& positions, const nn::RowContext& context,
                        KvCache& cache);
 

@@ -66,12 +66,12 @@ void check_is_base(const io::TensorFolder& weights) {
                 "merge it into the base (merge_and_unload) before saving");
 }
 
-/// What the tensors of a folder must be, against what they are: one line for each that is missing, surplus, misshapen
-/// or of a type that can't be computed with, the first of each kind.
+/// What the tensors of a folder must be, against what they are: one line for each that is missing, unexpected,
+/// misshapen or of a type that can't be computed with, the first of each kind.
 std::string problems_of(const io::TensorFolder& weights, const ChatGlmConfig& config) {
   std::vector<std::string> missing;
   std::vector<std::string> missing_names;
-  std::vector<std::string> surplus;
+  std::vector<std::string> unexpected;
   std::vector<std::string> misfits;
   std::map<std::string, std::vector<std::int64_t>> expected;
   for (auto& [name, shape] : expected_tensors(config)) {
@@ -89,7 +89,7 @@ std::string problems_of(const io::TensorFolder& weights, const ChatGlmConfig& co
       if (is_of_prefix(name)) {
         prefix.push_back(name);
       } else if (!name.ends_with("rotary_emb.inv_freq")) {  // the reference ignores these on load
-        surplus.push_back(name);
+        unexpected.push_back(name);
       }
     } else if (found.shape != wanted->second) {
       misfits.push_back("shape of " + name + ": expected " + shape_text(wanted->second) + ", found " +
@@ -99,9 +99,9 @@ std::string problems_of(const io::TensorFolder& weights, const ChatGlmConfig& co
                         io::dtype_name(found.dtype));
     }
   }
-  std::string text = io::lines_of("missing", missing) + io::lines_of("surplus", surplus);
-  if (!missing.empty() && !surplus.empty()) {
-    text += "\nnearest names:" + io::expected_beside_found(missing_names, surplus);
+  std::string text = io::lines_of("missing", missing) + io::lines_of("unexpected", unexpected);
+  if (!missing.empty() && !unexpected.empty()) {
+    text += "\nnearest names:" + io::expected_beside_found(missing_names, unexpected);
   }
   text += io::lines_of("differs", misfits);
   if (!prefix.empty()) {

@@ -76,10 +76,10 @@ TEST(LoadChatGlm, NamesEveryProblemAtOnce) {
       tensor = at::zeros({32}, at::kLong);
     }
   }
-  saved.tensors.emplace_back("transformer.layers.7.surplus", at::zeros({1}));
+  saved.tensors.emplace_back("transformer.layers.7.unexpected", at::zeros({1}));
   saved.rewrite();
   const std::string text = error_of_loading(saved.folder.path());
-  for (const char* part : {"missing: transformer.final_layernorm.bias", "surplus: transformer.layers.7.surplus",
+  for (const char* part : {"missing: transformer.final_layernorm.bias", "unexpected: transformer.layers.7.unexpected",
                            "shape of transformer.layers.0.mlp.dense_h_to_4h.weight: expected [64, 32], found [3, 3]",
                            "type of transformer.layers.1.attention.dense.bias"}) {
     EXPECT_NE(text.find(part), std::string::npos) << part << " is not in: " << text;
@@ -118,7 +118,7 @@ TEST(LoadChatGlm, ShowsUnknownNamesBesideTheExpectedOnesAndCutsItsLists) {
   saved.rewrite();
   const std::string text = error_of_loading(saved.folder.path());
   expect_parts(text,
-               {"missing: transformer.word_embeddings.weight", "surplus: student.net.",
+               {"missing: transformer.word_embeddings.weight", "unexpected: student.net.",
                 "expected transformer.word_embeddings.weight, found student.net.transformer.word_embeddings.weight",
                 "more, 28 in all"});
   EXPECT_LT(std::count(text.begin(), text.end(), '\n'), 25) << text;

@@ -38,7 +38,7 @@ struct LayerInput {
   KvCache* cache = nullptr;
   at::Tensor output_rows;         ///< [n] int64: the rows wanted; undefined: all
   nn::RowContext output_context;  ///< context.select(output_rows)
-  bool recompute = false;         ///< Store only the block's input; backward runs the block again.
+  bool recompute = false;         ///< Store only the block's input; backward recomputes the block.
   nn::KeyValuePrefix prefix() const { return context.prefix.empty() ? nn::KeyValuePrefix{} : context.prefix[layer]; }
 };
 

@@ -23,7 +23,7 @@ struct LoadOptions {
 ChatGlmConfig read_chatglm_config(const std::filesystem::path& folder);
 
 /// Reads config.json and the weights. What wrappers put in front of names is taken off (io/tensor_folder.h). One Error
-/// names the missing, surplus, misshapen and mistyped tensors, the first of each kind (`rotary_emb.inv_freq` entries
+/// names the missing, unexpected, misshapen and mistyped tensors, the first of each kind (`rotary_emb.inv_freq` entries
 /// are ignored); what is no base of this family (a prefix alone, another generation, an unmerged LoRA) is named as what
 /// it is. Weights in several forms: it logs which one was read, and warns where they differ. When lm_head's bytes equal
 /// the embedding's, they become one tensor; a checkpoint without lm_head.weight is tied.

@@ -1,13 +1,13 @@
-#include "moelora/nn/linear_by_hand.h"
+#include "moelora/nn/linear_manual_backward.h"
 
 namespace moelora::nn {
 
-bool can_run_by_hand(const LinearImpl& linear) {
+bool supports_manual_backward(const LinearImpl& linear) {
   return !linear.weight.requires_grad() && !(linear.bias.defined() && linear.bias.requires_grad()) &&
-         (linear.active_delta() == nullptr || linear.active_delta()->by_hand());
+         (linear.active_delta() == nullptr || linear.active_delta()->supports_manual_backward());
 }
 
-at::Tensor forward_by_hand(const LinearImpl& linear, const at::Tensor& x, const RowContext& context, at::Tensor& tape) {
+at::Tensor manual_forward(const LinearImpl& linear, const at::Tensor& x, const RowContext& context, at::Tensor& tape) {
   linear.require_context_of_active(context);
   const FrozenWeight weight(linear.weight);
   if (linear.active_delta() == nullptr) {
@@ -18,13 +18,13 @@ at::Tensor forward_by_hand(const LinearImpl& linear, const at::Tensor& x, const 
   return y;
 }
 
-at::Tensor backward_by_hand(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
-                            const RowContext& context, bool need_dx, DeltaGradients& gradients) {
+at::Tensor manual_backward(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
+                           const RowContext& context, bool need_dx, DeltaGradients& gradients) {
   at::Tensor dx = need_dx ? FrozenWeight(linear.weight).backward(dy) : at::Tensor();
   if (linear.active_delta() != nullptr) {
     linear.active_delta()->finish_backward(dy, x, tape, context, dx, gradients);
-  } else if (need_dx && x.chains()) {
-    x.chain(dx);
+  } else if (need_dx && x.is_elementwise()) {
+    x.multiply_by_derivative(dx);
   }
   return dx;
 }

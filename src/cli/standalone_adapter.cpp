@@ -1,4 +1,4 @@
-#include "cli/adapter_alone.h"
+#include "cli/standalone_adapter.h"
 
 #include <ATen/ops/zeros.h>
 
@@ -197,17 +197,17 @@ std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& li
 
 }  // namespace
 
-AdapterAlone load_adapter_alone(const std::filesystem::path& folder) {
+StandaloneAdapter load_standalone_adapter(const std::filesystem::path& folder) {
   read_adapter_info(folder);  // its errors say more about a wrong folder
   ModulesByName modules;
-  AdapterAlone alone{weightless_base(adapted_shapes(folder), prefix_shape_in(folder), modules)};
+  StandaloneAdapter alone{weightless_base(adapted_shapes(folder), prefix_shape_in(folder), modules)};
   add_saved_modules(folder, modules);
   alone.adapter = load_adapter(*alone.base, folder, "", "");
   return alone;
 }
 
-AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, const ForeignOptions& options) {
-  AdapterAlone alone;
+StandaloneAdapter load_foreign_standalone_adapter(const std::filesystem::path& folder, const ForeignOptions& options) {
+  StandaloneAdapter alone;
   if (!std::filesystem::exists(folder / "adapter_config.json")) {
     MOELORA_CHECK(!is_adapter_folder(folder), folder.string(),
                   ": this is an adapter of this library, which needs no import");

@@ -12,14 +12,14 @@ namespace moelora::cli {
 
 /// An adapter whose linears have a base without weights: it can be read, saved and exported, not run or merged.
 /// `base` keeps that module alive as long as the adapter is used.
-struct AdapterAlone {
+struct StandaloneAdapter {
   std::shared_ptr<torch::nn::Module> base;
   Adapter adapter{nullptr};
 };
 
-AdapterAlone load_adapter_alone(const std::filesystem::path& folder);
+StandaloneAdapter load_standalone_adapter(const std::filesystem::path& folder);
 /// Also of a P-Tuning v2 checkpoint. Linears that are named as ChatGLM-6B's get that model's tree, so that what it
 /// refuses is refused here. Error: an adapter of another model that is known by its names.
-AdapterAlone load_foreign_adapter_alone(const std::filesystem::path& folder, const ForeignOptions& options);
+StandaloneAdapter load_foreign_standalone_adapter(const std::filesystem::path& folder, const ForeignOptions& options);
 
 }  // namespace moelora::cli
