@@ -16,8 +16,8 @@ struct ChatGlmConfig {
   std::int64_t inner_hidden_size = 16384;
   std::int64_t max_sequence_length = 2048;
   double layernorm_epsilon = 1e-5;
-  std::int64_t bos_token_id = 130004;    ///< <sop>
-  std::int64_t eos_token_id = 130005;    ///< <eop>
+  std::int64_t bos_token_id = 130004;    ///< `<sop>`
+  std::int64_t eos_token_id = 130005;    ///< `<eop>`
   std::int64_t mask_token_id = 130000;   ///< [MASK]
   std::int64_t gmask_token_id = 130001;  ///< [gMASK]
   std::int64_t pad_token_id = 3;

@@ -12,7 +12,7 @@ namespace moelora::model {
 struct ChatGlmTokenizerOptions {
   bool do_lower_case = false;
   bool remove_space = false;
-  std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; <image_k> is id k. 0 in the 130528 revision.
+  std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; `<image_k>` is id k. 0 in the 130528 revision.
 };
 
 class ChatGlmTokenizer : public Tokenizer {
@@ -33,8 +33,8 @@ class ChatGlmTokenizer : public Tokenizer {
   std::int64_t prompt_overhead() const override { return 2; }
   std::int64_t vocab_size() const override;
   std::int64_t pad_id() const override;
-  std::int64_t eos_id() const override;  ///< <eop>
-  std::int64_t bos_id() const;           ///< <sop>
+  std::int64_t eos_id() const override;  ///< `<eop>`
+  std::int64_t bos_id() const;           ///< `<sop>`
   std::int64_t gmask_id() const;
   std::string clean_response(std::string text) const override;
   std::string fingerprint() const override;
