@@ -156,8 +156,8 @@ void ProcessGroup::sum(at::Tensor values) {
     const RankWatch::Waiting waiting(*links_->watch);
     links_->gloo->begin_sum(local);
     while (true) {
-      std::string failure;
-      if (links_->gloo->wait(std::chrono::seconds(1), failure)) {
+      std::string broken;
+      if (links_->gloo->wait(std::chrono::seconds(1), broken)) {
         break;
       }
       const std::string failure = links_->watch->failure();
@@ -166,8 +166,8 @@ void ProcessGroup::sum(at::Tensor values) {
         links_->gloo->abandon();
         throw RankLost(failure);
       }
-      if (!failure.empty()) {
-        lost(failure);
+      if (!broken.empty()) {
+        lost(broken);
       }
     }
   }
