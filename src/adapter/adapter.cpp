@@ -239,4 +239,18 @@ void AdapterImpl::update_saved_modules() {
   }
 }
 
+nn::ContextMaker for_tasks(Adapter adapter, std::vector<std::int64_t> tasks) {
+  return [adapter = std::move(adapter), tasks = single_tasks(tasks)](const nn::Segments& segments) {
+    return adapter->context(segments, tasks);
+  };
+}
+
+nn::ContextMaker for_task(Adapter adapter, std::string_view task) {
+  const std::int64_t index = adapter->tasks().index(task);
+  return [adapter = std::move(adapter), index](const nn::Segments& segments) {
+    return adapter->context(segments,
+                            single_tasks(std::vector<std::int64_t>(static_cast<std::size_t>(segments.count()), index)));
+  };
+}
+
 }  // namespace moelora

@@ -274,7 +274,7 @@ void plan_configuration(const fs::path& path) {
   const auto target = std::min(config.data.encode.max_target_length, shape.max_sequence_length / 2);
   data::Example longest;
   longest.ids.resize(static_cast<std::size_t>(source + target));
-  longest.context = source;
+  longest.label_begin = source;
   const std::vector<data::Example> examples(static_cast<std::size_t>(config.training.batch_size), longest);
   line("plan for", path.string());
   line("samples", "assumed: all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +

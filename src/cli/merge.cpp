@@ -107,8 +107,7 @@ nn::RowContext context_of(const Session& session, const Merge& merge, const nn::
 verify::MergeCheck check_task(Session& session, const Merge& merge, const std::vector<data::Record>& records,
                               const MergeVerbOptions& options, const MergeOptions& merge_options,
                               Certificate& certificate) {
-  std::vector<model::TokenIds> prompts;
-  std::vector<std::int64_t> contexts;
+  std::vector<model::Prompt> prompts;
   const data::EncodeOptions encode = eval::prompt_encoding(options.evaluate, *session.model);
   data::CountedRecords cut;
   for (const data::Record& record : records) {
@@ -120,8 +119,6 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
     if (removed > 0) {
       cut.add(data::record_name(record));
     }
-    contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(prompts.back().size()) -
-                                                         session.tokenizer->prompt_overhead()));
   }
   eval::warn_of_cut_prompts(cut, prompts.size(), encode);
   verify::MergeCheckOptions check;
@@ -129,8 +126,7 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
   check.generation.max_new_tokens = options.evaluate.max_target_length;
   check.generation.eos_id = session.tokenizer->eos_id();
   check.batch_size = options.evaluate.batch_size;
-  return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, contexts, check, merge_options,
-                             certificate);
+  return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, check, merge_options, certificate);
 }
 
 void print_certificate(const Certificate& certificate) {

@@ -47,7 +47,7 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
     tasks.push_back(example.task);
   }
   data::Sampler sampler(tasks, options.batch_size, options.batching, options.seed);
-  train::Machine machine = train::measure_machine(session.model->hidden_size(), session.model->dtype());
+  train::Machine machine = train::measure_machine(session.model->shape().hidden_size, session.model->dtype());
   machine.resident_bytes += absent_bytes;
   train::StepPlan worst;
   double seconds = 0.0;
@@ -76,7 +76,7 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   if (options.memory_budget_gb > 0.0) {
     plan_line("budget", fixed_number(options.memory_budget_gb, "GB", 2));
     plan_line("recomputed blocks",
-              std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->num_layers()));
+              std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->shape().layers));
     if (worst.peak_bytes > options.memory_budget_gb * 1e9) {
       plan_line("", "the budget can't be kept: lower training.micro_batch_tokens");
     }

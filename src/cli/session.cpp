@@ -122,22 +122,8 @@ Session open_session(const SessionOptions& options) {
   return session;
 }
 
-model::ContextMaker Session::context_maker(std::vector<std::int64_t> tasks) const {
-  const at::Device device = model->device();
-  if (!adapter || is_merged(adapter)) {
-    return [device](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-      return nn::RowContext::plain(segments, device);
-    };
-  }
-  return [adapter = adapter, tasks = std::move(tasks)](const nn::Segments& segments,
-                                                       const std::vector<std::int64_t>& sequences) {
-    std::vector<std::int64_t> chosen;
-    chosen.reserve(sequences.size());
-    for (const std::int64_t sequence : sequences) {
-      chosen.push_back(tasks.at(sequence));
-    }
-    return adapter->context(segments, single_tasks(chosen));
-  };
+nn::ContextMaker Session::context_maker(std::vector<std::int64_t> tasks) const {
+  return !adapter || is_merged(adapter) ? nn::ContextMaker() : for_tasks(adapter, std::move(tasks));
 }
 
 std::vector<std::int64_t> Session::tasks_of(const std::vector<data::Record>& records) const {

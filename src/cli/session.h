@@ -37,9 +37,9 @@ struct Session {
   Adapter adapter{nullptr};
   std::string base_fingerprint;  ///< Empty without an adapter: hashing a large base takes a while.
 
-  /// The context of a forward in which sequence i has task `tasks[i]` (index in the adapter's names); plain without an
-  /// adapter or while it is merged.
-  model::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
+  /// The contexts of forwards whose sequence i has task `tasks[i]` (index in the adapter's names); empty, for plain
+  /// ones, without an adapter or while it is merged.
+  nn::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
   /// Index of each record's task in the adapter's names; zeros without an adapter. Error naming the unknown task.
   std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
 };

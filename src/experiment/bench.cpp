@@ -143,14 +143,12 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
   eval::BatchContext context;
   if (Adapter adapter = product.adapter; adapter) {
     adapter->eval();
-    context = [adapter, &records](const std::vector<std::int64_t>& batch) -> model::ContextMaker {
+    context = [adapter, &records](const std::vector<std::int64_t>& batch) {
       std::vector<std::int64_t> tasks;
       for (const std::int64_t record : batch) {
         tasks.push_back(adapter->tasks().index(records[static_cast<std::size_t>(record)].task));
       }
-      return [adapter, tasks](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-        return adapter->context(segments, single_tasks(tasks));
-      };
+      return for_tasks(adapter, std::move(tasks));
     };
   }
   return eval::evaluate(*bench.base.model, *bench.base.tokenizer, records, options, context,

@@ -68,6 +68,10 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
 
 }  // namespace
 
+nn::Segments CausalLM::segments(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>&) const {
+  return nn::Segments::from_lengths(lengths);
+}
+
 std::optional<StepCost> CausalLM::step_cost(const Workload&, std::int64_t) const { return std::nullopt; }
 
 at::Tensor token_losses(CausalLM& model, const at::Tensor& hidden_rows, const at::Tensor& labels) {

@@ -54,7 +54,7 @@ void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, con
   if (inputs.new_task_only) {
     check_new_task_only(inputs, options);
   }
-  const std::int64_t longest = inputs.model.max_sequence_length();
+  const std::int64_t longest = inputs.model.shape().max_sequence_length;
   const auto tasks = static_cast<std::int64_t>(inputs.tasks.size());
   for (const auto* examples : {&inputs.train, &inputs.validation}) {
     for (const data::Example& example : *examples) {

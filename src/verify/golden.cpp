@@ -238,18 +238,19 @@ GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn
 }
 
 GreedyRun greedy_run(model::ChatGlmImpl& model, const at::Tensor& prompts, std::int64_t new_tokens,
-                     const MakeContext& context) {
+                     const nn::ContextMaker& context) {
   const GoldenBatch batch = read_batch(prompts, {}, model.config());
-  std::vector<model::TokenIds> ids;
+  std::vector<model::Prompt> golden_prompts;
   for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
-    const at::Tensor row = batch.ids.narrow(0, batch.segments.offsets[i], batch.segments.length(i));
-    ids.emplace_back(row.const_data_ptr<std::int64_t>(), row.const_data_ptr<std::int64_t>() + row.size(0));
+    const auto* id = batch.ids.const_data_ptr<std::int64_t>();
+    golden_prompts.push_back(
+        {{id + batch.segments.offsets[i], id + batch.segments.offsets[i + 1]}, batch.segments.bidirectional[i]});
   }
   model::GenerationOptions options;
   options.max_new_tokens = new_tokens;
   std::vector<at::Tensor> steps;
   const auto results = model::generate(
-      model, ids, batch.segments.context, options, context, {},
+      model, golden_prompts, options, context, {},
       [&](const at::Tensor& logits, const std::vector<std::int64_t>&) { steps.push_back(logits.clone()); });
   GreedyRun run;
   run.logits = at::stack(steps, 1);

@@ -72,9 +72,8 @@ struct GreedyRun {
   at::Tensor ids;
   at::Tensor logits;
 };
-using MakeContext = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>&)>;
 GreedyRun greedy_run(model::ChatGlmImpl& model, const at::Tensor& prompts, std::int64_t new_tokens,
-                     const MakeContext& context);
+                     const nn::ContextMaker& context);
 
 /// Mean loss over all labels of a batch, with logits of all rows [rows, V].
 struct GraphRun {

@@ -27,7 +27,7 @@ at::Tensor golden_mask(const GoldenBatch& batch) {
     const auto length = columns - begin;
     at::Tensor real = own.narrow(0, begin, length).narrow(1, begin, length);
     real.copy_(at::ones({length, length}, at::kByte).triu(1));
-    real.narrow(1, 0, batch.segments.context[i]).zero_();
+    real.narrow(1, 0, batch.segments.bidirectional[i]).zero_();
   }
   return mask;
 }
@@ -39,7 +39,7 @@ at::Tensor golden_positions(const GoldenBatch& batch, const model::ChatGlmImpl& 
     const auto length = batch.columns - batch.begin[i];
     positions[i]
         .narrow(1, batch.begin[i], length)
-        .copy_(model.positions(nn::Segments::from_lengths({length}, {batch.segments.context[i]})));
+        .copy_(model.positions(nn::Segments::from_lengths({length}, {batch.segments.bidirectional[i]})));
   }
   return positions;
 }

@@ -26,7 +26,7 @@ void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std
     const TokenIds ids = tokenizer.encode(one.at("text").get<std::string>());
     compare_json(report, name + ".ids", one.at("ids"), ids);
     if (one.contains("ids_special")) {
-      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids));
+      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids).ids);
     }
     if (one.contains("pieces")) {
       std::vector<std::string> pieces;
@@ -42,7 +42,7 @@ void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std
     }
     if (one.contains("decoded_special")) {
       compare_json(report, name + ".decoded_special", one["decoded_special"],
-                   tokenizer.decode(tokenizer.build_prompt(ids)));
+                   tokenizer.decode(tokenizer.build_prompt(ids).ids));
     }
   }
 }
@@ -118,14 +118,14 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
   for (const Json& entry : golden.at("records")) {
     const data::Record record = record_of(entry);
     if (prompts.size() < eval_rows.at("task_id").size()) {
-      prompts.push_back(data::encode_prompt(record, tokenizer, options));
+      prompts.push_back(data::encode_prompt(record, tokenizer, options).ids);
     }
     if (record.input.empty() || record.target.empty()) {
       continue;  // the reference skips these in training
     }
     const data::Example example = data::encode_pair(record, 0, tokenizer, options);
     TokenIds label(example.ids.size(), -100);
-    std::copy(example.ids.begin() + example.context, example.ids.end(), label.begin() + example.context);
+    std::copy(example.ids.begin() + example.label_begin, example.ids.end(), label.begin() + example.label_begin);
     rows.push_back({{"input_ids", example.ids}, {"labels", label}});
   }
   const Json& expected = golden.at("train_rows");
@@ -208,8 +208,9 @@ void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
   if_present("build_inputs.json", [&](const Json& cases) {
     for (const Json& one : cases) {
       const TokenIds a = ids_of(one.at("a"));
-      compare_json(report, "build_inputs.json: " + one.dump(), one.at("ids"),
-                   one.at("b").is_null() ? tokenizer.build_prompt(a) : tokenizer.build_pair(a, ids_of(one.at("b"))));
+      compare_json(
+          report, "build_inputs.json: " + one.dump(), one.at("ids"),
+          one.at("b").is_null() ? tokenizer.build_prompt(a).ids : tokenizer.build_pair(a, ids_of(one.at("b"))).ids);
     }
   });
   for (const auto& [kind, path] : files_like(folder, "processor_", ".json")) {

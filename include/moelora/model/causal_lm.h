@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "moelora/model/model_shape.h"
 #include "moelora/nn/prefix_host.h"
 #include "moelora/nn/row_context.h"
 
@@ -54,15 +55,16 @@ class CausalLM : public torch::nn::Module, public nn::PrefixHost {
   virtual at::Tensor logits(const at::Tensor& hidden_rows) = 0;
   /// Positions of whole packed sequences, [axes, rows] int64 on the CPU.
   virtual at::Tensor positions(const nn::Segments& segments) const = 0;
-  /// Positions of the one row at index `index` of a sequence with `context` context rows, [axes, 1].
-  virtual at::Tensor position_at(std::int64_t context, std::int64_t index) const = 0;
+  /// Positions of the one row at index `index` of a sequence with so many bidirectional rows, [axes, 1].
+  virtual at::Tensor position_at(std::int64_t bidirectional_rows, std::int64_t index) const = 0;
+  /// Boundaries of packed training sequences, lengths [S], whose first labels are the tokens at the indices
+  /// label_begins [S]. Causal unless a model overrides it: no bidirectional rows. In a prefix-LM they are the rows
+  /// before the labels.
+  virtual nn::Segments segments(const std::vector<std::int64_t>& lengths,
+                                const std::vector<std::int64_t>& label_begins) const;
 
-  virtual std::int64_t vocab_size() const = 0;
-  virtual std::int64_t hidden_size() const = 0;
-  virtual std::int64_t num_layers() const = 0;
-  virtual std::int64_t num_heads() const = 0;
-  virtual std::int64_t max_sequence_length() const = 0;
-  nn::PrefixShape prefix_shape() const override { return {num_layers(), num_heads(), hidden_size() / num_heads()}; }
+  virtual ModelShape shape() const = 0;
+  nn::PrefixShape prefix_shape() const override { return {shape().layers, shape().kv_heads, shape().head_dim}; }
 
   /// Costs of training a micro-batch with `recomputed_blocks` as in ForwardOptions; nothing: not known.
   virtual std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const;

@@ -211,7 +211,7 @@ at::Tensor ChatGlmImpl::positions(const nn::Segments& segments) const {
   auto* first = result.mutable_data_ptr<std::int64_t>();
   auto* second = first + segments.rows();
   for (std::int64_t i = 0; i < segments.count(); ++i) {
-    const auto context = segments.context[i];
+    const auto context = segments.bidirectional[i];
     for (std::int64_t row = 0; row < segments.length(i); ++row) {
       // Row 0 counts up to the gMASK, the last context row, and stays there; row 1 counts from <sop> on.
       first[segments.offsets[i] + row] = std::min(row, std::max<std::int64_t>(context - 1, 0));
@@ -221,11 +221,16 @@ at::Tensor ChatGlmImpl::positions(const nn::Segments& segments) const {
   return result;
 }
 
-at::Tensor ChatGlmImpl::position_at(std::int64_t context, std::int64_t index) const {
+at::Tensor ChatGlmImpl::position_at(std::int64_t bidirectional_rows, std::int64_t index) const {
   at::Tensor result = at::empty({2, 1}, at::kLong);
-  result[0][0] = std::min(index, std::max<std::int64_t>(context - 1, 0));
-  result[1][0] = std::max<std::int64_t>(index - context + 1, 0);
+  result[0][0] = std::min(index, std::max<std::int64_t>(bidirectional_rows - 1, 0));
+  result[1][0] = std::max<std::int64_t>(index - bidirectional_rows + 1, 0);
   return result;
+}
+
+nn::Segments ChatGlmImpl::segments(const std::vector<std::int64_t>& lengths,
+                                   const std::vector<std::int64_t>& label_begins) const {
+  return nn::Segments::from_lengths(lengths, label_begins);
 }
 
 void ChatGlmImpl::tie_head() { lm_head = replace_module("lm_head", make_head(transformer->word_embeddings->weight)); }

@@ -227,20 +227,31 @@ std::string ChatGlmTokenizer::piece(std::int64_t id) const {
   return id < images ? "<image_" + std::to_string(id) + ">" : impl_->pieces.IdToPiece(static_cast<int>(id - images));
 }
 
-TokenIds ChatGlmTokenizer::build_prompt(const TokenIds& source) const {
-  TokenIds ids;
-  ids.reserve(source.size() + 2);
-  ids.insert(ids.end(), source.begin(), source.end());
-  ids.push_back(impl_->gmask.id);
-  ids.push_back(impl_->bos.id);
-  return ids;
+Prompt ChatGlmTokenizer::build_prompt(const TokenIds& source) const {
+  Prompt prompt;
+  prompt.ids.reserve(source.size() + 2);
+  prompt.ids.insert(prompt.ids.end(), source.begin(), source.end());
+  prompt.ids.push_back(impl_->gmask.id);
+  prompt.bidirectional_rows = prompt.length();
+  prompt.ids.push_back(impl_->bos.id);
+  return prompt;
 }
 
-TokenIds ChatGlmTokenizer::build_pair(const TokenIds& source, const TokenIds& target) const {
-  TokenIds ids = build_prompt(source);
-  ids.insert(ids.end(), target.begin(), target.end());
-  ids.push_back(impl_->eos.id);
-  return ids;
+TrainingPair ChatGlmTokenizer::build_pair(const TokenIds& source, const TokenIds& target) const {
+  Prompt prompt = build_prompt(source);
+  TrainingPair pair{std::move(prompt.ids), prompt.bidirectional_rows};
+  pair.ids.insert(pair.ids.end(), target.begin(), target.end());
+  pair.ids.push_back(impl_->eos.id);
+  return pair;
+}
+
+std::string ChatGlmTokenizer::conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                                std::string_view question) const {
+  std::string text;
+  for (std::size_t i = 0; i < history.size(); ++i) {
+    text += "[Round " + std::to_string(i) + "]\n问：" + history[i].first + "\n答：" + history[i].second + "\n";
+  }
+  return text + "[Round " + std::to_string(history.size()) + "]\n问：" + std::string(question) + "\n答：";
 }
 
 std::int64_t ChatGlmTokenizer::vocab_size() const { return impl_->size(); }

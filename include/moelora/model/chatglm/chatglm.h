@@ -102,12 +102,11 @@ class ChatGlmImpl : public CausalLM {
   at::Tensor head_weight() const override;
   at::Tensor logits(const at::Tensor& hidden_rows) override;
   at::Tensor positions(const nn::Segments& segments) const override;
-  at::Tensor position_at(std::int64_t context, std::int64_t index) const override;
-  std::int64_t vocab_size() const override { return config_.vocab_size; }
-  std::int64_t hidden_size() const override { return config_.hidden_size; }
-  std::int64_t num_layers() const override { return config_.num_layers; }
-  std::int64_t num_heads() const override { return config_.num_attention_heads; }
-  std::int64_t max_sequence_length() const override { return config_.max_sequence_length; }
+  at::Tensor position_at(std::int64_t bidirectional_rows, std::int64_t index) const override;
+  /// A prefix-LM: the rows before the labels, up to the [gMASK], see each other in both directions.
+  nn::Segments segments(const std::vector<std::int64_t>& lengths,
+                        const std::vector<std::int64_t>& label_begins) const override;
+  ModelShape shape() const override { return config_.shape(); }
   std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const override;
 
   const ChatGlmConfig& config() const { return config_; }

@@ -6,6 +6,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "moelora/model/model_shape.h"
+
 namespace moelora::model {
 
 struct ChatGlmConfig {
@@ -28,6 +30,10 @@ struct ChatGlmConfig {
   static constexpr double kResidualAlpha = 7.483314773547883;
 
   std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  ModelShape shape() const {
+    return {num_layers,  num_attention_heads, num_attention_heads, head_dim(),
+            hidden_size, vocab_size,          max_sequence_length};
+  }
   std::int64_t parameter_count(bool tied_head) const;  ///< 6,173,286,400 for the defaults, tied.
   /// Reads config.json's object. Error listing every problem: another architecture, sizes that don't divide,
   /// position_encoding_2d = false, a quantised model.

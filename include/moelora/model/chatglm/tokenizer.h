@@ -27,10 +27,13 @@ class ChatGlmTokenizer : public Tokenizer {
   TokenIds encode(std::string_view text, bool linebreak, bool whitespaces, bool dummy_prefix) const;
   std::string decode(const TokenIds& ids) const override;
   std::string piece(std::int64_t id) const;
-  TokenIds build_prompt(const TokenIds& source) const override;
-  TokenIds build_pair(const TokenIds& source, const TokenIds& target) const override;
-  std::int64_t context_length(std::int64_t source_length) const override { return source_length + 1; }
-  std::int64_t prompt_overhead() const override { return 2; }
+  /// source [gMASK] <sop>; the rows up to the [gMASK] see each other in both directions.
+  Prompt build_prompt(const TokenIds& source) const override;
+  /// source [gMASK] <sop> target <eop>; the first label is the <sop>.
+  TrainingPair build_pair(const TokenIds& source, const TokenIds& target) const override;
+  /// "[Round 0]\n问：question\n答：answer\n" for each earlier round, then the next one without an answer.
+  std::string conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                std::string_view question) const override;
   std::int64_t vocab_size() const override;
   std::int64_t pad_id() const override;
   std::int64_t eos_id() const override;  ///< `<eop>`
