@@ -9,12 +9,12 @@
 #include <optional>
 
 #include "cli/numbers.h"
-#include "io/memory.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
+#include "moelora/io/memory.h"
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
 #include "moelora/model/folder_files.h"

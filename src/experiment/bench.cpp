@@ -65,8 +65,6 @@ std::optional<double> median_of(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
-bool diverged(const Error& error) { return std::string(error.what()).find("is not finite") != std::string::npos; }
-
 std::int64_t parameters_of(const torch::nn::Module& module) {
   std::set<const void*> seen;
   std::int64_t count = 0;
