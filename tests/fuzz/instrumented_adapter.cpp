@@ -1,7 +1,7 @@
 // What reads configurations of adapters, compiled once more with coverage and sanitizers.
-#include "adapter/adapter_file.cpp"
-#include "adapter/config.cpp"
-#include "adapter/foreign_config.cpp"
-#include "adapter/foreign_read.cpp"
-#include "adapter/inject.cpp"
-#include "adapter/task_names.cpp"
+#include "adapter/core/config.cpp"
+#include "adapter/core/inject.cpp"
+#include "adapter/core/task_names.cpp"
+#include "adapter/formats/adapter_file.cpp"
+#include "adapter/formats/foreign_config.cpp"
+#include "adapter/formats/foreign_read.cpp"

@@ -1,4 +1,4 @@
-#include "adapter/moe_lora_inference.h"
+#include "adapter/core/moe_lora_inference.h"
 
 #include <ATen/core/Tensor.h>
 #include <c10/core/GradMode.h>

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <map>
 
-#include "adapter/adapter_loading.h"
-#include "adapter/target_pattern.h"
+#include "adapter/core/target_pattern.h"
+#include "adapter/formats/adapter_loading.h"
 #include "io/saved_names.h"
 #include "moelora/adapter/adapter.h"
 #include "moelora/io/error.h"

@@ -8,8 +8,8 @@
 #include <optional>
 #include <ostream>
 
+#include "adapter/core/moe_lora_inference.h"
 #include "adapter/low_rank_rows.h"
-#include "adapter/moe_lora_inference.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/dropout.h"
 #include "nn/dropout_mask.h"

@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include "adapter/adapter_loading.h"
+#include "adapter/formats/adapter_loading.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"
 

@@ -3,7 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "adapter/foreign_copy.h"
+#include "adapter/formats/foreign_copy.h"
 
 namespace moelora {
 namespace {

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/adapter_loading.h"
+#include "adapter/formats/adapter_loading.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
 #include "moelora/log/log.h"

@@ -7,7 +7,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 
-#include "adapter/foreign_copy.h"
+#include "adapter/formats/foreign_copy.h"
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"

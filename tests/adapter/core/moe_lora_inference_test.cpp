@@ -1,4 +1,4 @@
-#include "adapter/moe_lora_inference.h"
+#include "adapter/core/moe_lora_inference.h"
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>

@@ -2,9 +2,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "adapter/adapter_loading.h"
-#include "adapter/foreign_config.h"
-#include "adapter/pickle_file.h"
+#include "adapter/formats/adapter_loading.h"
+#include "adapter/formats/foreign_config.h"
+#include "adapter/formats/pickle_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"

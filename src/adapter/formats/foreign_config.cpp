@@ -1,12 +1,12 @@
-#include "adapter/foreign_config.h"
+#include "adapter/formats/foreign_config.h"
 
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/adapter_loading.h"
-#include "adapter/target_pattern.h"
+#include "adapter/core/target_pattern.h"
+#include "adapter/formats/adapter_loading.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 

@@ -1,4 +1,4 @@
-#include "adapter/pickle_file.h"
+#include "adapter/formats/pickle_file.h"
 
 #include <caffe2/serialize/inline_container.h>
 

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/adapter_loading.h"
 #include "adapter/fold_kernel.h"
+#include "adapter/formats/adapter_loading.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"

@@ -1,4 +1,4 @@
-#include "adapter/foreign_tensors.h"
+#include "adapter/formats/foreign_tensors.h"
 
 #include <ATen/ATen.h>
 
@@ -8,7 +8,7 @@
 #include <optional>
 #include <set>
 
-#include "adapter/adapter_loading.h"
+#include "adapter/formats/adapter_loading.h"
 #include "io/saved_names.h"
 #include "moelora/io/error.h"
 #include "moelora/io/safetensors.h"

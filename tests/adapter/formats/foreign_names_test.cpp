@@ -7,8 +7,8 @@
 #include <cmath>
 #include <fstream>
 
-#include "adapter/foreign_copy.h"
-#include "adapter/pickle_file.h"
+#include "adapter/formats/foreign_copy.h"
+#include "adapter/formats/pickle_file.h"
 #include "moelora/adapter/adapter_file.h"
 
 namespace moelora {

@@ -6,7 +6,7 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
-#include "adapter/adapter_loading.h"
+#include "adapter/formats/adapter_loading.h"
 #include "io/file_kind.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "adapter/adapter_loading.h"
+#include "adapter/formats/adapter_loading.h"
 #include "io/saved_names.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"

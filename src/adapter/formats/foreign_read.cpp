@@ -5,10 +5,10 @@
 #include <optional>
 #include <set>
 
-#include "adapter/adapter_loading.h"
-#include "adapter/foreign_config.h"
-#include "adapter/foreign_tensors.h"
-#include "adapter/target_pattern.h"
+#include "adapter/core/target_pattern.h"
+#include "adapter/formats/adapter_loading.h"
+#include "adapter/formats/foreign_config.h"
+#include "adapter/formats/foreign_tensors.h"
 #include "io/saved_names.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
