@@ -91,7 +91,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
   const Probe probe(*session.tokenizer);
   const at::Device device = session.model->device();
   const at::Tensor without = probe_logits(
-      session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
+      *session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
   Adapter loaded = load_foreign_adapter(*session.model, options.output, foreign);
   loaded->eval();
   nlohmann::ordered_json json{{"base", std::filesystem::absolute(options.session.model).lexically_normal().string()},
@@ -99,7 +99,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
                               {"dtype", io::dtype_name(session.model->dtype())},
                               {"tasks", nlohmann::ordered_json::array()}};
   for (std::size_t task = 0; task < exported.size(); ++task) {
-    const at::Tensor with = probe_logits(session.model, probe, [&](const nn::Segments& segments) {
+    const at::Tensor with = probe_logits(*session.model, probe, [&](const nn::Segments& segments) {
       return loaded->context(segments,
                              single_tasks(std::vector<std::int64_t>(static_cast<std::size_t>(segments.count()),
                                                                     static_cast<std::int64_t>(task))));

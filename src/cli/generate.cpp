@@ -60,8 +60,7 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
     }
     MOELORA_CHECK(std::cout.good(), "nobody reads the answer any more");
   };
-  model::ChatGlm model = session.model;
-  model::generate(*model, {prompt}, {session.tokenizer->context_length(source)}, generation,
+  model::generate(*session.model, {prompt}, {session.tokenizer->context_length(source)}, generation,
                   session.context_maker(session.tasks_of({record})), stream);
   std::cout << std::endl;
 }

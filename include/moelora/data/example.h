@@ -64,11 +64,11 @@ struct CountedRecords {
 std::string source_text(const Record& record);
 
 /// Training form. The source is cut to max_source_length - 1 tokens, the target to max_target_length - 2, as
-/// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off. Error: Cut::error and a text too long.
+/// MOELoRA-peft does in training; the end of sequence is never cut off. Error: Cut::error and a text too long.
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
                     const EncodeOptions& options);
 
-/// Generation form: the source cut so that source and opening tokens fit max_source_length (chatglm1_eval). `removed`,
+/// Generation form: the source cut so that source and opening tokens fit max_source_length. `removed`,
 /// if given, becomes the number of tokens cut out. Error: Cut::error and a source too long.
 model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
                               std::int64_t* removed = nullptr);
