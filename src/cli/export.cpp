@@ -91,7 +91,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
   const Probe probe(*session.tokenizer);
   const at::Device device = session.model->device();
   const at::Tensor without = probe_logits(
-      session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
+      *session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
   Adapter loaded = load_foreign_adapter(*session.model, options.output, foreign);
   loaded->eval();
   nlohmann::ordered_json json{{"base", std::filesystem::absolute(options.session.model).lexically_normal().string()},
@@ -100,7 +100,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
                               {"tasks", nlohmann::ordered_json::array()}};
   for (std::size_t task = 0; task < exported.size(); ++task) {
     const std::vector<std::int64_t> tasks(probe.prompts.size(), static_cast<std::int64_t>(task));
-    const at::Tensor with = probe_logits(session.model, probe, for_tasks(loaded, tasks));
+    const at::Tensor with = probe_logits(*session.model, probe, for_tasks(loaded, tasks));
     const double largest = (with - without).abs().max().item<double>();
     nlohmann::ordered_json entry{{"task", exported[task]}, {"largest_change", largest}};
     for (std::size_t prompt = 0; prompt < probe.texts.size(); ++prompt) {

@@ -58,8 +58,7 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
     }
     MOELORA_CHECK(std::cout.good(), "nobody reads the answer any more");
   };
-  model::ChatGlm model = session.model;
-  model::generate(*model, {prompt}, generation, session.context_maker(session.tasks_of({record})), stream);
+  model::generate(*session.model, {prompt}, generation, session.context_maker(session.tasks_of({record})), stream);
   std::cout << std::endl;
 }
 

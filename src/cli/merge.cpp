@@ -157,7 +157,9 @@ void write_merged(const Session& session, const Merge& merge, const MergeVerbOpt
   certificate["base_fingerprint"] = session.base_fingerprint;
   certificate["provenance"] = io::provenance();
   io::AtomicFolder folder(merge.folder);
-  model::save_chatglm(*session.model, folder.path(), options.session.model);
+  model::SaveOptions save;
+  save.files_from = options.session.model;
+  model::save_model(*session.model, *session.config, folder.path(), save);
   io::write_json_file(folder.path() / "merge_certificate.json", certificate);
   folder.commit();
   std::cout << "  wrote " << merge.folder.string() << std::endl;
@@ -185,7 +187,7 @@ bool run_merge(const MergeVerbOptions& options) {
   if (!options.check.empty()) {
     require_records(options, merges, records);
   }
-  require_finite_weights(session.model, options.session.model);
+  require_finite_weights(*session.model, options.session.model);
   if (!options.output.empty()) {
     model::warn_of_missing_files(options.session.model);
   }
@@ -198,7 +200,7 @@ bool run_merge(const MergeVerbOptions& options) {
     }
     MergeOptions merge_options;
     merge_options.probe = [&] {
-      return probe_logits(session.model, probe,
+      return probe_logits(*session.model, probe,
                           [&](const nn::Segments& segments) { return context_of(session, merge, segments); });
     };
     // No second copy of the weights in memory: the folder has them, and after a single merge nobody asks for them.

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "io/number_text.h"
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
 #include "moelora/train/plan.h"
@@ -70,8 +71,8 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   } else {
     std::printf("Plan, from the data of the first %lld steps:\n", static_cast<long long>(steps));
   }
-  plan_line("largest micro-batch",
-            with_commas(worst.largest.rows) + " tokens, " + with_commas(worst.largest.labels) + " of them labels");
+  plan_line("largest micro-batch", io::with_commas(worst.largest.rows) + " tokens, " +
+                                       io::with_commas(worst.largest.labels) + " of them labels");
   plan_line("peak memory", fixed_number(worst.peak_bytes / 1e9, "GB", 2));
   if (options.memory_budget_gb > 0.0) {
     plan_line("budget", fixed_number(options.memory_budget_gb, "GB", 2));
@@ -83,7 +84,7 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   }
   plan_line("time of a step", fixed_number(seconds, "s", 3));
   plan_line("time of all steps", fixed_number(seconds * static_cast<double>(options.steps) / 60.0, "min", 1) + " for " +
-                                     with_commas(options.steps) + " steps, without validation");
+                                     io::with_commas(options.steps) + " steps, without validation");
   plan_line("products", fixed_number(machine.operations_per_second / 1e9, "GFLOP/s, measured", 0));
 }
 

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "moelora/data/batch.h"
+#include "moelora/io/error.h"
 #include "moelora/train/plan.h"
 
 namespace moelora::train {

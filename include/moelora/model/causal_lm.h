@@ -3,8 +3,10 @@
 
 #include <torch/nn/module.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "moelora/model/model_shape.h"
@@ -41,6 +43,9 @@ struct StepCost {
   double operations = 0.0;     ///< floating-point operations, a multiply-add counting two
 };
 
+/// Shown what one module gave, under its name. False: no more are wanted.
+using OutputVisitor = std::function<bool(const std::string& module, const at::Tensor& output)>;
+
 class CausalLM : public torch::nn::Module, public nn::PrefixHost {
  public:
   using torch::nn::Module::Module;
@@ -53,6 +58,11 @@ class CausalLM : public torch::nn::Module, public nn::PrefixHost {
   virtual at::Tensor head_weight() const = 0;
   /// Logits of hidden rows. [n, hidden_size] → [n, vocab_size].
   virtual at::Tensor logits(const at::Tensor& hidden_rows) = 0;
+  /// Runs whole sequences and shows, for as long as `visit` says true, what each layer gives: the embedding, every one
+  /// of num_layers blocks, the last norm (all [rows, hidden_size]), the head for the last row alone [1, vocab_size]. A
+  /// graph that does not override this shows its logits alone, under an empty name.
+  virtual void visit_outputs(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                             const OutputVisitor& visit);
   /// Positions of whole packed sequences, [axes, rows] int64 on the CPU.
   virtual at::Tensor positions(const nn::Segments& segments) const = 0;
   /// Positions of the one row at index `index` of a sequence with so many bidirectional rows, [axes, 1].

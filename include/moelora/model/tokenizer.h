@@ -15,8 +15,9 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  virtual TokenIds encode(std::string_view text) const = 0;   ///< Without special tokens. UTF-8 in.
-  virtual std::string decode(const TokenIds& ids) const = 0;  ///< Special tokens leave no text.
+  virtual TokenIds encode(std::string_view text) const = 0;                  ///< Without special tokens. UTF-8 in.
+  virtual std::string decode(const TokenIds& ids) const = 0;                 ///< Special tokens leave no text.
+  virtual std::string piece(std::int64_t id) const { return decode({id}); }  ///< The vocabulary's entry.
   /// A prompt ready for generation: source, with the special tokens that the family puts around it to open an answer.
   virtual Prompt build_prompt(const TokenIds& source) const = 0;
   /// A training sequence: source and target with all special tokens, the end of sequence included.

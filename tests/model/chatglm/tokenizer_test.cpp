@@ -97,13 +97,14 @@ TEST(ChatGlmTokenizer, LowerCaseReachesBeyondAscii) {
 }
 
 TEST(ChatGlmTokenizer, LineBreaksBlanksAndDummyPrefixCanBeLeftOut) {
-  const ChatGlmTokenizer tokenizer(tokenizer_fixtures());
   const Json golden = tokenizer_fixture("sp_options.json");
+  const ChatGlmTokenizer unprefixed(tokenizer_fixtures(), Json{{"dummy_prefix", false}});
+  const ChatGlmTokenizer unmarked(tokenizer_fixtures(), Json{{"linebreak", false}, {"whitespace", false}});
   for (const Json& item : golden["encode_without_dummy_prefix"]) {
-    EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), true, true, false), item["ids"].get<TokenIds>());
+    EXPECT_EQ(unprefixed.encode(item["text"].get<std::string>()), item["ids"].get<TokenIds>());
   }
   for (const Json& item : golden["encode_no_linebreak_no_whitespace"]) {
-    EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), false, false, true), item["ids"].get<TokenIds>());
+    EXPECT_EQ(unmarked.encode(item["text"].get<std::string>()), item["ids"].get<TokenIds>());
   }
 }
 

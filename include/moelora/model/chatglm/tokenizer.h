@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 
 #include "moelora/model/tokenizer.h"
 
@@ -13,20 +14,23 @@ struct ChatGlmTokenizerOptions {
   bool do_lower_case = false;
   bool remove_space = false;
   std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; `<image_k>` is id k. 0 in the 130528 revision.
+  bool linebreak = true;                  ///< Newlines have a token of their own.
+  bool whitespace = true;                 ///< So have tabs and runs of blanks.
+  bool dummy_prefix = true;               ///< A blank is put in front of the text.
 };
 
 class ChatGlmTokenizer : public Tokenizer {
  public:
   /// A model folder (ice_text.model, tokenizer_config.json if present) or the path of an ice_text.model.
   explicit ChatGlmTokenizer(const std::filesystem::path& path);
+  /// The same, with keys of tokenizer_config.json overridden; beside those also the last three options above.
+  ChatGlmTokenizer(const std::filesystem::path& path, const nlohmann::ordered_json& settings);
   ChatGlmTokenizer(const std::filesystem::path& model_file, const ChatGlmTokenizerOptions& options);
   ~ChatGlmTokenizer() override;
 
   TokenIds encode(std::string_view text) const override;
-  /// As the reference's SPTokenizer: without linebreak / whitespace handling, or without the dummy prefix.
-  TokenIds encode(std::string_view text, bool linebreak, bool whitespaces, bool dummy_prefix) const;
   std::string decode(const TokenIds& ids) const override;
-  std::string piece(std::int64_t id) const;
+  std::string piece(std::int64_t id) const override;
   /// source [gMASK] <sop>; the rows up to the [gMASK] see each other in both directions.
   Prompt build_prompt(const TokenIds& source) const override;
   /// source [gMASK] <sop> target <eop>; the first label is the <sop>.
