@@ -7,6 +7,7 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/finite.h"
 #include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/chatglm/rotary.h"
 #include "moelora/model/generation.h"
 #include "moelora/nn/linear.h"
 
@@ -83,7 +84,7 @@ void visit_layers(CausalLM& model, const at::Tensor& ids, const at::Tensor& posi
   }
   at::Tensor x = graph->transformer->word_embeddings->forward(ids);
   bool wanted = visit("transformer.word_embeddings", x);
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, graph->config().head_dim(), x.scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, graph->config().head_dim(), x.scalar_type());
   for (std::int64_t layer = 0; wanted && layer < graph->shape().layers; ++layer) {
     const LayerInput input{rotary, context, layer, nullptr, {}, {}};
     x = graph->transformer->layers[layer]->as<ChatGlmBlock>()->forward(x, input);

@@ -33,14 +33,7 @@ void AdapterRun::backward(const GoldenBatch& batch) const {
 }
 
 GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const at::Tensor& prompts, double tolerance) const {
-  GreedyRun greedy = greedy_run(model, prompts, golden.peek("greedy_batch.logits").size(1),
-                                [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-                                  TaskIds own;
-                                  for (const std::int64_t sequence : sequences) {
-                                    own.push_back(tasks[sequence]);
-                                  }
-                                  return adapter->context(segments, own);
-                                });
+  GreedyRun greedy = greedy_run(model, prompts, golden.peek("greedy_batch.logits").size(1), for_tasks(adapter, tasks));
   golden.compare_equal("greedy_batch.ids", greedy.ids);
   golden.compare("greedy_batch.logits", greedy.logits, tolerance);
   return greedy;

@@ -9,6 +9,7 @@
 #include "model/chatglm/decode.h"
 #include "moelora/io/error.h"
 #include "moelora/io/huge_pages.h"
+#include "moelora/model/chatglm/rotary.h"
 #include "moelora/model/kv_cache.h"
 
 namespace moelora::model {
@@ -172,7 +173,7 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
     options.cache->advance(context.segments);
     return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;
   }
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, config_.head_dim(), x.scalar_type());
   LayerInput input{rotary, context, 0, options.cache, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
     input.layer = layer;
@@ -193,7 +194,7 @@ std::vector<at::Tensor> ChatGlmImpl::hidden_states(const at::Tensor& ids, const 
                                                    const nn::RowContext& context) {
   check_prefix(context, config_);
   std::vector<at::Tensor> states{transformer->word_embeddings->forward(ids)};
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), states.front().scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, config_.head_dim(), states.front().scalar_type());
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
     const LayerInput input{rotary, context, layer, nullptr, {}, {}};
     states.push_back(transformer->layers[layer]->as<ChatGlmBlock>()->forward(states.back(), input));

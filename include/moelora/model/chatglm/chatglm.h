@@ -32,7 +32,7 @@ std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(
 
 /// What a block needs besides its rows; the same for all blocks but for layer and output rows.
 struct LayerInput {
-  const nn::RotaryTables& rotary;
+  const nn::Rotary& rotary;
   const nn::RowContext& context;
   std::int64_t layer = 0;
   KvCache* cache = nullptr;
