@@ -1,7 +1,6 @@
 #include "moelora/model/kv_cache.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/grad_mode.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -39,7 +38,6 @@ void KvCache::reserve(std::int64_t rows) {
   if (rows <= capacity_) {
     return;
   }
-  const at::NoGradGuard no_grad;
   const auto most = shape_.max_sequence_length + prefix_rows_;  // more than this no sequence has
   const auto capacity = std::max(rows, std::min(2 * capacity_, most));
   for (std::vector<at::Tensor>* all : {&keys_, &values_}) {

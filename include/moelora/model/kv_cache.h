@@ -1,7 +1,7 @@
 #pragma once
 // Keys and values of the rows that a batch of sequences has seen. Sequences may differ in length; each keeps its own
-// count and its own slot: rows are appended in place, and when a sequence leaves the batch no data moves. What rows
-// need more room than there is, the room doubles: the rows of the sequences that are left move once.
+// count and its own slot: rows are appended in place, and when a sequence leaves the batch no data moves. Where
+// more rows come than there is room for, the room doubles, and the rows of the sequences that are left move once.
 
 #include <ATen/core/Tensor.h>
 
