@@ -78,7 +78,7 @@ void run(const std::string& model_folder, const std::string& train_file, const s
     for (const std::int64_t record : batch) {
       batch_tasks.push_back(tasks.index(dev[record].task));
     }
-    return moelora::for_tasks(adapter, batch_tasks);
+    return moelora::for_tasks(adapter, moelora::single_tasks(batch_tasks));
   };
   const auto evaluation =
       moelora::eval::evaluate(*model, tokenizer, dev, {.encode = encode_options(), .max_target_length = 128}, context);

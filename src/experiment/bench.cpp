@@ -146,7 +146,7 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
       for (const std::int64_t record : batch) {
         tasks.push_back(adapter->tasks().index(records[static_cast<std::size_t>(record)].task));
       }
-      return for_tasks(adapter, std::move(tasks));
+      return for_tasks(adapter, single_tasks(tasks));
     };
   }
   return eval::evaluate(*bench.base.model, *bench.base.tokenizer, records, options, context,

@@ -132,7 +132,8 @@ void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, o
   }
   for (std::int64_t round = 0; round < kLatencyRounds; ++round) {
     bench.stop_if_asked();
-    unmerged.push_back(ms_per_token(bench, prompt, adapter ? for_tasks(adapter, {task}) : nn::ContextMaker()));
+    unmerged.push_back(
+        ms_per_token(bench, prompt, adapter ? for_tasks(adapter, single_tasks({task})) : nn::ContextMaker()));
     if (merges) {
       MergeOptions options;
       options.measure = false;

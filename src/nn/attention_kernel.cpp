@@ -32,10 +32,11 @@ void scatter(const float* from, const std::vector<std::int64_t>& rows, HeadRows<
   }
 }
 
-// Calls use(head, chunk) for all of them. All chunks of a (head, segment) pair come to one thread in order, so that
-// sums over chunks need no lock and do not depend on the number of threads.
+// Calls use(head, chunk) for all of them. All chunks of a segment and of `group` neighbouring heads come to one thread
+// in order, so that sums over them need no lock and do not depend on the number of threads.
 template <typename Use>
-void for_heads_and_chunks(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, const Use& use) {
+void for_heads_and_chunks(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, std::int64_t group,
+                          const Use& use) {
   std::vector<std::size_t> begin(static_cast<std::size_t>(shape.segments) + 1, chunks.size());
   for (std::size_t i = chunks.size(); i-- > 0;) {
     begin[static_cast<std::size_t>(chunks[i].segment)] = i;
@@ -43,11 +44,14 @@ void for_heads_and_chunks(const AttentionShape& shape, const std::vector<QueryCh
   for (std::size_t i = begin.size() - 1; i-- > 0;) {
     begin[i] = std::min(begin[i], begin[i + 1]);  // a segment without queries is empty
   }
-  at::parallel_for(0, shape.heads * shape.segments, 1, [&](std::int64_t first, std::int64_t last) {
+  at::parallel_for(0, shape.heads / group * shape.segments, 1, [&](std::int64_t first, std::int64_t last) {
     for (std::int64_t task = first; task < last; ++task) {
       const auto segment = static_cast<std::size_t>(task % shape.segments);
-      for (std::size_t i = begin[segment]; i < begin[segment + 1]; ++i) {
-        use(task / shape.segments, chunks[i]);
+      const std::int64_t first_head = task / shape.segments * group;
+      for (std::int64_t head = first_head; head < first_head + group; ++head) {
+        for (std::size_t i = begin[segment]; i < begin[segment + 1]; ++i) {
+          use(head, chunks[i]);
+        }
       }
     }
   });
@@ -94,22 +98,23 @@ void attention_kernel(const AttentionShape& shape, const std::vector<QueryChunk>
   const std::int64_t d = shape.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const HeadRows<float*> result{out, shape.heads * d, d};
-  for_heads_and_chunks(shape, chunks, [&](std::int64_t head, const QueryChunk& chunk) {
+  for_heads_and_chunks(shape, chunks, 1, [&](std::int64_t head, const QueryChunk& chunk) {
     thread_local std::vector<float> buffer;
+    const std::int64_t kv_head = head / shape.group();
     const auto count = static_cast<std::int64_t>(chunk.rows.size());
     buffer.resize(static_cast<std::size_t>(2 * count * d + count * chunk.keys));
     float* queries = buffer.data();
     float* output = queries + count * d;
     float* scores = output + count * d;
     gather(q, head, chunk.rows, d, scale, queries);
-    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, queries, d, k.at(chunk.first_key, head), k.row_stride,
+    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, queries, d, k.at(chunk.first_key, kv_head), k.row_stride,
          0.0f, scores, chunk.keys);
     for (std::int64_t i = 0; i < count; ++i) {
       log_sum[chunk.outputs[i] * shape.heads + head] =
           kernels::softmax_row(scores + i * chunk.keys, chunk.seen[i], chunk.keys);
     }
-    gemm(Op::none, Op::none, count, d, chunk.keys, 1.0f, scores, chunk.keys, v.at(chunk.first_key, head), v.row_stride,
-         0.0f, output, d);
+    gemm(Op::none, Op::none, count, d, chunk.keys, 1.0f, scores, chunk.keys, v.at(chunk.first_key, kv_head),
+         v.row_stride, 0.0f, output, d);
     scatter(output, chunk.outputs, result, head, d);
   });
 }
@@ -122,8 +127,9 @@ void attention_backward_kernel(const AttentionShape& shape, const std::vector<Qu
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const HeadRows<const float*> dy_rows{dy, shape.heads * d, d};
   const HeadRows<const float*> out_rows{out, shape.heads * d, d};
-  for_heads_and_chunks(shape, chunks, [&](std::int64_t head, const QueryChunk& chunk) {
+  for_heads_and_chunks(shape, chunks, shape.group(), [&](std::int64_t head, const QueryChunk& chunk) {
     thread_local std::vector<float> buffer;
+    const std::int64_t kv_head = head / shape.group();
     const auto count = static_cast<std::int64_t>(chunk.rows.size());
     buffer.resize(static_cast<std::size_t>(3 * count * d + 2 * count * chunk.keys));
     float* queries = buffer.data();
@@ -133,23 +139,23 @@ void attention_backward_kernel(const AttentionShape& shape, const std::vector<Qu
     float* dscores = p + count * chunk.keys;
     gather(q, head, chunk.rows, d, scale, queries);
     gather(dy_rows, head, chunk.outputs, d, 1.0f, gradients);
-    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, queries, d, k.at(chunk.first_key, head), k.row_stride,
+    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, queries, d, k.at(chunk.first_key, kv_head), k.row_stride,
          0.0f, p, chunk.keys);
-    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, gradients, d, v.at(chunk.first_key, head), v.row_stride,
-         0.0f, dscores, chunk.keys);
+    gemm(Op::none, Op::transpose, count, chunk.keys, d, 1.0f, gradients, d, v.at(chunk.first_key, kv_head),
+         v.row_stride, 0.0f, dscores, chunk.keys);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t output = chunk.outputs[i];
       kernels::probability_row(p + i * chunk.keys, chunk.seen[i], chunk.keys, log_sum[output * shape.heads + head]);
       const float dot = kernels::dot_row(gradients + i * d, out_rows.at(output, head), d);
       kernels::softmax_backward_row(p + i * chunk.keys, dscores + i * chunk.keys, chunk.keys, dot);
     }
-    gemm(Op::none, Op::none, count, d, chunk.keys, scale, dscores, chunk.keys, k.at(chunk.first_key, head),
+    gemm(Op::none, Op::none, count, d, chunk.keys, scale, dscores, chunk.keys, k.at(chunk.first_key, kv_head),
          k.row_stride, 0.0f, dqueries, d);
     scatter(dqueries, chunk.rows, dq, head, d);
     gemm(Op::transpose, Op::none, chunk.keys, d, count, 1.0f, dscores, chunk.keys, queries, d, 1.0f,
-         dk.at(chunk.first_key, head), dk.row_stride);
+         dk.at(chunk.first_key, kv_head), dk.row_stride);
     gemm(Op::transpose, Op::none, chunk.keys, d, count, 1.0f, p, chunk.keys, gradients, d, 1.0f,
-         dv.at(chunk.first_key, head), dv.row_stride);
+         dv.at(chunk.first_key, kv_head), dv.row_stride);
   });
 }
 

@@ -33,8 +33,11 @@ std::vector<QueryChunk> query_chunks(const Segments& segments, const std::int64_
 
 struct AttentionShape {
   std::int64_t heads;
+  std::int64_t kv_heads;  ///< divides heads
   std::int64_t head_dim;
   std::int64_t segments;
+
+  std::int64_t group() const { return heads / kv_heads; }  ///< query heads that share a head of k and v
 };
 
 /// out [n, heads, head_dim] and log_sum [n, heads], contiguous.

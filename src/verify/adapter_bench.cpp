@@ -41,7 +41,7 @@ void AdapterRun::backward(const GoldenBatch& batch) const {
 
 GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const AdapterBench& bench, double tolerance) const {
   GreedyRun greedy = greedy_run(model, bench.prompts, bench.tokens, golden.peek("greedy_batch.logits").size(1),
-                                [&](const nn::Segments& segments) { return adapter->context(segments, tasks); });
+                                for_tasks(adapter, tasks));
   golden.compare_equal("greedy_batch.ids", greedy.ids);
   golden.compare("greedy_batch.logits", greedy.logits, tolerance);
   return greedy;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/tokenizer.h"
 #include "moelora/model/weights.h"
+#include "moelora/nn/rotary.h"
 
 namespace moelora::model {
 
@@ -57,6 +59,12 @@ struct LinearShape {
   std::int64_t out_features = 0;
 };
 
+/// One axis of rotary positions, [n] int64, as a graph computes it for `width` columns.
+struct RotaryAxis {
+  at::Tensor frequencies;   ///< [width/2]
+  nn::RotaryTables tables;  ///< [n, width]
+};
+
 class Family {
  public:
   virtual ~Family() = default;
@@ -83,6 +91,12 @@ class Family {
                                                     const nlohmann::ordered_json& settings) const = 0;
   /// Keys that `settings` may have.
   virtual std::vector<std::string> tokenizer_settings() const { return {}; }
+
+  /// What verification compares with recorded tables; nothing: the family has none of its own.
+  virtual std::optional<RotaryAxis> rotary_axis(const at::Tensor& /*positions*/, std::int64_t /*width*/,
+                                                at::ScalarType /*dtype*/) const {
+    return std::nullopt;
+  }
 
   /// Other models that are easily taken for this family's, so that an error can say what a file is instead of listing
   /// what it lacks: the model to which tensors or modules of these names belong, e.g. "BLOOM or Falcon"; empty for this
