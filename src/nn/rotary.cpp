@@ -11,7 +11,7 @@
 
 #include <algorithm>
 
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
 
@@ -61,8 +61,8 @@ void rotate_in_place(at::Tensor x, const RotaryTables& tables, bool inverse) {
                    [&](std::int64_t begin, std::int64_t end) {
                      for (std::int64_t row = begin; row < end; ++row) {
                        for (std::int64_t head = 0; head < heads; ++head) {
-                         kernels::rotate_row(data + row * x.stride(0) + head * x.stride(1), cos + row * width,
-                                             sin + row * width, width, inverse);
+                         kernels::cpu_kernels().rotate_row(data + row * x.stride(0) + head * x.stride(1),
+                                                           cos + row * width, sin + row * width, width, inverse);
                        }
                      }
                    });
