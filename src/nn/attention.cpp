@@ -6,10 +6,14 @@
 #include <cmath>
 
 #include "moelora/io/error.h"
-#include "nn/attention_kernel.h"
+#include "nn/kernels/cpu/attention.h"
 
 namespace moelora::nn {
 namespace {
+
+using kernels::HeadRows;
+using kernels::query_chunks;
+using kernels::QueryChunk;
 
 // One block of queries of one segment: the bidirectional rows, which see each other, or the rows behind them, which see
 // everything up to themselves.
@@ -200,9 +204,9 @@ AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, cons
   const auto count = output_rows.defined() ? output_rows.size(0) : q.size(0);
   AttentionResult result{at::empty({count, q.size(1), q.size(2)}, q.options()),
                          at::empty({count, q.size(1)}, q.options())};
-  attention_kernel({q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q),
-                   values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
-                   result.log_sum.mutable_data_ptr<float>());
+  kernels::attend_segments({q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows),
+                           values_of(q), values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
+                           result.log_sum.mutable_data_ptr<float>());
   return result;
 }
 
@@ -224,10 +228,10 @@ void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Ten
     dq.zero_();
   }
   const at::Tensor gradient = dy.contiguous();
-  attention_backward_kernel({q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows),
-                            values_of(q), values_of(k), values_of(v), gradient.const_data_ptr<float>(),
-                            result.output.const_data_ptr<float>(), result.log_sum.const_data_ptr<float>(),
-                            places_of(dq), places_of(dk), places_of(dv));
+  kernels::attend_segments_backward(
+      {q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q), values_of(k),
+      values_of(v), gradient.const_data_ptr<float>(), result.output.const_data_ptr<float>(),
+      result.log_sum.const_data_ptr<float>(), places_of(dq), places_of(dk), places_of(dv));
 }
 
 KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

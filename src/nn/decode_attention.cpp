@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "nn/kernels/row_kernels.h"
-#include "nn/kernels/stored.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/stored_dtype.h"
 
 namespace moelora::nn {
 
@@ -69,7 +69,7 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k, const at::
         call.count = counts[row] + 1;
         call.d = d;
         call.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
-        kernels::row_kernels().attend(call);
+        kernels::cpu_kernels().attend(call);
         std::copy_n(attended.data(), d, out + task * d);
       }
     });

@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
 namespace {
@@ -121,7 +121,7 @@ void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse) {
       const std::int64_t row = task / heads;
       float* head = data + row * x.stride(0) + task % heads * x.stride(1);
       if (rotary.pairing == RotaryPairing::two_axes) {
-        kernels::rotate_row(head, cos + row * d, sin + row * d, d, inverse);
+        kernels::cpu_kernels().rotate_row(head, cos + row * d, sin + row * d, d, inverse);
       } else {
         turn_head(head, cos + row * d, sin + row * d, pairs, d, inverse ? -1.0f : 1.0f, head);
       }

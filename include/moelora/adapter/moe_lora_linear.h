@@ -11,9 +11,11 @@
 #include "moelora/adapter/config.h"
 #include "moelora/nn/linear_delta.h"
 
-namespace moelora {
+namespace moelora::nn::kernels {
+struct LowRankCall;  // nn/kernels/cpu/low_rank_rows.h
+}
 
-struct LowRankCall;  // adapter/low_rank_rows.h
+namespace moelora {
 
 class MoeLoraLinearImpl : public nn::LinearDelta {
  public:
@@ -55,7 +57,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   // segment with several tasks, or expert weights that get a gradient.
   std::vector<std::int64_t> expert_of_segment(const Omega& omega, const nn::RowContext& context) const;
   at::Tensor diagonal(const Omega& omega, std::int64_t segments) const;  // s · g, [n, r]
-  LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
+  nn::kernels::LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
   bool trains() const { return A.requires_grad() || B.requires_grad(); }  // else backward leaves A and B out

@@ -7,13 +7,13 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/fold_kernel.h"
 #include "adapter/formats/adapter_loading.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/log/log.h"
+#include "nn/kernels/cpu/fold.h"
 
 namespace moelora {
 
@@ -26,6 +26,7 @@ struct MergeState {
 
 namespace {
 
+using nn::kernels::FoldExtremes;
 using KeepBase = MergeOptions::KeepBase;
 using AdaptedLinear = AdapterImpl::AdaptedLinear;
 using Mixture = std::vector<std::pair<std::string, double>>;
@@ -124,8 +125,8 @@ FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, con
   const at::Tensor out = weight.detach();
   const at::Tensor A = update.A.to(weight.device());
   const at::Tensor B = update.B.to(weight.device());
-  if (folds_in_one_pass(out, source)) {
-    return fold_in_one_pass(out, source, B, A, measure);
+  if (nn::kernels::folds_in_one_pass(out, source)) {
+    return nn::kernels::fold_in_one_pass(out, source, B, A, measure);
   }
   // In blocks of rows, so that the wide temporaries stay small.
   const std::int64_t rows = out.size(0);
@@ -133,8 +134,8 @@ FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, con
   FoldExtremes extremes;
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t count = std::min(step, rows - first);
-    extremes.include(fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
-                                  B.narrow(0, first, count), A, measure));
+    extremes = larger_of(extremes, fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
+                                                B.narrow(0, first, count), A, measure));
   }
   return extremes;
 }

@@ -1,14 +1,14 @@
-#include "nn/attention_kernel.h"
+#include "nn/kernels/cpu/attention.h"
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "nn/gemm.h"
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/gemm.h"
 
-namespace moelora::nn {
+namespace moelora::nn::kernels {
 namespace {
 
 constexpr std::int64_t kChunkRows = 64;
@@ -17,6 +17,7 @@ void gather(HeadRows<const float*> from, std::int64_t head, const std::vector<st
             float scale, float* to) {
   for (const std::int64_t row : rows) {
     const float* source = from.at(row, head);
+#pragma omp simd
     for (std::int64_t c = 0; c < width; ++c) {
       to[c] = source[c] * scale;
     }
@@ -93,8 +94,8 @@ std::vector<QueryChunk> query_chunks(const Segments& segments, const std::int64_
   return chunks;
 }
 
-void attention_kernel(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, HeadRows<const float*> q,
-                      HeadRows<const float*> k, HeadRows<const float*> v, float* out, float* log_sum) {
+void attend_segments(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, HeadRows<const float*> q,
+                     HeadRows<const float*> k, HeadRows<const float*> v, float* out, float* log_sum) {
   const std::int64_t d = shape.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const HeadRows<float*> result{out, shape.heads * d, d};
@@ -111,7 +112,7 @@ void attention_kernel(const AttentionShape& shape, const std::vector<QueryChunk>
          0.0f, scores, chunk.keys);
     for (std::int64_t i = 0; i < count; ++i) {
       log_sum[chunk.outputs[i] * shape.heads + head] =
-          kernels::softmax_row(scores + i * chunk.keys, chunk.seen[i], chunk.keys);
+          cpu_kernels().softmax_row(scores + i * chunk.keys, chunk.seen[i], chunk.keys);
     }
     gemm(Op::none, Op::none, count, d, chunk.keys, 1.0f, scores, chunk.keys, v.at(chunk.first_key, kv_head),
          v.row_stride, 0.0f, output, d);
@@ -119,10 +120,10 @@ void attention_kernel(const AttentionShape& shape, const std::vector<QueryChunk>
   });
 }
 
-void attention_backward_kernel(const AttentionShape& shape, const std::vector<QueryChunk>& chunks,
-                               HeadRows<const float*> q, HeadRows<const float*> k, HeadRows<const float*> v,
-                               const float* dy, const float* out, const float* log_sum, HeadRows<float*> dq,
-                               HeadRows<float*> dk, HeadRows<float*> dv) {
+void attend_segments_backward(const AttentionShape& shape, const std::vector<QueryChunk>& chunks,
+                              HeadRows<const float*> q, HeadRows<const float*> k, HeadRows<const float*> v,
+                              const float* dy, const float* out, const float* log_sum, HeadRows<float*> dq,
+                              HeadRows<float*> dk, HeadRows<float*> dv) {
   const std::int64_t d = shape.head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(d));
   const HeadRows<const float*> dy_rows{dy, shape.heads * d, d};
@@ -145,9 +146,10 @@ void attention_backward_kernel(const AttentionShape& shape, const std::vector<Qu
          v.row_stride, 0.0f, dscores, chunk.keys);
     for (std::int64_t i = 0; i < count; ++i) {
       const std::int64_t output = chunk.outputs[i];
-      kernels::probability_row(p + i * chunk.keys, chunk.seen[i], chunk.keys, log_sum[output * shape.heads + head]);
-      const float dot = kernels::dot_row(gradients + i * d, out_rows.at(output, head), d);
-      kernels::softmax_backward_row(p + i * chunk.keys, dscores + i * chunk.keys, chunk.keys, dot);
+      cpu_kernels().probability_row(p + i * chunk.keys, chunk.seen[i], chunk.keys,
+                                    log_sum[output * shape.heads + head]);
+      const float dot = cpu_kernels().dot_row(gradients + i * d, out_rows.at(output, head), d);
+      cpu_kernels().softmax_backward_row(p + i * chunk.keys, dscores + i * chunk.keys, chunk.keys, dot);
     }
     gemm(Op::none, Op::none, count, d, chunk.keys, scale, dscores, chunk.keys, k.at(chunk.first_key, kv_head),
          k.row_stride, 0.0f, dqueries, d);
@@ -159,4 +161,4 @@ void attention_backward_kernel(const AttentionShape& shape, const std::vector<Qu
   });
 }
 
-}  // namespace moelora::nn
+}  // namespace moelora::nn::kernels

@@ -1,4 +1,4 @@
-#include "nn/gemm.h"
+#include "nn/kernels/cpu/gemm.h"
 
 #ifdef MOELORA_HAVE_SGEMM
 // Of the BLAS inside LibTorch: column-major, so that C = A B is computed as C^T = B^T A^T.
@@ -11,7 +11,7 @@ extern "C" void sgemm_(const char* op_a, const char* op_b, const int* m, const i
 #include <ATen/ops/from_blob.h>
 #endif
 
-namespace moelora::nn {
+namespace moelora::nn::kernels {
 
 void gemm(Op op_a, Op op_b, std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a,
           std::int64_t stride_a, const float* b, std::int64_t stride_b, float beta, float* c, std::int64_t stride_c) {
@@ -39,4 +39,4 @@ void gemm(Op op_a, Op op_b, std::int64_t m, std::int64_t n, std::int64_t k, floa
 #endif
 }
 
-}  // namespace moelora::nn
+}  // namespace moelora::nn::kernels

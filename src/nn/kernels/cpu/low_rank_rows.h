@@ -10,7 +10,7 @@
 #include "moelora/nn/row_source.h"
 #include "nn/dropout_mask.h"
 
-namespace moelora {
+namespace moelora::nn::kernels {
 
 struct LowRankCall {
   at::Tensor A;               ///< [r, d_in] fp32
@@ -18,7 +18,7 @@ struct LowRankCall {
   at::Tensor diagonal;        ///< [S, width()]: what an entry of u is multiplied with, by the row's segment
   at::Tensor segment_of_row;  ///< [rows] int64
   std::int64_t experts = 1;
-  nn::DropoutMask mask;
+  DropoutMask mask;
   /// [S]: the only expert of each segment, 0 … experts - 1. Empty: rows take all of A and B.
   std::vector<std::int64_t> expert_of_segment;
   bool trains = true;  ///< Whether A and B get gradients.
@@ -39,7 +39,7 @@ struct LowRankGradients {
 
 /// dy [rows, d_out] contiguous. dx [rows, d_in] is added to, and multiplied by the derivative of x where x is
 /// elementwise; undefined: not wanted. Expert sums are for calls without expert_of_segment.
-LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
+LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const RowSource& x,
                                    const at::Tensor& u, at::Tensor& dx, bool need_expert_sums);
 
-}  // namespace moelora
+}  // namespace moelora::nn::kernels

@@ -1,9 +1,9 @@
 #pragma once
-// Which tensors the row kernels read.
+// Which tensors the kernels read.
 
 #include <c10/core/ScalarType.h>
 
-#include "nn/kernels/row_kernels.h"
+#include "nn/kernels/cpu/stored.h"
 
 namespace moelora::nn::kernels {
 

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-namespace moelora::nn {
+namespace moelora::nn::kernels {
 
 enum class Op { none, transpose };
 
@@ -12,4 +12,4 @@ enum class Op { none, transpose };
 void gemm(Op op_a, Op op_b, std::int64_t m, std::int64_t n, std::int64_t k, float scale, const float* a,
           std::int64_t stride_a, const float* b, std::int64_t stride_b, float beta, float* c, std::int64_t stride_c);
 
-}  // namespace moelora::nn
+}  // namespace moelora::nn::kernels

@@ -7,15 +7,15 @@
 
 #include "moelora/nn/row_context.h"
 
-namespace moelora::nn {
+namespace moelora::nn::kernels {
 
 /// [rows, heads, head_dim] with a unit last stride.
-template <typename pointer>
+template <typename Pointer>
 struct HeadRows {
-  pointer data;
+  Pointer data;
   std::int64_t row_stride;
   std::int64_t head_stride;
-  pointer at(std::int64_t row, std::int64_t head) const { return data + row * row_stride + head * head_stride; }
+  Pointer at(std::int64_t row, std::int64_t head) const { return data + row * row_stride + head * head_stride; }
 };
 
 /// Queries of one segment that are computed together.
@@ -41,13 +41,13 @@ struct AttentionShape {
 };
 
 /// out [n, heads, head_dim] and log_sum [n, heads], contiguous.
-void attention_kernel(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, HeadRows<const float*> q,
-                      HeadRows<const float*> k, HeadRows<const float*> v, float* out, float* log_sum);
+void attend_segments(const AttentionShape& shape, const std::vector<QueryChunk>& chunks, HeadRows<const float*> q,
+                     HeadRows<const float*> k, HeadRows<const float*> v, float* out, float* log_sum);
 
 /// Adds to dk and dv, and sets dq of the queries' rows. dy and out [n, heads, head_dim] contiguous.
-void attention_backward_kernel(const AttentionShape& shape, const std::vector<QueryChunk>& chunks,
-                               HeadRows<const float*> q, HeadRows<const float*> k, HeadRows<const float*> v,
-                               const float* dy, const float* out, const float* log_sum, HeadRows<float*> dq,
-                               HeadRows<float*> dk, HeadRows<float*> dv);
+void attend_segments_backward(const AttentionShape& shape, const std::vector<QueryChunk>& chunks,
+                              HeadRows<const float*> q, HeadRows<const float*> k, HeadRows<const float*> v,
+                              const float* dy, const float* out, const float* log_sum, HeadRows<float*> dq,
+                              HeadRows<float*> dk, HeadRows<float*> dv);
 
-}  // namespace moelora::nn
+}  // namespace moelora::nn::kernels

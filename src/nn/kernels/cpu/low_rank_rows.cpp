@@ -1,4 +1,4 @@
-#include "adapter/low_rank_rows.h"
+#include "nn/kernels/cpu/low_rank_rows.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -8,14 +8,11 @@
 #include <vector>
 
 #include "moelora/io/error.h"
-#include "nn/gemm.h"
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/gemm.h"
 
-namespace moelora {
+namespace moelora::nn::kernels {
 namespace {
-
-using nn::gemm;
-using nn::Op;
 
 // Rows of a block: 1 MiB of the wider side, half of a usual L2 cache.
 std::int64_t block_rows(std::int64_t d_in, std::int64_t d_out) {
@@ -68,11 +65,23 @@ void weigh_rows(const LowRankCall& call, const float* from, std::int64_t begin, 
   }
 }
 
-void drop_rows(const nn::DropoutMask& mask, const float* from, std::int64_t begin, std::int64_t count,
-               std::int64_t width, float* to) {
+void drop_rows(const DropoutMask& mask, const float* from, std::int64_t begin, std::int64_t count, std::int64_t width,
+               float* to) {
   for (std::int64_t row = 0; row < count; ++row) {
-    nn::kernels::drop_row(from + row * width, to + row * width, 0, width, mask.keys[begin + row], mask.threshold,
-                          mask.scale);
+    cpu_kernels().drop_row(from + row * width, to + row * width, 0, width, mask.keys[begin + row], mask.threshold,
+                           mask.scale);
+  }
+}
+
+// out[e] = Σ a · b over the e-th of `groups` equal parts of the row.
+void grouped_dot_row(const float* a, const float* b, std::int64_t width, std::int64_t groups, float* out) {
+  const std::int64_t share = width / groups;
+  for (std::int64_t e = 0; e < groups; ++e) {
+    float sum = 0.0f;
+    for (std::int64_t i = e * share; i < (e + 1) * share; ++i) {
+      sum += a[i] * b[i];
+    }
+    out[e] = sum;
   }
 }
 
@@ -123,7 +132,7 @@ namespace {
 /// The part of the backward that one thread computes, block by block.
 class BackwardBlocks {
  public:
-  BackwardBlocks(const LowRankCall& call, const Sizes& size, const nn::RowSource& x, const at::Tensor& dy,
+  BackwardBlocks(const LowRankCall& call, const Sizes& size, const RowSource& x, const at::Tensor& dy,
                  const at::Tensor& u, const at::Tensor& dx, const at::Tensor& expert_sums)
       : dA(call.trains ? at::zeros({size.rank, size.d_in}, dy.options()) : at::Tensor()),
         dB(call.trains ? at::zeros({size.d_out, size.rank}, dy.options()) : at::Tensor()),
@@ -163,8 +172,8 @@ class BackwardBlocks {
            dB.mutable_data_ptr<float>() + slice, size_.rank);
     }
     for (std::int64_t row = 0; sums_ != nullptr && row < count; ++row) {
-      nn::kernels::grouped_dot_row(dv_.data() + row * width, u_rows + row * width, width, call_.experts,
-                                   sums_ + (begin + row) * call_.experts);
+      grouped_dot_row(dv_.data() + row * width, u_rows + row * width, width, call_.experts,
+                      sums_ + (begin + row) * call_.experts);
     }
     if (call_.trains || !derivative_.empty() || !kept_.empty()) {
       make_rows(begin, count);
@@ -201,8 +210,8 @@ class BackwardBlocks {
     }
     for (std::int64_t row = 0; row < count; ++row) {
       float* values = rows_.data() + row * size_.d_in;
-      nn::kernels::drop_row_and_note(values, values, size_.d_in, call_.mask.keys[begin + row], call_.mask.threshold,
-                                     call_.mask.scale, kept_.data() + row * size_.d_in);
+      cpu_kernels().drop_row_and_note(values, values, size_.d_in, call_.mask.keys[begin + row], call_.mask.threshold,
+                                      call_.mask.scale, kept_.data() + row * size_.d_in);
     }
   }
 
@@ -212,15 +221,15 @@ class BackwardBlocks {
          call_.A.const_data_ptr<float>() + slice * width, width, 0.0f, update_.data(), width);
     for (std::int64_t row = 0; row < count; ++row) {
       const auto at = row * width;
-      nn::kernels::finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
-                                       call_.mask.scale, derivative_.empty() ? nullptr : derivative_.data() + at,
-                                       dx_ + begin * width + at, width);
+      cpu_kernels().finish_gradient_row(update_.data() + at, kept_.empty() ? nullptr : kept_.data() + at,
+                                        call_.mask.scale, derivative_.empty() ? nullptr : derivative_.data() + at,
+                                        dx_ + begin * width + at, width);
     }
   }
 
   const LowRankCall& call_;
   const Sizes& size_;
-  const nn::RowSource& x_;
+  const RowSource& x_;
   const float* dy_;
   const float* u_;
   float* dx_;
@@ -231,7 +240,7 @@ class BackwardBlocks {
 
 }  // namespace
 
-LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const nn::RowSource& x,
+LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy, const RowSource& x,
                                    const at::Tensor& u, at::Tensor& dx, bool need_expert_sums) {
   const Sizes size(call);
   MOELORA_CHECK(u.size(1) == size.width && !(need_expert_sums && size.width != size.rank),
@@ -261,4 +270,4 @@ LowRankGradients low_rank_backward(const LowRankCall& call, const at::Tensor& dy
   return result;
 }
 
-}  // namespace moelora
+}  // namespace moelora::nn::kernels
