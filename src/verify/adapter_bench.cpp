@@ -18,7 +18,7 @@ AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& 
   bench.tokens = loaded.config->special_tokens();
   VerifyReport unused;
   const GoldenFile golden(base / "golden.safetensors", unused);
-  bench.batches = labelled_batches(golden, bench.tokens);
+  bench.batches = labelled_batches(golden, bench.tokens, *bench.model);
   MOELORA_CHECK(!bench.batches.empty(), base.string(),
                 ": golden.safetensors lacks batches with labels (NAME.input_ids ",
                 "and NAME.labels), which an adapter's goldens share");

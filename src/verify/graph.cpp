@@ -32,7 +32,8 @@ at::Tensor golden_mask(const GoldenBatch& batch) {
 }
 
 at::Tensor golden_positions(const GoldenBatch& batch, const model::CausalLM& model) {
-  at::Tensor positions = at::zeros({batch.segments.count(), 2, batch.columns}, at::kLong);
+  const auto axes = model.positions(batch.segments).size(0);
+  at::Tensor positions = at::zeros({batch.segments.count(), axes, batch.columns}, at::kLong);
   for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
     // To the end of the row: right padding continues the count, left padding has none behind.
     const auto length = batch.columns - batch.begin[i];
@@ -155,12 +156,12 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
     model::CausalLM& model = *loaded.model;
     const model::SpecialTokens tokens = loaded.config->special_tokens();
     GoldenFile golden(folder / "golden.safetensors", report);
-    const std::map<std::string, GoldenBatch> batches = labelled_batches(golden, tokens);
+    const std::map<std::string, GoldenBatch> batches = labelled_batches(golden, tokens, model);
     for (const auto& [side, batch] : batches) {
       verify_padded(side, golden, model, batch, tokens.pad, tolerance);
     }
     if (golden.contains("prompt.input_ids")) {
-      const GoldenBatch batch = read_batch(golden.peek("prompt.input_ids"), {}, tokens);
+      const GoldenBatch batch = read_batch(golden.peek("prompt.input_ids"), {}, tokens, model);
       golden.compare_equal("prompt.input_ids", golden_ids(batch, tokens.pad));
       golden.compare_equal("prompt.position_ids", golden_positions(batch, model));
       golden.compare_equal("prompt.attention_mask", golden_mask(batch));

@@ -76,11 +76,9 @@ class ToyLM : public model::CausalLM {
     return at::zeros({1, segments.rows()}, at::kLong);  // places mean nothing to it
   }
   at::Tensor position_at(std::int64_t, std::int64_t) const override { return at::zeros({1, 1}, at::kLong); }
-  std::int64_t vocab_size() const override { return ToyConfig::kVocabulary; }
-  std::int64_t hidden_size() const override { return config_.width; }
-  std::int64_t num_layers() const override { return config_.layers; }
-  std::int64_t num_heads() const override { return 1; }
-  std::int64_t max_sequence_length() const override { return 64; }
+  model::ModelShape shape() const override {
+    return {config_.layers, 1, 1, config_.width, config_.width, ToyConfig::kVocabulary, 64};
+  }
 
   nn::Embedding embed{nullptr};
   torch::nn::ModuleList blocks{nullptr};
