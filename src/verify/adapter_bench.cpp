@@ -55,8 +55,12 @@ void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench
       continue;
     }
     const GraphRun result = run.run(batch);
-    golden.compare_rows(side + ".logits" + suffix, batch.pad(result.logits), batch.real, tolerance);
-    golden.compare(side + ".loss" + suffix, result.loss.to(at::kFloat).view({1}), tolerance);
+    if (golden.contains(side + ".logits" + suffix)) {
+      golden.compare_rows(side + ".logits" + suffix, batch.pad(result.logits), batch.real, tolerance);
+    }
+    if (golden.contains(side + ".loss" + suffix)) {
+      golden.compare(side + ".loss" + suffix, result.loss.to(at::kFloat).view({1}), tolerance);
+    }
   }
 }
 

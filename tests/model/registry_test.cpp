@@ -121,7 +121,7 @@ TEST_F(ToyFolder, WithoutTokenizerHasItsWeightsAndConfiguration) {
   LoadOptions options;
   options.tokenizer = false;
   EXPECT_EQ(load(path(), options).tokenizer, nullptr);
-  EXPECT_EQ(read_config(path()).config->summary().front().second, "Toy");
+  EXPECT_EQ(read_config_of(path()).config->summary().front().second, "Toy");
   EXPECT_EQ(stored_dtype(path()), at::kHalf);
   EXPECT_EQ(load_tokenizer(path())->fingerprint(), "bytes");
 }

@@ -45,9 +45,9 @@ class ModelConfig {
   virtual std::vector<std::pair<std::string, std::string>> summary() const = 0;
 };
 
-/// How texts speak of a family.
+/// How texts speak of a family: "NAME, EDITION", "NAME's (EDITION: CONFIG_KEYS)".
 struct FamilyTitle {
-  std::string name;         ///< "ChatGLM-6B"
+  std::string name;         ///< As its publisher calls it.
   std::string edition;      ///< What tells it from others of that name: "the first generation"; may be empty.
   std::string config_keys;  ///< Keys by which a person knows its config.json.
 };
