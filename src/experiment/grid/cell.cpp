@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/experiment/inputs.h"
@@ -70,14 +70,10 @@ ordered_json run(Workbench& bench, const Method& method, bool& stopped) {
 }
 
 void apply_sweep(const Cell& cell, MoeLoraConfig& adapter) {
-  if (cell.parameter == "num_experts") {
-    adapter.num_experts = cell.value;
-  } else if (cell.parameter == "rank") {
-    // alpha / rank stays: a larger rank is no larger step.
-    adapter.alpha *= static_cast<double>(cell.value) / static_cast<double>(adapter.rank);
-    adapter.rank = cell.value;
-  } else {
-    adapter.top_k = cell.value;
+  for (const SweptNumber& number : find_method(cell.method).swept()) {
+    if (number.parameter == cell.parameter) {
+      number.set(adapter, cell.value);
+    }
   }
   adapter.validate();
 }
@@ -161,9 +157,9 @@ ordered_json check_inputs(const ExperimentConfig& config) {
       throw Error(cell.id + ": " + error.what());
     }
   }
-  const bool needs_validation = config.tuning.learning_rates.size() > 1 || config.has("task-arithmetic") ||
-                                config.has("ties") || config.has("dare") || config.has("lorahub") ||
-                                config.has("lorahub-update");
+  const bool needs_validation = config.tuning.learning_rates.size() > 1 ||
+                                std::any_of(config.methods.begin(), config.methods.end(),
+                                            [](const std::string& key) { return find_method(key).needs_validation(); });
   MOELORA_CHECK(!needs_validation || !records.validation.empty(),
                 "learning rates, λ and LoRAHub's weights are chosen on a validation part, but there is none; set "
                 "data.validation_size or ",

@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/experiment/inputs.h"
 #include "moelora/train/run_data.h"
@@ -86,12 +86,16 @@ class Collector {
     return row;
   }
 
-  /// `common`: the value that the row itself has; it comes from the row's run with the sweep's seed.
-  void add_sweep(const char* parameter, const std::vector<std::int64_t>& values, std::int64_t common,
-                 const char* method, Results& results) const {
-    if (values.empty()) {
+  /// The value that the row itself has comes from the row's run with the sweep's seed.
+  void add_sweep(const SweptNumber& number, const Method& swept, std::int64_t tasks, Results& results) const {
+    const auto found = config_.sweeps.find(number.parameter);
+    if (found == config_.sweeps.end() || found->second.empty()) {
       return;
     }
+    const std::vector<std::int64_t>& values = found->second;
+    const std::string& parameter = number.parameter;
+    const std::string& method = swept.key();
+    const std::int64_t common = number.value(config_of(config_, swept, tasks, /*seed=*/0, /*rate=*/0.0).adapter);
     const std::uint64_t first = config_.seeds_for(method).front();
     const std::string of_row = run_id(method, first);
     if (std::find(values.begin(), values.end(), common) == values.end() && has(of_row)) {
@@ -108,8 +112,7 @@ class Collector {
       point.value = value;
       point.title = find_method(method).title();
       const std::uint64_t seed = config_.seeds_for(method).front();
-      const std::string id =
-          "sweep/" + std::string(parameter) + "-" + std::to_string(value) + "/seed-" + std::to_string(seed);
+      const std::string id = "sweep/" + parameter + "-" + std::to_string(value) + "/seed-" + std::to_string(seed);
       if (has(id)) {
         point.runs.push_back(run(id, seed));
         point.trained_parameters = result(id).value("trained_parameters", std::int64_t{0});
@@ -118,7 +121,7 @@ class Collector {
     }
   }
 
-  void add_expert_weights(const char* method, Results& results) const {
+  void add_expert_weights(const std::string& method, Results& results) const {
     if (!config_.has(method)) {
       return;
     }
@@ -153,7 +156,7 @@ class Collector {
   }
 
   void add_new_task(const std::string& task, Results& results) const {
-    const std::uint64_t seed = config_.seeds_for("moelora-d").front();
+    const std::uint64_t seed = config_.seeds_for(method_with(Role::baseline).key()).front();
     const std::string id = "new-task/" + task + "/seed-" + std::to_string(seed);
     NewTask entry{task, config_.new_tasks.examples, {}, {}};
     if (has(id)) {
@@ -183,13 +186,13 @@ void add_notes(const ExperimentConfig& config, Results& results) {
       results.notes.emplace_back(text);
     }
   };
-  note(config.has("lora-single"),
-       "LoRA (Single) is one training run for each task, each with the task's share of the steps and with its own best "
-       "step; the learning rate is common to all tasks.");
-  note(config.has("task-arithmetic") || config.has("ties") || config.has("dare") || config.has("lorahub"),
-       "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
-       "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.");
-  note(!config.sweeps.num_experts.empty() || !config.sweeps.rank.empty() || !config.sweeps.top_k.empty(),
+  for (const MethodPtr& method : methods()) {
+    const std::string remark = config.has(method->key()) ? method->remark() : "";
+    if (std::find(results.notes.begin(), results.notes.end(), remark) == results.notes.end()) {
+      note(!remark.empty(), remark.c_str());
+    }
+  }
+  note(std::any_of(config.sweeps.begin(), config.sweeps.end(), [](const auto& sweep) { return !sweep.second.empty(); }),
        "Sweeps have one seed and the learning rate of their row; alpha / rank stays the same when the rank changes.");
   note(
       !config.new_tasks.tasks.empty(),
@@ -205,6 +208,10 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
   const TaskNames tasks(data::task_names_of(records.train));
   Results results;
   results.title = config.title;
+  results.base = method_with(Role::base).key();
+  results.baseline = method_with(Role::baseline).key();
+  results.single = method_with(Role::single).key();
+  results.equal_to = method_with(Role::yardstick).key();
   results.references = evaluation_records(config, tasks);
   check_inputs_of_finished(plan_cells(config), output, input_hashes(config, records, results.references));
   results.scorer = eval::scorer_from(config.scorer);
@@ -219,11 +226,13 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
       }
     }
   }
-  collector.add_sweep("num_experts", config.sweeps.num_experts, config.adapter.num_experts, "moelora-d", results);
-  collector.add_sweep("rank", config.sweeps.rank, config.adapter.rank, "moelora-d", results);
-  collector.add_sweep("top_k", config.sweeps.top_k, config.sparse_top_k, "moelora-s", results);
-  for (const char* method : {"moelora-d", "moelora-s", "moelora-m"}) {
-    collector.add_expert_weights(method, results);
+  for (const MethodPtr& method : methods()) {
+    for (const SweptNumber& number : method->swept()) {
+      collector.add_sweep(number, *method, tasks.size(), results);
+    }
+    if (method->shows_expert_weights()) {
+      collector.add_expert_weights(method->key(), results);
+    }
   }
   for (const std::string& task : config.new_tasks.tasks) {
     collector.add_new_task(task, results);

@@ -1,4 +1,4 @@
-#include "experiment/grid_progress.h"
+#include "experiment/grid/grid_progress.h"
 
 #include <sys/ioctl.h>
 #include <unistd.h>

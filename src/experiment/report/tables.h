@@ -3,8 +3,8 @@
 
 #include <utility>
 
-#include "experiment/analysis.h"
-#include "experiment/table.h"
+#include "experiment/report/analysis.h"
+#include "experiment/report/table.h"
 
 namespace moelora::experiment {
 

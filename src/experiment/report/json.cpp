@@ -1,4 +1,4 @@
-#include "experiment/json.h"
+#include "experiment/report/json.h"
 
 #include <cmath>
 #include <nlohmann/json.hpp>

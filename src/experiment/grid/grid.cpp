@@ -13,10 +13,6 @@
 namespace moelora::experiment {
 namespace {
 
-constexpr const char* kDense = "moelora-d";
-constexpr const char* kSparse = "moelora-s";
-constexpr const char* kSingle = "lora-single";
-
 std::string rate_text(double value) {
   char text[32];
   std::snprintf(text, sizeof text, "%g", value);
@@ -33,9 +29,13 @@ std::vector<std::string> tune_ids(const ExperimentConfig& config, const std::str
   return ids;
 }
 
-void add_sweep(const ExperimentConfig& config, const std::string& parameter, const std::vector<std::int64_t>& values,
-               const std::string& method, std::vector<Cell>& cells) {
-  for (const std::int64_t value : values) {
+void add_sweep(const ExperimentConfig& config, const std::string& parameter, const std::string& method,
+               std::vector<Cell>& cells) {
+  const auto values = config.sweeps.find(parameter);
+  if (values == config.sweeps.end()) {
+    return;
+  }
+  for (const std::int64_t value : values->second) {
     Cell cell;
     cell.kind = Cell::Kind::sweep;
     cell.method = method;
@@ -52,11 +52,12 @@ void add_sweep(const ExperimentConfig& config, const std::string& parameter, con
 
 std::vector<Cell> plan_cells(const ExperimentConfig& config) {
   std::vector<Cell> cells;
-  const auto ordered = [&] {  // rows that others are made of come first
+  const auto ordered = [&] {  // rows that other cells are made of come first
     std::vector<std::string> rows;
     for (const bool needed : {true, false}) {
       for (const std::string& key : config.methods) {
-        if ((key == kSingle || key == kDense) == needed) {
+        const Role role = find_method(key).role();
+        if ((role == Role::single || role == Role::baseline) == needed) {
           rows.push_back(key);
         }
       }
@@ -95,23 +96,26 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
       cells.push_back(cell);
     }
   }
-  add_sweep(config, "num_experts", config.sweeps.num_experts, kDense, cells);
-  add_sweep(config, "rank", config.sweeps.rank, kDense, cells);
-  add_sweep(config, "top_k", config.sweeps.top_k, kSparse, cells);
+  for (const MethodPtr& method : methods()) {
+    for (const SweptNumber& number : method->swept()) {
+      add_sweep(config, number.parameter, method->key(), cells);
+    }
+  }
+  const std::string& baseline = method_with(Role::baseline).key();
   for (const std::string& task : config.new_tasks.tasks) {
     Cell cell;
     cell.kind = Cell::Kind::new_task;
-    cell.method = kDense;
+    cell.method = baseline;
     cell.task = task;
-    cell.seed = config.seeds_for(kDense).front();
+    cell.seed = config.seeds_for(baseline).front();
     cell.id = "new-task/" + io::file_name_for(task) + "/seed-" + std::to_string(cell.seed);
-    cell.needs = tune_ids(config, kDense);
-    cell.needs.push_back(needed_run(config, kSingle, cell.seed));
+    cell.needs = tune_ids(config, baseline);
+    cell.needs.push_back(needed_run(config, method_with(Role::single).key(), cell.seed));
     cell.work = 1.6;
     cells.push_back(cell);
   }
   for (const std::string& key : ordered) {
-    if (!config.costs || key.starts_with("in-context")) {  // nothing is trained, and a token costs what the base's does
+    if (!config.costs || !find_method(key).has_cost()) {
       continue;
     }
     Cell cell;

@@ -1,4 +1,4 @@
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
 
 #include <algorithm>
 #include <chrono>

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <set>
 
-#include "experiment/tables.h"
+#include "experiment/report/tables.h"
 
 namespace moelora::experiment {
 namespace {

@@ -1,10 +1,10 @@
-#include "experiment/figures.h"
+#include "experiment/report/figures.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "eval/page.h"
-#include "experiment/table.h"
+#include "experiment/report/table.h"
 
 namespace moelora::experiment {
 namespace {

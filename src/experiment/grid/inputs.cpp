@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/sha256.h"

@@ -5,10 +5,10 @@
 #include "eval/page.h"
 #include "eval/python_text.h"
 #include "eval/text_table.h"
-#include "experiment/analysis.h"
-#include "experiment/figures.h"
-#include "experiment/json.h"
-#include "experiment/tables.h"
+#include "experiment/report/analysis.h"
+#include "experiment/report/figures.h"
+#include "experiment/report/json.h"
+#include "experiment/report/tables.h"
 #include "moelora/io/atomic_file.h"
 
 namespace moelora::experiment {

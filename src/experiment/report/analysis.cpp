@@ -1,4 +1,4 @@
-#include "experiment/analysis.h"
+#include "experiment/report/analysis.h"
 
 #include <algorithm>
 #include <cmath>

@@ -8,11 +8,13 @@
 #include <limits>
 #include <optional>
 
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
+#include "experiment/methods/lorahub_settings.h"
 #include "experiment/methods/single_loras.h"
 #include "moelora/adapter/lorahub.h"
 #include "moelora/data/split.h"
 #include "moelora/io/error.h"
+#include "moelora/log/log.h"
 #include "moelora/train/diverged.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
@@ -53,8 +55,12 @@ class NewTaskCell {
             embedding);
     eject(embedding);
     eject(*mixture);
-    add_lorahub(result);
-    const MoeLoraConfig plain = config_of(bench_.experiment, find_method("lora-full"), 1, seed_, 0.0).adapter;
+    if (const std::string missing = lorahub_missing(); missing.empty()) {
+      add_lorahub(result);
+    } else {
+      log::warning(task_ + " is not learned by LoRAHub: " + missing);
+    }
+    const MoeLoraConfig plain = config_of(bench_.experiment, method_with(Role::yardstick), 1, seed_, 0.0).adapter;
     Adapter fresh = fit("fresh-lora", false, [&] { return inject(*bench_.base.model, plain, TaskNames({task_})); });
     add_way(result, "LoRA of its own, from scratch", "fresh-lora", parameters_of(*fresh), fresh);
     result["details"] = details_;
@@ -174,7 +180,7 @@ class NewTaskCell {
       }
     };
     LoraHubOptions options;
-    options.evaluations = bench_.experiment.lorahub.evaluations;
+    options.evaluations = bench_.experiment.own.of<LoraHubSettings>().evaluations;
     options.seed = seed_;
     const auto found = search_weights(
         static_cast<std::int64_t>(others.of_task.size()),

@@ -15,7 +15,7 @@
 #include <set>
 #include <thread>
 
-#include "experiment/grid_progress.h"
+#include "experiment/grid/grid_progress.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "experiment/analysis.h"
+#include "experiment/report/analysis.h"
 
 namespace moelora::experiment {
 

@@ -8,7 +8,7 @@
 #include <functional>
 
 #include "data/random.h"
-#include "experiment/bench.h"
+#include "experiment/grid/bench.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/data/task_prompts.h"
@@ -23,7 +23,6 @@ namespace {
 
 using nlohmann::ordered_json;
 
-constexpr const char* kReference = "lora-full";
 constexpr std::int64_t kTokens = 32;  // generated for a latency
 constexpr std::int64_t kLatencyRounds = 7;
 
@@ -164,7 +163,7 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
     adapter = load_adapter(*bench.base.model, trained, bench.base.fingerprint, bench.base.tokenizer->fingerprint());
     adapter->disable();
   }
-  if (method.is_trained() && cell.method != kReference) {
+  if (method.is_trained() && method.role() != Role::yardstick) {
     bench.status("timing steps", 0, config.cost_rounds);
     std::vector<data::Record> drawn;
     train::StepSamples samples;
@@ -189,7 +188,8 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
       samples.draws.push_back(static_cast<std::int64_t>(samples.examples.size()));
       samples.examples.push_back(&example);
     }
-    const MoeLoraConfig plain = config_of(config, find_method(kReference), bench.tasks.size(), cell.seed, 0.0).adapter;
+    const MoeLoraConfig plain =
+        config_of(config, method_with(Role::yardstick), bench.tasks.size(), cell.seed, 0.0).adapter;
     Adapter reference = inject(*bench.base.model, plain, bench.tasks, "reference");
     reference->disable();
     Base own;  // full fine-tuning trains a model of its own

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "experiment/tables.h"
+#include "experiment/report/tables.h"
 
 namespace moelora::experiment {
 namespace {
