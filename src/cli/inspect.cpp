@@ -13,6 +13,7 @@
 #include "cli/verbs.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/adapter/parameter_count.h"
 #include "moelora/data/split.h"
 #include "moelora/experiment/grid.h"
 #include "moelora/experiment/method.h"
@@ -40,39 +41,9 @@ void print_adapter_config(const MoeLoraConfig& config) {
   }
 }
 
-struct ParameterCount {
-  std::int64_t linears = 0;
-  std::int64_t matrices = 0;  ///< A and B of all linears
-  std::int64_t gates = 0;
-  std::int64_t prefix = 0;
-  std::int64_t saved = 0;  ///< of modules_to_save, which travel whole
-};
-
-ParameterCount count_parameters(const AdapterImpl& adapter) {
-  ParameterCount count;
-  count.linears = static_cast<std::int64_t>(adapter.linears().size());
-  for (const auto& linear : adapter.linears()) {
-    count.matrices += linear.delta->A.numel() + linear.delta->B.numel();
-  }
-  for (const TaskGate& gate : adapter.gates()) {
-    count.gates += gate->task_embedding.numel() + gate->weight.numel();
-  }
-  if (adapter.prefix_encoder()) {
-    for (const at::Tensor& parameter : adapter.prefix_encoder()->parameters()) {
-      count.prefix += parameter.numel();
-    }
-  }
-  if (adapter.saved_modules()) {
-    for (const at::Tensor& parameter : adapter.saved_modules()->parameters()) {
-      count.saved += parameter.numel();
-    }
-  }
-  return count;
-}
-
 void print_count(const ParameterCount& count) {
   line("adapted linears", with_commas(count.linears));
-  line("adapter parameters", with_commas(count.matrices));
+  line("adapter parameters", with_commas(count.updates));
   line("gate parameters", with_commas(count.gates));
   if (count.prefix > 0) {
     line("prefix parameters", with_commas(count.prefix));
@@ -108,7 +79,7 @@ void print_prediction(const model::ChatGlmConfig& config, const MoeLoraConfig& a
   print_adapter_config(adapter_config);
   print_count(count);
   char share[64];
-  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.matrices + count.prefix) / base,
+  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.updates + count.prefix) / base,
                 with_commas(base).c_str());
   line("adapter share", share);
 }
@@ -223,8 +194,8 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
   }
   if (config.mode == train::Mode::new_task) {
     const MoeLoraConfig adapter = read_adapter_info(config.adapter_from).config;
-    line("trained parameters", with_commas(adapter.task_embedding_dim) + " (the new task's embedding" +
-                                   (adapter.per_linear ? ", for each adapted linear)" : ")"));
+    line("trained parameters", with_commas(adapter.gate.task_embedding_dim) + " (the new task's embedding" +
+                                   (adapter.gate.per_linear ? ", for each adapted linear)" : ")"));
     print_adapter_config(adapter);
     return;
   }

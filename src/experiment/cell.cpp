@@ -79,7 +79,7 @@ void apply_sweep(const Cell& cell, MoeLoraConfig& adapter) {
     adapter.alpha *= static_cast<double>(cell.value) / static_cast<double>(adapter.rank);
     adapter.rank = cell.value;
   } else {
-    adapter.top_k = cell.value;
+    adapter.gate.top_k = cell.value;
   }
   adapter.validate();
 }

@@ -27,7 +27,7 @@ struct Variant {
   bool recompute;
   at::ScalarType dtype;
   std::vector<std::string> targets;
-  PrefixConfig prefix = {};
+  std::optional<PrefixConfig> prefix = {};
 };
 
 const std::vector<std::string> kAll{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
@@ -43,14 +43,14 @@ class BlockByHand : public ::testing::TestWithParam<Variant> {
     MoeLoraConfig config;
     config.rank = 8;
     config.num_experts = GetParam().experts;
-    config.per_linear = GetParam().per_linear;
+    config.gate.per_linear = GetParam().per_linear;
     config.dropout = GetParam().dropout;
     config.targets = GetParam().targets;
     config.prefix = GetParam().prefix;
     adapter_ = inject(*model_, config, TaskNames({"a", "b", "c"}));
     for (const auto& linear : adapter_->linears()) {
-      const_cast<at::Tensor&>(linear.delta->A).normal_(0.0, 0.3);
-      const_cast<at::Tensor&>(linear.delta->B).normal_(0.0, 0.3);
+      linear.delta->tensor("A").normal_(0.0, 0.3);
+      linear.delta->tensor("B").normal_(0.0, 0.3);
     }
   }
 

@@ -11,11 +11,11 @@ std::vector<MethodPtr> moelora_methods() {
                                           [](const ExperimentConfig&, std::int64_t, Config&) {}),
           std::make_shared<TrainedMethod>("moelora-s", "MOELoRA (S)", "the gate keeps the top_k experts",
                                           [](const ExperimentConfig& experiment, std::int64_t, Config& config) {
-                                            config.adapter.top_k = experiment.sparse_top_k;
+                                            config.adapter.gate.top_k = experiment.sparse_top_k;
                                           }),
           std::make_shared<TrainedMethod>(
               "moelora-m", "MOELoRA (M)", "a task embedding and gate for each linear",
-              [](const ExperimentConfig&, std::int64_t, Config& config) { config.adapter.per_linear = true; }),
+              [](const ExperimentConfig&, std::int64_t, Config& config) { config.adapter.gate.per_linear = true; }),
           std::make_shared<TrainedMethod>(
               "moelora-no-gate", "w/o gate", "all experts weigh 1/N for every task",
               [](const ExperimentConfig&, std::int64_t, Config& config) { config.adapter.routing = Routing::uniform; }),

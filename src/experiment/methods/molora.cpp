@@ -9,7 +9,7 @@ std::vector<MethodPtr> molora_methods() {
       "molora", "MoLoRA", "a token router for each linear over its own input, with a balancing loss",
       [](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
         config.adapter.routing = Routing::token;
-        config.adapter.balance_loss = experiment.balance_loss;
+        config.adapter.router.balance_loss = experiment.balance_loss;
       },
       "routed by token: no single matrix holds the update")};
 }

@@ -13,9 +13,7 @@ MethodPtr prefix_row(std::string key, std::string title, std::string note, bool 
         adapter.num_experts = 1;
         adapter.targets.clear();
         adapter.seed = config.adapter.seed;
-        adapter.prefix.length = experiment.prefix_length;
-        adapter.prefix.projection = projection;
-        adapter.prefix.dropout = config.adapter.dropout;
+        adapter.prefix = PrefixConfig{experiment.prefix_length, projection, config.adapter.dropout};
         config.adapter = adapter;
       },
       "extra keys and values, no change of weights");

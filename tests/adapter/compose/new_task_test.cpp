@@ -15,7 +15,7 @@ MoeLoraConfig small_config() {
   MoeLoraConfig config;
   config.rank = 8;
   config.num_experts = 4;
-  config.task_embedding_dim = 6;
+  config.gate.task_embedding_dim = 6;
   config.targets = {"query_key_value", "dense"};
   return config;
 }
@@ -67,9 +67,9 @@ TEST(NewTask, LeavesAllOtherTensorsAsTheyAre) {
 
 TEST(NewTask, GetsARowInEachGateBehindReservedOnes) {
   MoeLoraConfig config = small_config();
-  config.per_linear = true;
-  config.reserved_rows = 1;
-  config.top_k = 2;
+  config.gate.per_linear = true;
+  config.gate.reserved_rows = 1;
+  config.gate.top_k = 2;
   const auto base = testing::tiny_base(2, 16);
   const Adapter old = ejected_adapter(*base, config);
   const Adapter more = with_new_task(*base, *old, "d", "more");
