@@ -120,6 +120,9 @@ void print_expert_weights(const AdapterImpl& adapter) {
   }
   at::NoGradGuard no_grad;
   const at::Tensor weights = adapter.expert_weights(single_tasks(all));  // [gates, K, N]
+  if (!weights.defined()) {
+    return;  // a matter of each token
+  }
   const bool several = weights.size(0) > 1;
   std::printf("expert weights%s\n", several ? " (mean over the linears' gates)" : "");
   const at::Tensor mean = weights.mean(0).contiguous();

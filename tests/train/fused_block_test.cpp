@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <optional>
+
 #include "moelora/adapter/adapter.h"
 #include "moelora/model/chatglm/chatglm.h"
 #include "support/tiny_chatglm.h"
@@ -124,21 +126,21 @@ TEST_P(BlockByHand, IsTheSameWithoutRecordingGradients) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, BlockByHand,
-    ::testing::Values(Variant{"Dense", 4, false, 0.0, false, false, at::kFloat, kAll},
-                      Variant{"Dropout", 4, false, 0.3, false, false, at::kFloat, kAll},
-                      Variant{"SomeRows", 4, false, 0.3, true, false, at::kFloat, kAll},
-                      Variant{"Recomputed", 4, false, 0.3, true, true, at::kFloat, kAll},
-                      Variant{"PerLinearGates", 2, true, 0.3, true, false, at::kFloat, kAll},
-                      Variant{"OneExpert", 1, false, 0.3, false, false, at::kFloat, kAll},
-                      Variant{
-                          "SomeLinears", 4, false, 0.3, true, false, at::kFloat, {"query_key_value", "dense_4h_to_h"}},
-                      Variant{"Bfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll},
-                      Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll},
-                      Variant{"Prefix", 4, false, 0.3, false, false, at::kFloat, kAll, {5}},
-                      Variant{"PrefixSomeRows", 4, false, 0.3, true, true, at::kFloat, kAll, {5, true, 0.3}},
-                      Variant{"PrefixOneExpert", 1, false, 0.0, true, false, at::kFloat, {"dense"}, {5, false, 0.3}},
-                      Variant{"PrefixAlone", 4, false, 0.3, true, true, at::kFloat, {}, {5, false, 0.3}},
-                      Variant{"PrefixBfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll, {5}}),
+    ::testing::Values(
+        Variant{"Dense", 4, false, 0.0, false, false, at::kFloat, kAll},
+        Variant{"Dropout", 4, false, 0.3, false, false, at::kFloat, kAll},
+        Variant{"SomeRows", 4, false, 0.3, true, false, at::kFloat, kAll},
+        Variant{"Recomputed", 4, false, 0.3, true, true, at::kFloat, kAll},
+        Variant{"PerLinearGates", 2, true, 0.3, true, false, at::kFloat, kAll},
+        Variant{"OneExpert", 1, false, 0.3, false, false, at::kFloat, kAll},
+        Variant{"SomeLinears", 4, false, 0.3, true, false, at::kFloat, {"query_key_value", "dense_4h_to_h"}},
+        Variant{"Bfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll},
+        Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll},
+        Variant{"Prefix", 4, false, 0.3, false, false, at::kFloat, kAll, PrefixConfig{5}},
+        Variant{"PrefixSomeRows", 4, false, 0.3, true, true, at::kFloat, kAll, PrefixConfig{5, true, 0.3}},
+        Variant{"PrefixOneExpert", 1, false, 0.0, true, false, at::kFloat, {"dense"}, PrefixConfig{5, false, 0.3}},
+        Variant{"PrefixAlone", 4, false, 0.3, true, true, at::kFloat, {}, PrefixConfig{5, false, 0.3}},
+        Variant{"PrefixBfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll, PrefixConfig{5}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
