@@ -57,7 +57,7 @@ void wake(Adapter& adapter) {  // B = 0 at the start hides everything
   }
 }
 
-std::string error_of(const std::vector<std::string>& targets) {
+std::string injection_error(const std::vector<std::string>& targets) {
   Net net;
   MoeLoraConfig config = small_net_config();
   config.targets = targets;
@@ -148,14 +148,15 @@ TEST(Inject, TargetsAreSuffixesAtComponentBoundariesOrExpressions) {
   EXPECT_EQ(inject(*net, config, two_tasks(), "x")->linears().size(), 2u);
   config.targets = {"second.down"};
   EXPECT_EQ(inject(*net, config, two_tasks(), "y")->linears().front().name, "second.down");
-  EXPECT_NE(error_of({"own"}).find("'own' matches no module"), std::string::npos) << error_of({"own"});
+  EXPECT_NE(injection_error({"own"}).find("'own' matches no module"), std::string::npos) << injection_error({"own"});
 }
 
 TEST(Inject, UselessTargetsAreNamed) {
-  EXPECT_NE(error_of({"query"}).find("first.up"), std::string::npos) << error_of({"query"});
-  EXPECT_NE(error_of({"plain"}).find("accept no adapter: plain"), std::string::npos) << error_of({"plain"});
-  EXPECT_NE(error_of({"up", "["}).find("regular expression"), std::string::npos);
-  EXPECT_NE(error_of({}).find("target"), std::string::npos);
+  EXPECT_NE(injection_error({"query"}).find("first.up"), std::string::npos) << injection_error({"query"});
+  EXPECT_NE(injection_error({"plain"}).find("accept no adapter: plain"), std::string::npos)
+      << injection_error({"plain"});
+  EXPECT_NE(injection_error({"up", "["}).find("regular expression"), std::string::npos);
+  EXPECT_NE(injection_error({}).find("target"), std::string::npos);
 }
 
 TEST(Inject, ConfigurationsThatCanNotBeAreErrors) {
