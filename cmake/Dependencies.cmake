@@ -1,5 +1,5 @@
-# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev libnlopt-dev;
-# libgloo-dev (Gloo.cmake)
+# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev; libnlopt-dev
+# (MOELORA_LORAHUB), libgloo-dev (Gloo.cmake)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(spdlog REQUIRED)
@@ -9,12 +9,23 @@ find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
 find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
 add_library(moelora_sentencepiece INTERFACE IMPORTED GLOBAL)
 target_link_libraries(moelora_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
-# NLopt is LGPL in parts: linked as a shared library, never into ours.
-find_path(NLOPT_INCLUDE_DIR nlopt.h REQUIRED)
-find_library(NLOPT_LIBRARY nlopt REQUIRED)
-add_library(moelora_nlopt INTERFACE IMPORTED GLOBAL)
-target_include_directories(moelora_nlopt INTERFACE ${NLOPT_INCLUDE_DIR})
-target_link_libraries(moelora_nlopt INTERFACE ${NLOPT_LIBRARY})
+# NLopt is LGPL in parts: linked as a shared library, never into ours. One file of the room `adapter` uses it.
+set(MOELORA_LIBRARIES_OF_adapter "")
+if(MOELORA_LORAHUB)
+  find_path(NLOPT_INCLUDE_DIR nlopt.h)
+  find_library(NLOPT_LIBRARY nlopt)
+  if(NOT NLOPT_INCLUDE_DIR OR NOT NLOPT_LIBRARY)
+    message(FATAL_ERROR "NLopt was not found: install libnlopt-dev, or configure with -DMOELORA_LORAHUB=OFF")
+  endif()
+  add_library(moelora_nlopt INTERFACE IMPORTED GLOBAL)
+  target_include_directories(moelora_nlopt INTERFACE ${NLOPT_INCLUDE_DIR})
+  target_link_libraries(moelora_nlopt INTERFACE ${NLOPT_LIBRARY})
+  set(MOELORA_LIBRARIES_OF_adapter moelora_nlopt)
+  set(MOELORA_LEFT_OUT "/lorahub_absent[.]cpp$")  # of the sources (Rooms.cmake)
+else()
+  set(NLOPT_LIBRARY "")
+  set(MOELORA_LEFT_OUT "/lorahub_search[.]cpp$")  # of the sources (Rooms.cmake)
+endif()
 
 # Tables of the Python package jieba, for Rouge over words (cmake/setup.sh fetches them; the program works without them,
 # and finds them when it runs: an installed one beside itself, others here).

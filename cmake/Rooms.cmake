@@ -14,15 +14,17 @@ elseif(MOELORA_SANITIZE_THREADS)
 endif()
 
 # moelora_room(NAME imports...): src/NAME/**.cpp; MOELORA_ROOM_<NAME> lists the room and all that it needs.
+# MOELORA_LIBRARIES_OF_<NAME>: what this room alone is linked with (Dependencies.cmake).
 function(moelora_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "${MOELORA_LEFT_OUT}")
   if(NOT sources)
     file(TOUCH ${CMAKE_BINARY_DIR}/empty.cpp)
     set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
   endif()
   add_library(moelora_${name} OBJECT ${sources})
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
-    moelora_sentencepiece moelora_nlopt Threads::Threads)
+    moelora_sentencepiece ${MOELORA_LIBRARIES_OF_${name}} Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
   # Loops of our own: vectorised, each file by itself (no LibTorch headers or few).
   list(FILTER sources INCLUDE REGEX "(_kernel|_loops)\\.cpp$")
@@ -91,7 +93,7 @@ target_include_directories(moelora PUBLIC
 target_compile_features(moelora PUBLIC cxx_std_20)
 set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_json
-  moelora_sentencepiece moelora_nlopt Threads::Threads)
+  moelora_sentencepiece ${MOELORA_LIBRARIES_OF_adapter} Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
 elseif(MOELORA_SANITIZE_THREADS)

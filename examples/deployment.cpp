@@ -24,18 +24,13 @@
 
 namespace {
 
-using moelora::nn::RowContext;
-using moelora::nn::Segments;
-
 std::string answer(moelora::model::ChatGlm& model, const moelora::model::ChatGlmTokenizer& tokenizer,
-                   const std::string& prompt, const moelora::model::ContextMaker& context) {
-  const auto source = tokenizer.encode(prompt);
+                   const std::string& prompt, const moelora::nn::ContextMaker& context) {
   moelora::model::GenerationOptions options;
   options.max_new_tokens = 64;
   options.eos_id = tokenizer.eos_id();
   const auto generated =
-      moelora::model::generate(*model, {tokenizer.build_prompt(source)},
-                               {tokenizer.context_length(static_cast<std::int64_t>(source.size()))}, options, context);
+      moelora::model::generate(*model, {tokenizer.build_prompt(tokenizer.encode(prompt))}, options, context);
   return tokenizer.clean_response(tokenizer.decode(generated.front().ids));
 }
 
@@ -47,11 +42,7 @@ int run(char** argv) {
   moelora::Adapter adapter = moelora::load_adapter(*model, argv[2], fingerprint, tokenizer.fingerprint());
 
   // Unmerged: each sequence of a batch has its own task, given by the context.
-  const std::int64_t index = adapter->tasks().index(task);
-  const std::string unmerged =
-      answer(model, tokenizer, prompt, [&](const Segments& segments, const std::vector<std::int64_t>& sequences) {
-        return adapter->context(segments, moelora::single_tasks(std::vector<std::int64_t>(sequences.size(), index)));
-      });
+  const std::string unmerged = answer(model, tokenizer, prompt, moelora::for_task(adapter, task));
   std::printf("with the adapter: %s\n", unmerged.c_str());
 
   // Merged: an ordinary model. Without a context maker, generation runs plain.

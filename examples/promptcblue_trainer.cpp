@@ -73,14 +73,12 @@ void run(const std::string& model_folder, const std::string& train_file, const s
 
   // Scores on dev: each batch's context binds the adapter to the tasks of its records.
   const auto dev = moelora::data::read_records(dev_file).records;
-  const auto context = [&](const std::vector<std::int64_t>& batch) -> moelora::model::ContextMaker {
-    return [&, batch](const moelora::nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-      std::vector<std::int64_t> chosen;
-      for (const std::int64_t sequence : sequences) {
-        chosen.push_back(tasks.index(dev[batch[sequence]].task));
-      }
-      return adapter->context(segments, moelora::single_tasks(chosen));
-    };
+  const auto context = [&](const std::vector<std::int64_t>& batch) {
+    std::vector<std::int64_t> batch_tasks;
+    for (const std::int64_t record : batch) {
+      batch_tasks.push_back(tasks.index(dev[record].task));
+    }
+    return moelora::for_tasks(adapter, batch_tasks);
   };
   const auto evaluation =
       moelora::eval::evaluate(*model, tokenizer, dev, {.encode = encode_options(), .max_target_length = 128}, context);

@@ -46,10 +46,10 @@ struct ExperimentVerbOptions {
 experiment::Base open_base(const train::ModelSection& section) {
   auto session = std::make_shared<Session>(open_model(section));
   experiment::Base base;
-  base.model = session->model.ptr();
-  base.tokenizer = std::shared_ptr<model::Tokenizer>(session, session->tokenizer.get());
+  base.model = session->model;
+  base.tokenizer = session->tokenizer;
   base.fingerprint = session->base_fingerprint;
-  base.save = [session, section](const std::filesystem::path& folder) { save_model(session->model, folder, section); };
+  base.save = [session, section](const std::filesystem::path& folder) { save_model(*session, folder, section); };
   return base;
 }
 

@@ -71,7 +71,7 @@ nlohmann::ordered_json probe_of_prompt(const Probe& probe, std::size_t prompt, c
   const std::int64_t last = first + count - 1;
   const auto token = change[count - 1].argmax().item<std::int64_t>();
   return {{"text", probe.texts[prompt]},
-          {"ids", probe.ids[prompt]},
+          {"ids", probe.prompts[prompt].ids},
           {"largest_change", change.max().item<double>()},
           {"next_token",
            {{"most_changed_id", token},
@@ -90,7 +90,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
   const Probe probe(*session.tokenizer);
   const at::Device device = session.model->device();
   const at::Tensor without = probe_logits(
-      session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
+      *session.model, probe, [&](const nn::Segments& segments) { return nn::RowContext::plain(segments, device); });
   Adapter loaded = load_foreign_adapter(*session.model, options.output, foreign);
   loaded->eval();
   nlohmann::ordered_json json{{"base", std::filesystem::absolute(options.session.model).lexically_normal().string()},
@@ -98,11 +98,8 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
                               {"dtype", io::dtype_name(session.model->dtype())},
                               {"tasks", nlohmann::ordered_json::array()}};
   for (std::size_t task = 0; task < exported.size(); ++task) {
-    const at::Tensor with = probe_logits(session.model, probe, [&](const nn::Segments& segments) {
-      return loaded->context(segments,
-                             single_tasks(std::vector<std::int64_t>(static_cast<std::size_t>(segments.count()),
-                                                                    static_cast<std::int64_t>(task))));
-    });
+    const std::vector<std::int64_t> tasks(probe.prompts.size(), static_cast<std::int64_t>(task));
+    const at::Tensor with = probe_logits(*session.model, probe, for_tasks(loaded, tasks));
     const double largest = (with - without).abs().max().item<double>();
     nlohmann::ordered_json entry{{"task", exported[task]}, {"largest_change", largest}};
     for (std::size_t prompt = 0; prompt < probe.texts.size(); ++prompt) {

@@ -36,14 +36,12 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   }
   const data::EncodeOptions encode = eval::prompt_encoding(options.evaluate, *session.model);
   std::int64_t removed = 0;
-  const model::TokenIds prompt =
-      data::encode_prompt(options.evaluate.ask(record), *session.tokenizer, encode, &removed);
+  const model::Prompt prompt = data::encode_prompt(options.evaluate.ask(record), *session.tokenizer, encode, &removed);
   data::CountedRecords cut;
   if (removed > 0) {
     cut.add(record.sample_id);
   }
   eval::warn_of_cut_prompts(cut, 1, encode);
-  const auto source = static_cast<std::int64_t>(prompt.size()) - session.tokenizer->prompt_overhead();
   model::GenerationOptions generation = options.evaluate.generation;
   generation.max_new_tokens = options.evaluate.max_target_length;
   generation.eos_id = session.tokenizer->eos_id();
@@ -60,9 +58,7 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
     }
     MOELORA_CHECK(std::cout.good(), "nobody reads the answer any more");
   };
-  model::ChatGlm model = session.model;
-  model::generate(*model, {prompt}, {session.tokenizer->context_length(source)}, generation,
-                  session.context_maker(session.tasks_of({record})), stream);
+  model::generate(*session.model, {prompt}, generation, session.context_maker(session.tasks_of({record})), stream);
   std::cout << std::endl;
 }
 

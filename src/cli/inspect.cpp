@@ -11,6 +11,7 @@
 #include "cli/session.h"
 #include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
+#include "io/number_text.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/parameter_count.h"
@@ -42,65 +43,65 @@ void print_adapter_config(const MoeLoraConfig& config) {
 }
 
 void print_count(const ParameterCount& count) {
-  line("adapted linears", with_commas(count.linears));
-  line("adapter parameters", with_commas(count.updates));
-  line("gate parameters", with_commas(count.gates));
+  line("adapted linears", io::with_commas(count.linears));
+  line("adapter parameters", io::with_commas(count.updates));
+  line("gate parameters", io::with_commas(count.gates));
   if (count.prefix > 0) {
-    line("prefix parameters", with_commas(count.prefix));
+    line("prefix parameters", io::with_commas(count.prefix));
   }
   if (count.saved > 0) {
-    line("modules to save", with_commas(count.saved) + " parameters");
+    line("modules to save", io::with_commas(count.saved) + " parameters");
   }
 }
 
-void print_model_config(const model::ChatGlmConfig& config) {
-  line("architecture", "ChatGLM-6B");
-  line("layers", std::to_string(config.num_layers));
-  line("hidden size", std::to_string(config.hidden_size) + ", inner " + std::to_string(config.inner_hidden_size) +
-                          ", " + std::to_string(config.num_attention_heads) + " heads");
-  line("vocabulary", with_commas(config.vocab_size));
-  line("longest sequence", std::to_string(config.max_sequence_length));
+void print_model_config(const model::ModelConfig& config) {
+  for (const auto& [name, value] : config.summary()) {
+    line(name, value);
+  }
+}
+
+std::int64_t parameter_count(const model::ModelConfig& config) {
+  return config.expected_tensors().parameter_count(/*tied=*/true);
 }
 
 // What an adapter on a model of this configuration would be: from shapes, with weights that take no memory.
-void print_prediction(const model::ChatGlmConfig& config, const MoeLoraConfig& adapter_config, std::int64_t tasks,
+void print_prediction(const model::ModelConfig& config, const MoeLoraConfig& adapter_config, std::int64_t tasks,
                       const std::string& whose) {
-  const at::Tensor zero = at::zeros({1});
-  model::ChatGlm model(config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); });
+  const auto model = config.make(model::weightless_tensors());
   std::vector<std::string> names;
   for (std::int64_t task = 1; task <= tasks; ++task) {
     names.push_back("task" + std::to_string(task));
   }
   const Adapter adapter = inject(*model, adapter_config, TaskNames(names));
   const ParameterCount count = count_parameters(*adapter);
-  const std::int64_t base = config.parameter_count(/*tied_head=*/true);
-  line("model parameters", with_commas(base) + " (head and embedding are one tensor)");
+  const std::int64_t base = parameter_count(config);
+  line("model parameters", io::with_commas(base) + " (head and embedding are one tensor)");
   std::printf("An adapter with %s:\n", whose.c_str());
   print_adapter_config(adapter_config);
   print_count(count);
   char share[64];
   std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.updates + count.prefix) / base,
-                with_commas(base).c_str());
+                io::with_commas(base).c_str());
   line("adapter share", share);
 }
 
 void inspect_model(const fs::path& folder) {
-  SessionOptions options;
-  options.model = folder;
-  options.device = "cpu";
   model::LoadOptions load;
-  load.dtype = stored_dtype(folder);
-  const model::ChatGlm model = model::load_chatglm(folder, load);
+  load.dtype = model::stored_dtype(folder);
+  load.fingerprint = true;
+  load.tokenizer = false;
+  const model::LoadedModel loaded = model::load(folder, load);
+  const bool tied = !model::tied_names(*loaded.model).empty();
   line("model folder", folder.string());
-  print_model_config(model->config());
-  line("stored type", io::dtype_name(*load.dtype));
-  line("parameters", with_commas(model->config().parameter_count(model->head_is_tied())));
-  line("head", model->head_is_tied() ? "one tensor with the embedding" : "its own tensor");
-  line("fingerprint", model::base_fingerprint(*model));
-  if (fs::exists(folder / "ice_text.model")) {
-    line("tokenizer", model::ChatGlmTokenizer(folder).fingerprint());
+  print_model_config(*loaded.config);
+  line("stored type", io::dtype_name(loaded.stored_dtype));
+  line("parameters", io::with_commas(loaded.config->expected_tensors().parameter_count(tied)));
+  line("head", tied ? "one tensor with the embedding" : "its own tensor");
+  line("fingerprint", loaded.base_fingerprint);
+  if (loaded.family->holds_tokenizer(folder)) {
+    line("tokenizer", model::load_tokenizer(folder)->fingerprint());
   } else {
-    line("tokenizer", "none (no ice_text.model)");
+    line("tokenizer", "none (no " + loaded.family->tokenizer_file() + ")");
   }
   if (fs::exists(folder / "merge_certificate.json")) {
     const ordered_json certificate = io::read_json_file(folder / "merge_certificate.json");
@@ -168,20 +169,26 @@ void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
   print_expert_weights(*alone.adapter);
 }
 
-struct ModelShape {
-  model::ChatGlmConfig config;
+struct ShapeOfModel {
+  std::shared_ptr<const model::ModelConfig> config;
   std::string from;
 };
 
-// The shape of a training configuration's model: that of the folder if it is there, of `init`, else ChatGLM-6B's.
-ModelShape model_shape(const train::ModelSection& section) {
+// The shape of a training configuration's model: that of the folder if it is there, of `init`, else the one of the
+// first family that has a best-known model.
+ShapeOfModel model_shape(const train::ModelSection& section) {
   if (!section.init.is_null()) {
-    return {model::ChatGlmConfig::from_json(section.init), "model.init"};
+    return {model::read_config(section.init).config, "model.init"};
   }
   if (const fs::path file = fs::path(section.path) / "config.json"; fs::exists(file)) {
-    return {model::ChatGlmConfig::from_json(io::read_json_file(file)), section.path};
+    return {model::read_config(io::read_json_file(file)).config, section.path};
   }
-  return {{}, "ChatGLM-6B (no model in " + section.path + ")"};
+  for (const auto& family : model::families()) {
+    if (auto config = family->default_config()) {
+      return {std::move(config), family->title().name + " (no model in " + section.path + ")"};
+    }
+  }
+  throw Error("no model in " + section.path);
 }
 
 void inspect_training_configuration(const fs::path& path, const ordered_json& json) {
@@ -190,14 +197,14 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
   line("training", path.string());
   const auto [shape, shape_from] = model_shape(config.model);
   line("model's shape from", shape_from);
-  print_model_config(shape);
+  print_model_config(*shape);
   if (config.mode == train::Mode::full) {
-    line("trained parameters", with_commas(shape.parameter_count(/*tied_head=*/true)) + " (all)");
+    line("trained parameters", io::with_commas(parameter_count(*shape)) + " (all)");
     return;
   }
   if (config.mode == train::Mode::new_task) {
     const MoeLoraConfig adapter = read_adapter_info(config.adapter_from).config;
-    line("trained parameters", with_commas(adapter.gate.task_embedding_dim) + " (the new task's embedding" +
+    line("trained parameters", io::with_commas(adapter.gate.task_embedding_dim) + " (the new task's embedding" +
                                    (adapter.gate.per_linear ? ", for each adapted linear)" : ")"));
     print_adapter_config(adapter);
     return;
@@ -210,7 +217,7 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
     tasks = static_cast<std::int64_t>(data::task_names_of(records).size());
     whose = "these settings and the " + std::to_string(tasks) + " tasks of " + config.data.train;
   }
-  print_prediction(shape, config.adapter, tasks, whose);
+  print_prediction(*shape, config.adapter, tasks, whose);
 }
 
 void inspect_experiment(const fs::path& path, const ordered_json& json) {
@@ -234,27 +241,25 @@ void inspect_experiment(const fs::path& path, const ordered_json& json) {
 void plan_configuration(const fs::path& path) {
   auto config = train::TrainConfig::from_json(io::read_json_file(path));
   train::take_adapter_config(config);
-  const model::ChatGlmConfig shape = model_shape(config.model).config;
+  const auto shape = model_shape(config.model).config;
   const at::ScalarType dtype = config.model.dtype == "auto" ? at::kFloat : parse_dtype(config.model.dtype);
-  const at::Tensor zero = at::zeros({1}, dtype);
   Session session;
-  session.model = model::ChatGlm(shape, [&](const std::string&, at::IntArrayRef sizes) { return zero.expand(sizes); });
+  session.model = shape->make(model::weightless_tensors(dtype));
   if (config.mode == train::Mode::adapter) {
     session.adapter = inject(*session.model, config.adapter, TaskNames({"task"}));
   } else if (config.mode == train::Mode::new_task) {
     session.adapter = inject(*session.model, read_adapter_info(config.adapter_from).config, TaskNames({"task"}));
   }
-  const auto source = std::min(config.data.encode.max_source_length, shape.max_sequence_length / 2);
-  const auto target = std::min(config.data.encode.max_target_length, shape.max_sequence_length / 2);
+  const auto source = std::min(config.data.encode.max_source_length, session.model->shape().max_sequence_length / 2);
+  const auto target = std::min(config.data.encode.max_target_length, session.model->shape().max_sequence_length / 2);
   data::Example longest;
   longest.ids.resize(static_cast<std::size_t>(source + target));
-  longest.context = source;
+  longest.label_begin = source;
   const std::vector<data::Example> examples(static_cast<std::size_t>(config.training.batch_size), longest);
   line("plan for", path.string());
   line("samples", "assumed: all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
                       " tokens (no data was read; moelora train --dry-run takes its lengths)");
-  const double bytes =
-      static_cast<double>(shape.parameter_count(/*tied_head=*/true)) * static_cast<double>(c10::elementSize(dtype));
+  const double bytes = static_cast<double>(parameter_count(*shape)) * static_cast<double>(c10::elementSize(dtype));
   line("weights", io::dtype_name(dtype) + ", " + std::to_string(bytes / 1e9) + " GB");
   print_plan(session, config, examples, bytes, PlanLengths::assumed);
 }
@@ -264,9 +269,9 @@ void inspect_configuration(const fs::path& path) {
   MOELORA_CHECK(json.is_object(), path.string(), ": expected a JSON object");
   if (json.contains("hidden_size") || json.contains("architectures")) {
     line("model configuration", path.string());
-    const auto config = model::ChatGlmConfig::from_json(json);
-    print_model_config(config);
-    print_prediction(config, MoeLoraConfig{}, kPaperTasks,
+    const auto config = model::read_config(json).config;
+    print_model_config(*config);
+    print_prediction(*config, MoeLoraConfig{}, kPaperTasks,
                      "the paper's settings and " + std::to_string(kPaperTasks) + " tasks");
     return;
   }
@@ -310,7 +315,7 @@ void add_inspect(CLI::App& app, int& status) {
       "Examples:\n"
       "  moelora inspect examples/tiny_base/model\n"
       "  moelora inspect out/run/adapter\n"
-      "  moelora inspect configs/chatglm-6b-v100.json");
+      "  moelora inspect configs/promptcblue-adapter.json");
   verb->callback([path, plan, &status] {
     if (*plan) {
       plan_configuration(*path);

@@ -7,6 +7,7 @@
 #include "cli/session.h"
 #include "data/json_scanner.h"
 #include "io/file_kind.h"
+#include "io/number_text.h"
 #include "io/utf8.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
@@ -80,23 +81,23 @@ void inspect_records(const std::filesystem::path& path) {
   const data::RecordFile file = read_whatever(path);
   const std::vector<data::Record>& records = file.records;
   print_line("file of records", path.string());
-  print_line("records", with_commas(static_cast<std::int64_t>(records.size())));
+  print_line("records", io::with_commas(static_cast<std::int64_t>(records.size())));
   const auto answered =
       std::count_if(records.begin(), records.end(), [](const auto& one) { return !one.target.empty(); });
-  print_line("with target", with_commas(answered));
+  print_line("with target", io::with_commas(answered));
   if (const std::int64_t again = records_of_known_input(records); again > 0) {
-    print_line("of an earlier's input", with_commas(again));
+    print_line("of an earlier's input", io::with_commas(again));
   }
   const auto longest = std::max_element(records.begin(), records.end(), [](const auto& one, const auto& other) {
     return one.input.size() < other.input.size();
   });
-  print_line("longest input", with_commas(static_cast<std::int64_t>(io::count_characters(longest->input))) +
+  print_line("longest input", io::with_commas(static_cast<std::int64_t>(io::count_characters(longest->input))) +
                                   " characters (" + longest->sample_id + (longest->sample_id.empty() ? "" : ", ") +
                                   "line " + std::to_string(longest->line) + ")");
   const std::vector<data::TaskCount> tasks = data::count_tasks(records);
-  print_line("tasks", with_commas(static_cast<std::int64_t>(tasks.size())));
+  print_line("tasks", io::with_commas(static_cast<std::int64_t>(tasks.size())));
   for (const data::TaskCount& count : tasks) {
-    print_line("  '" + count.task + "'", with_commas(count.records));
+    print_line("  '" + count.task + "'", io::with_commas(count.records));
   }
   for (const auto& twins : data::near_twins(tasks)) {
     print_line("one task, or several?", data::list_of_tasks(twins));

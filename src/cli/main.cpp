@@ -41,7 +41,7 @@ std::string verb_of(const CLI::App& app) {
 
 int run(int argc, char** argv) {
   int status = 0;
-  CLI::App app("MOELoRA fine-tuning of ChatGLM-6B-shaped models: one adapter for many tasks.", "moelora");
+  CLI::App app("MOELoRA fine-tuning: one adapter for many tasks.", "moelora");
   const nlohmann::ordered_json about = io::provenance();
   app.set_version_flag("--version", "moelora " + about.at("version").get<std::string>() + " (LibTorch " +
                                         about.at("libtorch").get<std::string>() + ", process groups: " +

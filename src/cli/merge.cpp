@@ -107,8 +107,7 @@ nn::RowContext context_of(const Session& session, const Merge& merge, const nn::
 verify::MergeCheck check_task(Session& session, const Merge& merge, const std::vector<data::Record>& records,
                               const MergeVerbOptions& options, const MergeOptions& merge_options,
                               Certificate& certificate) {
-  std::vector<model::TokenIds> prompts;
-  std::vector<std::int64_t> contexts;
+  std::vector<model::Prompt> prompts;
   const data::EncodeOptions encode = eval::prompt_encoding(options.evaluate, *session.model);
   data::CountedRecords cut;
   for (const data::Record& record : records) {
@@ -120,8 +119,6 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
     if (removed > 0) {
       cut.add(data::record_name(record));
     }
-    contexts.push_back(session.tokenizer->context_length(static_cast<std::int64_t>(prompts.back().size()) -
-                                                         session.tokenizer->prompt_overhead()));
   }
   eval::warn_of_cut_prompts(cut, prompts.size(), encode);
   verify::MergeCheckOptions check;
@@ -129,8 +126,7 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
   check.generation.max_new_tokens = options.evaluate.max_target_length;
   check.generation.eos_id = session.tokenizer->eos_id();
   check.batch_size = options.evaluate.batch_size;
-  return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, contexts, check, merge_options,
-                             certificate);
+  return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, check, merge_options, certificate);
 }
 
 void print_certificate(const Certificate& certificate) {
@@ -161,7 +157,9 @@ void write_merged(const Session& session, const Merge& merge, const MergeVerbOpt
   certificate["base_fingerprint"] = session.base_fingerprint;
   certificate["provenance"] = io::provenance();
   io::AtomicFolder folder(merge.folder);
-  model::save_chatglm(*session.model, folder.path(), options.session.model);
+  model::SaveOptions save;
+  save.files_from = options.session.model;
+  model::save_model(*session.model, *session.config, folder.path(), save);
   io::write_json_file(folder.path() / "merge_certificate.json", certificate);
   folder.commit();
   std::cout << "  wrote " << merge.folder.string() << std::endl;
@@ -189,7 +187,7 @@ bool run_merge(const MergeVerbOptions& options) {
   if (!options.check.empty()) {
     require_records(options, merges, records);
   }
-  require_finite_weights(session.model, options.session.model);
+  require_finite_weights(*session.model, options.session.model);
   if (!options.output.empty()) {
     model::warn_of_missing_files(options.session.model);
   }
@@ -202,7 +200,7 @@ bool run_merge(const MergeVerbOptions& options) {
     }
     MergeOptions merge_options;
     merge_options.probe = [&] {
-      return probe_logits(session.model, probe,
+      return probe_logits(*session.model, probe,
                           [&](const nn::Segments& segments) { return context_of(session, merge, segments); });
     };
     // No second copy of the weights in memory: the folder has them, and after a single merge nobody asks for them.

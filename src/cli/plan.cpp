@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdio>
 
+#include "io/number_text.h"
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
 #include "moelora/train/plan.h"
@@ -47,7 +48,7 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
     tasks.push_back(example.task);
   }
   data::Sampler sampler(tasks, options.batch_size, options.batching, options.seed);
-  train::Machine machine = train::measure_machine(session.model->hidden_size(), session.model->dtype());
+  train::Machine machine = train::measure_machine(session.model->shape().hidden_size, session.model->dtype());
   machine.resident_bytes += absent_bytes;
   train::StepPlan worst;
   double seconds = 0.0;
@@ -70,20 +71,20 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   } else {
     std::printf("Plan, from the data of the first %lld steps:\n", static_cast<long long>(steps));
   }
-  plan_line("largest micro-batch",
-            with_commas(worst.largest.rows) + " tokens, " + with_commas(worst.largest.labels) + " of them labels");
+  plan_line("largest micro-batch", io::with_commas(worst.largest.rows) + " tokens, " +
+                                       io::with_commas(worst.largest.labels) + " of them labels");
   plan_line("peak memory", fixed_number(worst.peak_bytes / 1e9, "GB", 2));
   if (options.memory_budget_gb > 0.0) {
     plan_line("budget", fixed_number(options.memory_budget_gb, "GB", 2));
     plan_line("recomputed blocks",
-              std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->num_layers()));
+              std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->shape().layers));
     if (worst.peak_bytes > options.memory_budget_gb * 1e9) {
       plan_line("", "the budget can't be kept: lower training.micro_batch_tokens");
     }
   }
   plan_line("time of a step", fixed_number(seconds, "s", 3));
   plan_line("time of all steps", fixed_number(seconds * static_cast<double>(options.steps) / 60.0, "min", 1) + " for " +
-                                     with_commas(options.steps) + " steps, without validation");
+                                     io::with_commas(options.steps) + " steps, without validation");
   plan_line("products", fixed_number(machine.operations_per_second / 1e9, "GFLOP/s, measured", 0));
 }
 

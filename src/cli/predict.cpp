@@ -169,15 +169,14 @@ eval::Evaluation predict(const Session& session, const std::vector<data::Record>
     }
     return session.context_maker(std::move(batch_tasks));
   };
-  model::ChatGlm model = session.model;
   if (ranks == nullptr) {
-    return eval::evaluate(*model, *session.tokenizer, records, options, context, AnswerProgress());
+    return eval::evaluate(*session.model, *session.tokenizer, records, options, context, AnswerProgress());
   }
   eval::EvaluateOptions part = options;
   part.part = ranks->rank();
   part.parts = ranks->size();
   eval::Evaluation evaluation =
-      eval::evaluate(*model, *session.tokenizer, records, part, context,
+      eval::evaluate(*session.model, *session.tokenizer, records, part, context,
                      ranks->is_first() ? eval::ProgressCallback(AnswerProgress()) : eval::ProgressCallback());
   share_answers(evaluation, *ranks);
   return evaluation;

@@ -7,46 +7,43 @@
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/model/finite_logits.h"
+#include "moelora/model/generation.h"
 
 namespace moelora::cli {
 
-Probe::Probe(const model::ChatGlmTokenizer& tokenizer)
+Probe::Probe(const model::Tokenizer& tokenizer)
     : texts{"患者三天前受凉后出现咳嗽、发热，体温最高39℃。", "诊断：上呼吸道感染"} {
-  std::vector<std::int64_t> lengths, contexts;
   for (const std::string& text : texts) {
-    const model::TokenIds source = tokenizer.encode(text);
-    ids.push_back(tokenizer.build_prompt(source));
-    lengths.push_back(static_cast<std::int64_t>(ids.back().size()));
-    contexts.push_back(tokenizer.context_length(static_cast<std::int64_t>(source.size())));
+    prompts.push_back(tokenizer.build_prompt(tokenizer.encode(text)));
   }
-  segments = nn::Segments::from_lengths(lengths, contexts);
+  segments = model::segments_of(prompts);
 }
 
-at::Tensor probe_logits(model::ChatGlm model, const Probe& probe, const ProbeContext& context) {
+at::Tensor probe_logits(model::CausalLM& model, const Probe& probe, const nn::ContextMaker& make_context) {
   at::NoGradGuard no_grad;
   model::TokenIds all;
-  for (const model::TokenIds& ids : probe.ids) {
-    all.insert(all.end(), ids.begin(), ids.end());
+  for (const model::Prompt& prompt : probe.prompts) {
+    all.insert(all.end(), prompt.ids.begin(), prompt.ids.end());
   }
-  const at::Device device = model->device();
-  const at::Tensor hidden = model->hidden(at::tensor(all, at::kLong).to(device),
-                                          model->positions(probe.segments).to(device), context(probe.segments));
-  const at::Tensor logits = model->logits(hidden).to(at::kFloat).cpu();
-  model::require_finite_logits(*model, logits, [&](std::int64_t row) {
+  const at::Device device = model.device();
+  const nn::RowContext context = make_context(probe.segments);
+  const at::Tensor hidden =
+      model.hidden(at::tensor(all, at::kLong).to(device), model.positions(probe.segments).to(device), context);
+  const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();
+  model::require_finite_logits(model, logits, [&](std::int64_t row) {
     const auto& offsets = probe.segments.offsets;
-    const auto i =
-        static_cast<std::size_t>(std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1);
-    const std::int64_t rows = probe.segments.context[i];
-    return model::SuspectSequence{"the probe prompt \"" + probe.texts[i] + "\"", probe.ids[i], rows,
-                                  context(nn::Segments::from_lengths({probe.segments.length(i)}, {rows}))};
+    const auto i = std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
+    const model::Prompt& prompt = probe.prompts[static_cast<std::size_t>(i)];
+    return model::SuspectSequence{"the probe prompt \"" + probe.texts[static_cast<std::size_t>(i)] + "\"", prompt,
+                                  context.like_segment(i, prompt.length(), prompt.bidirectional_rows)};
   });
   return logits;
 }
 
-void require_finite_weights(const model::ChatGlm& model, const std::filesystem::path& folder) {
+void require_finite_weights(const model::CausalLM& model, const std::filesystem::path& folder) {
   std::string text;
   std::size_t count = 0;
-  for (const auto& [name, tensor] : model::base_tensors(*model)) {
+  for (const auto& [name, tensor] : model::base_tensors(model)) {
     const std::string problem = io::describe_not_finite(tensor);
     if (!problem.empty() && ++count <= 5) {
       text += "\n  " + name + ": " + problem;

@@ -3,7 +3,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -13,18 +12,16 @@ namespace moelora::cli {
 
 /// Prompts of different length, packed.
 struct Probe {
-  explicit Probe(const model::ChatGlmTokenizer& tokenizer);
+  explicit Probe(const model::Tokenizer& tokenizer);
   std::vector<std::string> texts;
-  std::vector<model::TokenIds> ids;  ///< of each prompt
+  std::vector<model::Prompt> prompts;  ///< one for each text
   nn::Segments segments;
 };
 
-using ProbeContext = std::function<nn::RowContext(const nn::Segments&)>;
-
 /// Logits [rows, vocab] of all prompts, fp32 on the CPU. Error io::NotFinite naming the first layer that is not finite.
-at::Tensor probe_logits(model::ChatGlm model, const Probe& probe, const ProbeContext& context);
+at::Tensor probe_logits(model::CausalLM& model, const Probe& probe, const nn::ContextMaker& context);
 
 /// Error io::NotFinite naming the tensors of the base that hold NaN or infinity.
-void require_finite_weights(const model::ChatGlm& model, const std::filesystem::path& folder);
+void require_finite_weights(const model::CausalLM& model, const std::filesystem::path& folder);
 
 }  // namespace moelora::cli

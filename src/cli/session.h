@@ -9,9 +9,8 @@
 
 #include "moelora/adapter/adapter.h"
 #include "moelora/data/record.h"
-#include "moelora/model/chatglm/load.h"
-#include "moelora/model/chatglm/tokenizer.h"
 #include "moelora/model/generation.h"
+#include "moelora/model/registry.h"
 #include "moelora/train/config.h"
 
 namespace moelora::cli {
@@ -31,15 +30,12 @@ void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_r
 /// --device, --dtype and --threads alone.
 void add_compute_options(CLI::App& verb, SessionOptions& options);
 
-struct Session {
-  model::ChatGlm model{nullptr};
-  std::unique_ptr<model::ChatGlmTokenizer> tokenizer;
+struct Session : model::LoadedModel {
   Adapter adapter{nullptr};
-  std::string base_fingerprint;  ///< Empty without an adapter: hashing a large base takes a while.
 
-  /// The context of a forward in which sequence i has task `tasks[i]` (index in the adapter's names); plain without an
-  /// adapter or while it is merged.
-  model::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
+  /// The contexts of forwards whose sequence i has task `tasks[i]` (index in the adapter's names); empty, for plain
+  /// ones, without an adapter or while it is merged.
+  nn::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
   /// Index of each record's task in the adapter's names; zeros without an adapter. Error naming the unknown task.
   std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
 };
@@ -52,18 +48,12 @@ Session open_model(const train::ModelSection& section);
 
 /// Writes a trained model in the type that its configuration names, whatever it was computed in, with the files beside
 /// weights that the section's folders hold: the model's, and those of a tokenizer of its own over them.
-void save_model(const model::ChatGlm& model, const std::filesystem::path& folder, const train::ModelSection& section);
-
-/// The type in which a model folder stores its weights.
-at::ScalarType stored_dtype(const std::filesystem::path& model_folder);
+void save_model(const Session& session, const std::filesystem::path& folder, const train::ModelSection& section);
 
 at::Device parse_device(const std::string& text);
 at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfloat16 (or fp32, fp16, bf16).
 
 /// Error if `folder` exists and holds anything.
 void require_empty(const std::filesystem::path& folder);
-
-/// 6173286400 → "6,173,286,400".
-std::string with_commas(std::int64_t number);
 
 }  // namespace moelora::cli

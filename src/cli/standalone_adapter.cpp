@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <regex>
 
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/prefix_checkpoint.h"
@@ -14,8 +12,7 @@
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
 #include "moelora/log/log.h"
-#include "moelora/model/chatglm/chatglm.h"
-#include "moelora/model/chatglm/other_families.h"
+#include "moelora/model/registry.h"
 
 namespace moelora::cli {
 namespace {
@@ -113,69 +110,80 @@ std::vector<ForeignShape> adapted_shapes(const std::filesystem::path& folder) {
   return linears;
 }
 
-// The shape of a ChatGLM-6B whose linears these are by name; nothing if there are others among them.
-std::optional<model::ChatGlmConfig> chatglm_with(const std::vector<ForeignShape>& linears) {
-  constexpr std::int64_t kMostLayers = 1000;  // made of nothing but names, so a number in a name must not cost memory
-  static const std::regex block(
-      R"((?:model\.)*transformer\.layers\.(\d{1,4})\.(attention\.query_key_value|attention\.dense|mlp\.dense_h_to_4h|mlp\.dense_4h_to_h))");
-  static const std::regex head(R"((?:model\.)*lm_head)");
-  model::ChatGlmConfig config;
-  config.hidden_size = config.inner_hidden_size = config.vocab_size = 0;
-  config.num_layers = 0;
-  for (const ForeignShape& linear : linears) {
-    std::smatch parts;
-    if (std::regex_match(linear.name, head)) {
-      config.hidden_size = linear.in_features;
-      config.vocab_size = linear.out_features;
-    } else if (std::regex_match(linear.name, parts, block)) {
-      config.num_layers = std::max<std::int64_t>(config.num_layers, std::stoll(parts[1]) + 1);
-      const std::string kind = parts[2];
-      config.hidden_size = kind == "mlp.dense_4h_to_h" ? linear.out_features : linear.in_features;
-      if (kind.starts_with("mlp")) {
-        config.inner_hidden_size = kind == "mlp.dense_4h_to_h" ? linear.in_features : linear.out_features;
-      }
-    } else {
-      return std::nullopt;
-    }
+// The model to which names belong, if it is one that the known families tell apart and don't have.
+std::string other_model_of(const std::vector<std::string>& names) {
+  std::string other;
+  for (const auto& family : model::families()) {
+    other = other.empty() ? family->other_model_of_names(names) : other;
   }
-  if (config.num_layers == 0 || config.num_layers > kMostLayers) {
-    return std::nullopt;
-  }
-  config.vocab_size = std::max<std::int64_t>(1, config.vocab_size);
-  config.inner_hidden_size = config.inner_hidden_size > 0 ? config.inner_hidden_size : 4 * config.hidden_size;
-  return config;
+  return other;
 }
 
 // A config.json beside a prefix says which model's it is.
-void check_family(const std::filesystem::path& config) {
-  if (std::filesystem::exists(config)) {
-    const std::string family = model::other_family_of_config(io::read_json_file(config));
-    MOELORA_CHECK(family.empty(), config.string(), ": this is a prefix of ", family,
-                  "; this program runs ChatGLM-6B, the first generation");
+void check_family(const std::filesystem::path& config_file) {
+  if (!std::filesystem::exists(config_file)) {
+    return;
   }
+  const nlohmann::ordered_json config = io::read_json_file(config_file);
+  for (const auto& family : model::families()) {
+    const std::string other = family->other_model_of_config(config);
+    MOELORA_CHECK(other.empty(), config_file.string(), ": this is a prefix of ", other, "; this program runs ",
+                  model::known_families());
+  }
+}
+
+// The names and sizes of a known family's model whose linears these are, without weights; nullptr if there is none.
+std::shared_ptr<torch::nn::Module> known_base_with(const std::vector<model::LinearShape>& linears) {
+  for (const auto& family : model::families()) {
+    if (const auto config = family->config_of_linears(linears)) {
+      return config->make(model::weightless_tensors());
+    }
+  }
+  return nullptr;
+}
+
+// A known family's name for a linear that has something else in front; empty if there is none.
+std::string name_behind_another(const model::LinearShape& linear) {
+  for (std::size_t dot = linear.name.find('.'); dot != std::string::npos; dot = linear.name.find('.', dot + 1)) {
+    model::LinearShape behind = linear;
+    behind.name = linear.name.substr(dot + 1);
+    for (const auto& family : model::families()) {
+      if (family->config_of_linears({behind})) {
+        return behind.name;
+      }
+    }
+  }
+  return "";
+}
+
+std::string family_names() {
+  std::string text;
+  for (const auto& family : model::families()) {
+    text += (text.empty() ? "" : " or ") + family->title().name + "'s";
+  }
+  return text;
 }
 
 std::shared_ptr<torch::nn::Module> base_with(const std::vector<ForeignShape>& linears) {
   std::vector<std::string> names;
+  std::vector<model::LinearShape> shapes;
   for (const ForeignShape& linear : linears) {
     names.push_back(linear.name);
+    shapes.push_back({linear.name, linear.in_features, linear.out_features});
   }
   MOELORA_CHECK(!names.empty(), "its tensors' file holds no linear with both matrices");
-  const std::string family = model::other_family_of_names(names);
-  MOELORA_CHECK(family.empty(), "this is an adapter of ", family, " (", names.front(),
-                ", …); this program runs ChatGLM-6B, the first generation. A C++ program whose own model has these ",
-                "names reads it with moelora::load_foreign_adapter");
-  if (const auto config = chatglm_with(linears)) {
-    const at::Tensor zero = at::zeros({1});
-    return model::ChatGlm(*config, [&](const std::string&, at::IntArrayRef shape) { return zero.expand(shape); }).ptr();
+  if (auto base = known_base_with(shapes)) {
+    return base;
   }
-  // ChatGLM-6B's names behind something else would fit no base later; other names may be those of a user's own model.
-  static const std::regex behind(R"(.+\.(transformer\.layers\.\d+\.(?:attention|mlp)\..+))");
-  std::smatch parts;
-  MOELORA_CHECK(!std::regex_match(names.front(), parts, behind), "its ", names.size(),
-                " linears have an unknown name in front: expected ", parts[1], ", found ", names.front(),
-                "; take what is in front off the keys of the tensors' file");
-  log::warning("its linears are not named as ChatGLM-6B's (" + names.front() +
+  const std::string other = other_model_of(names);
+  MOELORA_CHECK(other.empty(), "this is an adapter of ", other, " (", names.front(), ", …); this program runs ",
+                model::known_families(), ". A C++ program whose own model has these names reads it with ",
+                "moelora::load_foreign_adapter");
+  // A family's names behind something else would fit no base later; other names may be those of a user's own model.
+  const std::string behind = name_behind_another(shapes.front());
+  MOELORA_CHECK(behind.empty(), "its ", names.size(), " linears have an unknown name in front: expected ", behind,
+                ", found ", names.front(), "; take what is in front off the keys of the tensors' file");
+  log::warning("its linears are not named as " + family_names() + " (" + names.front() +
                ", …): the adapter fits only a model of one's own that has these names");
   ModulesByName modules;
   return weightless_base(linears, {1, 1, 1}, modules);

@@ -18,8 +18,8 @@ struct StandaloneAdapter {
 };
 
 StandaloneAdapter load_standalone_adapter(const std::filesystem::path& folder);
-/// Also of a P-Tuning v2 checkpoint. Linears that are named as ChatGLM-6B's get that model's tree, so that what it
-/// refuses is refused here. Error: an adapter of another model that is known by its names.
+/// Also of a P-Tuning v2 checkpoint. Linears that are named as a known family's get such a model's tree, so that what
+/// it refuses is refused here. Error: an adapter of another model that is known by its names.
 StandaloneAdapter load_foreign_standalone_adapter(const std::filesystem::path& folder, const ForeignOptions& options);
 
 }  // namespace moelora::cli

@@ -165,7 +165,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   train::Callbacks callbacks;
   // After all checks: a refused run leaves the configuration of the run that is there.
   callbacks.on_begin = [&] { io::write_json_file(options.output / "config.json", config.to_json()); };
-  callbacks.save_model = [&](const std::filesystem::path& folder) { save_model(session.model, folder, config.model); };
+  callbacks.save_model = [&](const std::filesystem::path& folder) { save_model(session, folder, config.model); };
   callbacks.stop = &stop_on_signals();  // ends the run after its step, with a checkpoint
   const train::TrainResult result = train::train(inputs, config.training, callbacks);
   if (writes(ranks)) {

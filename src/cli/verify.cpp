@@ -51,8 +51,8 @@ void add_verify(CLI::App& app, int& status) {
   verb->footer(
       "Exit code 1 if a comparison fails or a golden tensor was not compared.\n"
       "Examples:\n"
-      "  moelora verify tests/fixtures/chatglm-tiny\n"
-      "  moelora verify tests/fixtures/moelora-tiny --base tests/fixtures/chatglm-tiny --json verify.json");
+      "  moelora verify tests/fixtures/tokenizer\n"
+      "  moelora verify tests/fixtures/moelora-tiny --base BASE --json verify.json");
   verb->callback([options, &status] { status = run_verify(*options) ? 0 : 1; });
 }
 

@@ -24,7 +24,7 @@ Batch pack(const std::vector<const Example*>& examples, const std::vector<std::i
   MOELORA_CHECK(examples.size() == draws.size(), "expected one draw index for each of the ", examples.size(),
                 " examples, found ", draws.size());
   std::vector<std::int64_t> lengths;
-  std::vector<std::int64_t> contexts;
+  std::vector<std::int64_t> label_begins;
   std::vector<std::int64_t> ids;
   std::vector<std::int64_t> label_rows;
   std::vector<std::int64_t> labels;
@@ -32,22 +32,22 @@ Batch pack(const std::vector<const Example*>& examples, const std::vector<std::i
   Batch batch;
   for (std::size_t segment = 0; segment < examples.size(); ++segment) {
     const Example& example = *examples[segment];
-    MOELORA_CHECK(example.context >= 1 && example.context < example.length(),
-                  "expected an example with 1 or more context rows and a label, found ", example.length(),
-                  " tokens with ", example.context, " context rows");
+    MOELORA_CHECK(example.label_begin >= 1 && example.label_begin < example.length(),
+                  "expected an example with 1 or more tokens before its first label, and a label, found ",
+                  example.length(), " tokens with the first label at ", example.label_begin);
     const auto first_row = static_cast<std::int64_t>(ids.size());
     ids.insert(ids.end(), example.ids.begin(), example.ids.end());
-    for (std::int64_t row = example.context - 1; row < example.length() - 1; ++row) {
+    for (std::int64_t row = example.label_begin - 1; row < example.length() - 1; ++row) {
       label_rows.push_back(first_row + row);
       labels.push_back(example.ids[static_cast<std::size_t>(row + 1)]);
       label_segment.push_back(static_cast<std::int64_t>(segment));
     }
     lengths.push_back(example.length());
-    contexts.push_back(example.context);
+    label_begins.push_back(example.label_begin);
     batch.tasks.push_back(example.task);
   }
   batch.draws = draws;
-  batch.segments = nn::Segments::from_lengths(lengths, contexts);
+  batch.segments = model.segments(lengths, label_begins);
   batch.ids = int64_tensor(ids).to(device);
   batch.positions = model.positions(batch.segments).to(device);
   batch.label_rows = int64_tensor(label_rows).to(device);

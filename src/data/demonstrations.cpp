@@ -1,8 +1,9 @@
 #include "moelora/data/demonstrations.h"
 
 #include <algorithm>
+#include <set>
 #include <string_view>
-#include <unordered_set>
+#include <tuple>
 #include <utility>
 
 #include "data/bigram_index.h"
@@ -56,11 +57,13 @@ std::vector<std::size_t> smallest_keys(std::vector<std::pair<Key, std::size_t>> 
   return places;
 }
 
-std::string demonstration_text(const Record& record) { return source_text(record) + record.target + "\n\n"; }
+std::string demonstration_text(const Record& record, const model::Tokenizer& tokenizer) {
+  return source_text(record, tokenizer) + record.target + "\n\n";
+}
 
 bool fits_source(const Record& record, const model::Tokenizer& tokenizer, const DemonstrationOptions& options) {
-  const auto tokens = static_cast<std::int64_t>(tokenizer.encode(options.source_prefix + source_text(record)).size());
-  return tokens + tokenizer.prompt_overhead() <= options.max_source_length;
+  const auto source = tokenizer.encode(options.source_prefix + source_text(record, tokenizer));
+  return static_cast<std::int64_t>(source.size()) + tokenizer.special_tokens_per_prompt() <= options.max_source_length;
 }
 
 }  // namespace
@@ -97,9 +100,9 @@ DemonstrationPool::DemonstrationPool(std::vector<Record> records) {
   MOELORA_CHECK(!records.empty(),
                 "expected records to take demonstrations from, found an empty pool; give the training records");
   std::map<std::string, std::vector<Record>> by_task;
-  std::map<std::string, std::unordered_set<std::string>> seen;
+  std::set<std::tuple<std::string, std::string, decltype(Record::history)>> seen;
   for (Record& record : records) {
-    if (seen[record.task].insert(source_text(record)).second) {
+    if (seen.emplace(record.task, record.input, record.history).second) {
       std::vector<Record>& of_task = by_task[record.task];
       of_task.push_back(std::move(record));
     }
@@ -129,7 +132,7 @@ Record DemonstrationPool::with_demonstrations(const Record& record, const model:
   std::string shown;
   std::size_t count = 0;
   for (; count < places.size(); ++count) {
-    std::string more = demonstration_text(pool.records[places[count]]) + shown;
+    std::string more = demonstration_text(pool.records[places[count]], tokenizer) + shown;
     Record longer = record;
     longer.input = opening + more + record.input;
     if (!fits_source(longer, tokenizer, options)) {

@@ -1,6 +1,7 @@
 #include "moelora/data/example.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "moelora/io/error.h"
 
@@ -25,15 +26,13 @@ void check_length(const Record& record, const char* what, const model::TokenIds&
                 what, "_length, or choose a part to cut out: tail, head or middle");
 }
 
-/// The input as the reference's round template writes it, after its earlier rounds.
-std::string as_round(const Record& record) {
-  std::string text;
-  for (std::size_t i = 0; i < record.history.size(); ++i) {
-    text += "[Round " + std::to_string(i) + "]\n问：" + record.history[i].first + "\n答：" + record.history[i].second +
-            "\n";
-  }
-  return text + "[Round " + std::to_string(record.history.size()) + "]\n问：" + record.input + "\n答：";
-}
+/// What building adds to a source and a target.
+struct SpecialTokens {
+  std::int64_t of_source;  ///< before the first label
+  std::int64_t of_target;  ///< among the labels
+  explicit SpecialTokens(const model::TrainingPair& empty)
+      : of_source(empty.label_begin), of_target(empty.length() - empty.label_begin) {}
+};
 
 }  // namespace
 
@@ -76,34 +75,41 @@ std::string CountedRecords::text() const {
   return names.empty() ? text : text + (static_cast<std::size_t>(count) > names.size() ? ", …)" : ")");
 }
 
-std::string source_text(const Record& record) { return record.history.empty() ? record.input : as_round(record); }
+std::string source_text(const Record& record, const model::Tokenizer& tokenizer) {
+  return record.history.empty() ? record.input : tokenizer.conversation_text(record.history, record.input);
+}
 
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
                     const EncodeOptions& options) {
-  MOELORA_CHECK(options.max_source_length >= 2 && options.max_target_length >= 3,
-                "expected max_source_length of at least 2 and max_target_length of at least 3, found ",
-                options.max_source_length, " and ", options.max_target_length);
-  model::TokenIds source =
-      tokenizer.encode(options.source_prefix + (options.with_history ? as_round(record) : source_text(record)));
+  const SpecialTokens special(tokenizer.build_pair({}, {}));
+  MOELORA_CHECK(options.max_source_length > special.of_source && options.max_target_length > special.of_target,
+                "expected max_source_length of at least ", special.of_source + 1, " and max_target_length of at least ",
+                special.of_target + 1, ", found ", options.max_source_length, " and ", options.max_target_length);
+  const std::int64_t most_source = options.max_source_length - special.of_source;
+  const std::int64_t most_target = options.max_target_length - special.of_target;
+  model::TokenIds source = tokenizer.encode(
+      options.source_prefix + (options.with_history ? tokenizer.conversation_text(record.history, record.input)
+                                                    : source_text(record, tokenizer)));
   model::TokenIds target = tokenizer.encode(record.target);
   Example example;
   example.task = task;
   example.id = record_name(record);
-  check_length(record, "source", source, options.max_source_length - 1, options.cut);
-  check_length(record, "target", target, options.max_target_length - 2, options.cut);
-  example.source_cut = cut_to(source, options.max_source_length - 1, options.cut) > 0;
-  example.target_cut = cut_to(target, options.max_target_length - 2, Cut::tail) > 0;
-  example.context = tokenizer.context_length(static_cast<std::int64_t>(source.size()));
-  example.ids = tokenizer.build_pair(source, target);
+  check_length(record, "source", source, most_source, options.cut);
+  check_length(record, "target", target, most_target, options.cut);
+  example.source_cut = cut_to(source, most_source, options.cut) > 0;
+  example.target_cut = cut_to(target, most_target, Cut::tail) > 0;
+  model::TrainingPair pair = tokenizer.build_pair(source, target);
+  example.ids = std::move(pair.ids);
+  example.label_begin = pair.label_begin;
   return example;
 }
 
-model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
-                              std::int64_t* removed) {
-  const std::int64_t limit = options.max_source_length - tokenizer.prompt_overhead();
-  MOELORA_CHECK(limit >= 1, "expected max_source_length above ", tokenizer.prompt_overhead(), ", found ",
-                options.max_source_length);
-  model::TokenIds source = tokenizer.encode(options.source_prefix + source_text(record));
+model::Prompt encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
+                            std::int64_t* removed) {
+  const std::int64_t special = tokenizer.special_tokens_per_prompt();
+  const std::int64_t limit = options.max_source_length - special;
+  MOELORA_CHECK(limit >= 1, "expected max_source_length above ", special, ", found ", options.max_source_length);
+  model::TokenIds source = tokenizer.encode(options.source_prefix + source_text(record, tokenizer));
   check_length(record, "source", source, limit, options.cut);
   const std::int64_t cut = cut_to(source, limit, options.cut);
   if (removed != nullptr) {

@@ -34,12 +34,11 @@ class EvaluationMode {
 using RecordBatch = std::vector<std::int64_t>;
 
 // Longest prompts first: if memory does not suffice, the first batch says so.
-std::vector<RecordBatch> batches_by_length(const std::vector<model::TokenIds>& prompts,
-                                           const EvaluateOptions& options) {
+std::vector<RecordBatch> batches_by_length(const std::vector<model::Prompt>& prompts, const EvaluateOptions& options) {
   RecordBatch order(prompts.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
-                   [&](std::int64_t a, std::int64_t b) { return prompts[a].size() > prompts[b].size(); });
+                   [&](std::int64_t a, std::int64_t b) { return prompts[a].length() > prompts[b].length(); });
   std::vector<RecordBatch> batches;
   std::int64_t longest = 0;  // of the batch: the cache has this much room for each of its sequences
   for (const std::int64_t record : order) {
@@ -47,7 +46,7 @@ std::vector<RecordBatch> batches_by_length(const std::vector<model::TokenIds>& p
     if (size == 0 || size == options.batch_size ||
         (options.token_budget > 0 && (size + 1) * longest > options.token_budget)) {
       batches.emplace_back();
-      longest = static_cast<std::int64_t>(prompts[record].size()) + options.max_target_length;
+      longest = prompts[record].length() + options.max_target_length;
     }
     batches.back().push_back(record);
   }
@@ -56,12 +55,12 @@ std::vector<RecordBatch> batches_by_length(const std::vector<model::TokenIds>& p
 
 // Which batches belong to this part: each costs its prompts, and its longest answers at the worst.
 std::vector<std::int64_t> batches_of_part(const std::vector<RecordBatch>& batches,
-                                          const std::vector<model::TokenIds>& prompts, const EvaluateOptions& options) {
+                                          const std::vector<model::Prompt>& prompts, const EvaluateOptions& options) {
   std::vector<std::int64_t> costs;
   for (const RecordBatch& batch : batches) {
     costs.push_back(options.max_target_length * static_cast<std::int64_t>(batch.size()));
     for (const std::int64_t record : batch) {
-      costs.back() += static_cast<std::int64_t>(prompts[record].size());
+      costs.back() += prompts[record].length();
     }
   }
   return data::balance(costs, options.parts).at(static_cast<std::size_t>(options.part));
@@ -112,7 +111,7 @@ std::string stream_key(const data::Record& record) {
 data::EncodeOptions prompt_encoding(const EvaluateOptions& options, const model::CausalLM& model) {
   data::EncodeOptions encode = options.encode;
   if (encode.max_source_length == 0) {
-    encode.max_source_length = data::longest_prompt(model.max_sequence_length(), options.max_target_length);
+    encode.max_source_length = data::longest_prompt(model.shape().max_sequence_length, options.max_target_length);
   }
   return encode;
 }
@@ -152,7 +151,7 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
   result.predictions = records;
   const data::EncodeOptions encode = prompt_encoding(options, model);
   result.longest_prompt = encode.max_source_length;
-  std::vector<model::TokenIds> prompts;
+  std::vector<model::Prompt> prompts;
   prompts.reserve(records.size());
   for (const data::Record& record : records) {
     std::int64_t removed = 0;
@@ -160,10 +159,9 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
     if (removed > 0) {
       result.cut_prompts.add(data::record_name(record));
     }
-    MOELORA_CHECK(static_cast<std::int64_t>(prompts.back().size()) < model.max_sequence_length(), "record ",
-                  data::record_name(record), ": its prompt has ", prompts.back().size(),
-                  " tokens, but the model takes ", model.max_sequence_length(),
-                  " with the answer; lower max_source_length, or leave it out");
+    MOELORA_CHECK(prompts.back().length() < model.shape().max_sequence_length, "record ", data::record_name(record),
+                  ": its prompt has ", prompts.back().length(), " tokens, but the model takes ",
+                  model.shape().max_sequence_length, " with the answer; lower max_source_length, or leave it out");
   }
   if (options.part == 0) {
     warn_of_cut_prompts(result.cut_prompts, records.size(), encode);
@@ -180,20 +178,17 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
   }
   for (const std::int64_t index : part) {
     const RecordBatch& batch = batches[index];
-    std::vector<model::TokenIds> batch_prompts;
-    std::vector<std::int64_t> context_lengths;
+    std::vector<model::Prompt> batch_prompts;
     model::GenerationOptions generation = options.generation;
     generation.streams.clear();
     for (const std::int64_t record : batch) {
       batch_prompts.push_back(prompts[record]);
-      const auto length = static_cast<std::int64_t>(prompts[record].size());
-      context_lengths.push_back(tokenizer.context_length(length - tokenizer.prompt_overhead()));
       generation.streams.push_back(streams[record]);
     }
     generation.max_new_tokens = options.max_target_length;
     generation.eos_id = tokenizer.eos_id();
-    const auto answers = model::generate(model, batch_prompts, context_lengths, generation,
-                                         context ? context(batch) : model::ContextMaker{});
+    const auto answers =
+        model::generate(model, batch_prompts, generation, context ? context(batch) : nn::ContextMaker{});
     std::vector<Answer> made;
     for (std::size_t i = 0; i < batch.size(); ++i) {
       made.push_back({batch[i], text::valid_utf8(tokenizer.clean_response(tokenizer.decode(answers[i].ids))),

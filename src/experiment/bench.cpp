@@ -66,8 +66,6 @@ std::optional<double> median_of(std::vector<double> values) {
   return values.size() % 2 == 1 ? values[middle] : 0.5 * (values[middle - 1] + values[middle]);
 }
 
-bool diverged(const Error& error) { return std::string(error.what()).find("is not finite") != std::string::npos; }
-
 std::int64_t parameters_of(const torch::nn::Module& module) {
   std::set<const void*> seen;
   std::int64_t count = 0;
@@ -133,14 +131,12 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
   eval::BatchContext context;
   if (Adapter adapter = product.adapter; adapter) {
     adapter->eval();
-    context = [adapter, &records](const std::vector<std::int64_t>& batch) -> model::ContextMaker {
+    context = [adapter, &records](const std::vector<std::int64_t>& batch) {
       std::vector<std::int64_t> tasks;
       for (const std::int64_t record : batch) {
         tasks.push_back(adapter->tasks().index(records[static_cast<std::size_t>(record)].task));
       }
-      return [adapter, tasks](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-        return adapter->context(segments, single_tasks(tasks));
-      };
+      return for_tasks(adapter, std::move(tasks));
     };
   }
   return eval::evaluate(*bench.base.model, *bench.base.tokenizer, records, options, context,

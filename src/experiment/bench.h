@@ -43,9 +43,6 @@ std::vector<data::Record> evaluation_records(const ExperimentConfig& config, con
 /// The mean of the two middle values of an even number; nothing of none.
 std::optional<double> median_of(std::vector<double> values);
 
-/// Whether training ended because a loss or gradient was not finite: the learning rate is too large.
-bool diverged(const Error& error);
-
 /// Parameter counts of a module; a tensor that has two names (a tied head) counts once.
 std::int64_t parameters_of(const torch::nn::Module& module);
 

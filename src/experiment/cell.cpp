@@ -12,6 +12,7 @@
 #include "moelora/experiment/inputs.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/train/diverged.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -33,10 +34,7 @@ ordered_json tune(Workbench& bench, const Method& method, bool& stopped) {
     stopped = product.stopped;
     result["validation_loss"] =
         product.validation_loss ? ordered_json(*product.validation_loss) : ordered_json(nullptr);
-  } catch (const Error& error) {
-    if (!diverged(error)) {
-      throw;
-    }
+  } catch (const train::TrainingDiverged& error) {
     result["validation_loss"] = nullptr;  // this rate is too large
     result["diverged"] = error.what();
   }

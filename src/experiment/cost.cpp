@@ -113,25 +113,17 @@ std::vector<double> step_ratios(const Workbench& bench, StepCase& method, StepCa
 }
 
 /// Milliseconds for each of kTokens tokens after one prompt.
-double ms_per_token(Workbench& bench, const AdapterImpl* adapter, std::int64_t task, const model::TokenIds& prompt) {
+double ms_per_token(Workbench& bench, const model::Prompt& prompt, const nn::ContextMaker& context) {
   model::GenerationOptions options;
   options.max_new_tokens = kTokens;
-  model::ContextMaker context;
-  if (adapter != nullptr) {
-    context = [&](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-      return adapter->context(segments, single_tasks({task}));
-    };
-  }
-  const auto& tokenizer = *bench.base.tokenizer;
-  const auto length = tokenizer.context_length(static_cast<std::int64_t>(prompt.size()) - tokenizer.prompt_overhead());
-  const double seconds = seconds_of([&] { model::generate(*bench.base.model, {prompt}, {length}, options, context); });
+  const double seconds = seconds_of([&] { model::generate(*bench.base.model, {prompt}, options, context); });
   return seconds * 1e3 / static_cast<double>(kTokens);
 }
 
 void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, ordered_json& result) {
   const data::Record& record = bench.train.front();
   const data::Record asked = data::TaskPrompts::from_file(bench.config.data.task_prompts).apply(record);
-  const model::TokenIds prompt = data::encode_prompt(asked, *bench.base.tokenizer, bench.config.data.encode);
+  const model::Prompt prompt = data::encode_prompt(asked, *bench.base.tokenizer, bench.config.data.encode);
   const std::int64_t task = bench.tasks.index(record.task);
   const bool merges = adapter && method.not_mergeable().empty();
   std::vector<double> unmerged, merged;
@@ -140,12 +132,12 @@ void measure_latency(Workbench& bench, Adapter& adapter, const Method& method, o
   }
   for (std::int64_t round = 0; round < kLatencyRounds; ++round) {
     bench.stop_if_asked();
-    unmerged.push_back(ms_per_token(bench, adapter ? adapter.get() : nullptr, task, prompt));
+    unmerged.push_back(ms_per_token(bench, prompt, adapter ? for_tasks(adapter, {task}) : nn::ContextMaker()));
     if (merges) {
       MergeOptions options;
       options.measure = false;
       merge_for_task(adapter, record.task, options);
-      merged.push_back(ms_per_token(bench, nullptr, task, prompt));
+      merged.push_back(ms_per_token(bench, prompt, {}));
       unmerge(adapter);
     }
   }

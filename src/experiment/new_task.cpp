@@ -13,6 +13,7 @@
 #include "moelora/adapter/lorahub.h"
 #include "moelora/data/split.h"
 #include "moelora/io/error.h"
+#include "moelora/train/diverged.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
 #include "moelora/train/trainer.h"
@@ -133,10 +134,7 @@ class NewTaskCell {
       try {
         loss = train_on(*adapter, encoded(first, adapter->tasks()), encoded(second, adapter->tasks()),
                         folder / ("rate-" + std::to_string(number++)), rate, embedding_only);
-      } catch (const Error& error) {
-        if (!diverged(error)) {
-          throw;
-        }
+      } catch (const train::TrainingDiverged&) {  // this rate is too large
       }
       details_[way]["tried"].push_back({{"learning_rate", rate}, {"held_out_loss", loss}});
       if (std::isfinite(loss) && (!best_loss || loss < *best_loss)) {

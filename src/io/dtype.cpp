@@ -15,4 +15,11 @@ std::string dtype_name(at::ScalarType dtype) {
   }
 }
 
+std::optional<at::ScalarType> dtype_of_name(std::string_view name) {
+  if (name == "float32" || name == "fp32") return at::kFloat;
+  if (name == "float16" || name == "fp16") return at::kHalf;
+  if (name == "bfloat16" || name == "bf16") return at::kBFloat16;
+  return std::nullopt;
+}
+
 }  // namespace moelora::io

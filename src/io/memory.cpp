@@ -1,13 +1,25 @@
-#include "io/memory.h"
+#include "moelora/io/memory.h"
+
+#include <c10/util/Exception.h>
 
 #include <cstdio>
 #include <fstream>
 #include <limits>
+#include <new>
 #include <string>
 
-#include "moelora/io/error.h"
-
 namespace moelora::io {
+
+bool is_out_of_memory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr || dynamic_cast<const OutOfMemory*>(&error) != nullptr ||
+      dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr) {
+    return true;
+  }
+  // LibTorch's allocator of the CPU has no type of its own for it: its words are recognised here and nowhere else.
+  const auto* of_libtorch = dynamic_cast<const c10::Error*>(&error);
+  const std::string text = of_libtorch != nullptr ? of_libtorch->what_without_backtrace() : "";
+  return text.find("out of memory") != std::string::npos || text.find("can't allocate memory") != std::string::npos;
+}
 
 std::optional<double> available_memory() {
   std::ifstream stream("/proc/meminfo");
@@ -27,7 +39,7 @@ void check_memory(double bytes, const char* what, const char* advice) {
     char sizes[96];
     std::snprintf(sizes, sizeof sizes, " takes %.3g GB, but %.1f GB of memory are available; ", bytes / 1e9,
                   *available / 1e9);
-    throw Error(detail::concat(what, sizes, advice));
+    throw OutOfMemory(detail::concat(what, sizes, advice));
   }
 }
 

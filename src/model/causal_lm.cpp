@@ -68,6 +68,16 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
 
 }  // namespace
 
+nn::Segments CausalLM::segments(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>&) const {
+  return nn::Segments::from_lengths(lengths);
+}
+
+void CausalLM::visit_outputs(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                             const OutputVisitor& visit) {
+  const at::Tensor rows = hidden(ids, positions, context);
+  visit("", logits(rows.narrow(0, rows.size(0) - 1, 1)));
+}
+
 std::optional<StepCost> CausalLM::step_cost(const Workload&, std::int64_t) const { return std::nullopt; }
 
 at::Tensor token_losses(CausalLM& model, const at::Tensor& hidden_rows, const at::Tensor& labels) {

@@ -6,7 +6,7 @@
 
 #include "moelora/io/dtype.h"
 #include "moelora/io/finite.h"
-#include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/generation.h"
 #include "moelora/nn/linear.h"
 
 namespace moelora::model {
@@ -68,39 +68,9 @@ std::string cause_in(const CausalLM& model, const std::string& layer) {
   return text + ": the file is damaged or its training diverged; use another copy";
 }
 
-using LayerVisitor = std::function<bool(const std::string& name, const at::Tensor& output)>;
-
-/// Shows the output of every layer under the name of its module, from the embedding to the logits of the last row, for
-/// as long as `visit` says true. A graph that can't be looked into shows its logits alone, under an empty name.
-void visit_layers(CausalLM& model, const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
-                  const LayerVisitor& visit) {
-  const auto last = [](const at::Tensor& rows) { return rows.narrow(0, rows.size(0) - 1, 1); };
-  auto* graph = model.as<ChatGlmImpl>();
-  if (graph == nullptr) {
-    visit("", model.logits(last(model.hidden(ids, positions, context))));
-    return;
-  }
-  at::Tensor x = graph->transformer->word_embeddings->forward(ids);
-  bool wanted = visit("transformer.word_embeddings", x);
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, graph->config().head_dim(), x.scalar_type());
-  for (std::int64_t layer = 0; wanted && layer < graph->num_layers(); ++layer) {
-    const LayerInput input{rotary, context, layer, nullptr, {}, {}};
-    x = graph->transformer->layers[layer]->as<ChatGlmBlock>()->forward(x, input);
-    wanted = visit("transformer.layers." + std::to_string(layer), x);
-  }
-  if (wanted) {
-    x = graph->transformer->final_layernorm->forward(x);
-    wanted = visit("transformer.final_layernorm", x);
-  }
-  if (wanted) {
-    visit("lm_head", graph->logits(last(x)));
-  }
-}
-
 }  // namespace
 
-std::string first_not_finite_layer(CausalLM& model, const TokenIds& ids, std::int64_t context_length,
-                                   const nn::RowContext& context) {
+std::string first_not_finite_layer(CausalLM& model, const Prompt& sequence, const nn::RowContext& context) {
   at::NoGradGuard no_grad;
   if (context.expert_weights.defined() && !io::all_finite(context.expert_weights)) {
     return "the adapter's expert weights are not finite: its gate or task embedding is damaged or its training "
@@ -113,22 +83,23 @@ std::string first_not_finite_layer(CausalLM& model, const TokenIds& ids, std::in
                             " is not finite: it is damaged or its training diverged");
     }
   }
-  const auto segments = nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {context_length});
+  const TokenIds& ids = sequence.ids;
+  const nn::Segments segments = segments_of({sequence});
   const at::Device device = model.device();
   std::string found;
-  visit_layers(model, at::tensor(ids, at::kLong).to(device), model.positions(segments).to(device), context,
-               [&](const std::string& name, const at::Tensor& output) {
-                 if (io::all_finite(output)) {
-                   return true;
-                 }
-                 found = "the first layer whose output is not finite is " + (name.empty() ? "the model" : name);
-                 if (output.size(0) == static_cast<std::int64_t>(ids.size())) {
-                   const std::int64_t row = first_row_not_finite(output);
-                   found += detail::concat(" (from token ", row, " on, id ", ids[row], ")");
-                 }
-                 found += cause_in(model, name);
-                 return false;
-               });
+  model.visit_outputs(at::tensor(ids, at::kLong).to(device), model.positions(segments).to(device), context,
+                      [&](const std::string& name, const at::Tensor& output) {
+                        if (io::all_finite(output)) {
+                          return true;
+                        }
+                        found = "the first layer whose output is not finite is " + (name.empty() ? "the model" : name);
+                        if (output.size(0) == sequence.length()) {
+                          const std::int64_t row = first_row_not_finite(output);
+                          found += detail::concat(" (from token ", row, " on, id ", ids[row], ")");
+                        }
+                        found += cause_in(model, name);
+                        return false;
+                      });
   return found.empty() ? "run once more in one piece, every layer is finite: the values are at the edge of their range"
                        : found;
 }
@@ -139,10 +110,10 @@ void require_finite_logits(CausalLM& model, const at::Tensor& logits,
     return;
   }
   const std::int64_t row = first_row_not_finite(logits);
-  const SuspectSequence sequence = suspect(row);
-  throw io::NotFinite(
-      detail::concat("the logits of ", sequence.what, " are not finite (", io::describe_not_finite(logits[row]),
-                     "): ", first_not_finite_layer(model, sequence.ids, sequence.context_length, sequence.context)));
+  const SuspectSequence suspected = suspect(row);
+  throw io::NotFinite(detail::concat("the logits of ", suspected.what, " are not finite (",
+                                     io::describe_not_finite(logits[row]),
+                                     "): ", first_not_finite_layer(model, suspected.sequence, suspected.context)));
 }
 
 }  // namespace moelora::model

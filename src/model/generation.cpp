@@ -23,30 +23,31 @@ void check_options(const GenerationOptions& options) {
 }
 
 /// A prompt and what has been answered to it so far.
-SuspectSequence suspect_sequence(const CausalLM& model, std::int64_t sequence, const std::vector<TokenIds>& prompts,
-                                 const std::vector<Generation>& results,
-                                 const std::vector<std::int64_t>& context_lengths, const ContextMaker& make_context) {
-  const TokenIds& answer = results[sequence].ids;
+SuspectSequence suspect_sequence(std::int64_t sequence, const Prompt& prompt, const TokenIds& answer,
+                                 const nn::RowContext& of_prompts) {
   SuspectSequence suspect;
   suspect.what = detail::concat("prompt ", sequence, ", token ", answer.size(), " of its answer,");
-  suspect.ids = prompts[sequence];
-  suspect.ids.insert(suspect.ids.end(), answer.begin(), answer.end());
-  suspect.context_length = context_lengths[sequence];
-  const auto segments =
-      nn::Segments::from_lengths({static_cast<std::int64_t>(suspect.ids.size())}, {suspect.context_length});
-  suspect.context = make_context ? make_context(segments, {sequence}) : nn::RowContext::plain(segments, model.device());
+  suspect.sequence = prompt;
+  suspect.sequence.ids.insert(suspect.sequence.ids.end(), answer.begin(), answer.end());
+  suspect.context = of_prompts.like_segment(sequence, suspect.sequence.length(), prompt.bidirectional_rows);
   return suspect;
 }
 
 }  // namespace
 
-std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
-                                 const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
-                                 const ContextMaker& make_context, const TokenCallback& on_token,
+nn::Segments segments_of(const std::vector<Prompt>& prompts) {
+  std::vector<std::int64_t> lengths, bidirectional;
+  for (const Prompt& prompt : prompts) {
+    lengths.push_back(prompt.length());
+    bidirectional.push_back(prompt.bidirectional_rows);
+  }
+  return nn::Segments::from_lengths(lengths, bidirectional);
+}
+
+std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& prompts, const GenerationOptions& options,
+                                 const nn::ContextMaker& make_context, const TokenCallback& on_token,
                                  const LogitsCallback& on_logits) {
   check_options(options);
-  MOELORA_CHECK(prompts.size() == context_lengths.size(), "expected a context length for each of ", prompts.size(),
-                " prompts, found ", context_lengths.size());
   MOELORA_CHECK(options.streams.empty() || options.streams.size() == prompts.size(),
                 "expected a random stream for each of ", prompts.size(), " prompts, found ", options.streams.size());
   std::vector<Generation> results(prompts.size());
@@ -55,26 +56,27 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
   }
   at::NoGradGuard guard;
   const at::Device device = model.device();
-  const auto limit = model.max_sequence_length();
-  std::vector<std::int64_t> lengths;
+  const ModelShape shape = model.shape();
+  const auto limit = shape.max_sequence_length;
+  std::int64_t longest = 0;
   TokenIds all_ids;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    const auto length = static_cast<std::int64_t>(prompts[i].size());
+    const auto length = prompts[i].length();
     MOELORA_CHECK(length > 0, "prompt ", i, " is empty");
     MOELORA_CHECK(length < limit, "prompt ", i, " has ", length, " tokens, but the model takes ", limit,
                   " with the answer; shorten it or lower max_source_length");
-    lengths.push_back(length);
-    all_ids.insert(all_ids.end(), prompts[i].begin(), prompts[i].end());
+    longest = std::max(longest, length);
+    all_ids.insert(all_ids.end(), prompts[i].ids.begin(), prompts[i].ids.end());
   }
-  const auto longest = *std::max_element(lengths.begin(), lengths.end());
   std::vector<std::int64_t> active(prompts.size());  // prompt index of each row of the batch
   std::iota(active.begin(), active.end(), 0);
-  const nn::Segments segments = nn::Segments::from_lengths(lengths, context_lengths);
-  nn::RowContext context = make_context ? make_context(segments, active) : nn::RowContext::plain(segments, device);
+  const nn::Segments segments = segments_of(prompts);
+  const nn::RowContext of_prompts = make_context ? make_context(segments) : nn::RowContext::plain(segments, device);
+  nn::RowContext context = of_prompts;
   const auto prefix_rows = context.prefix.empty() ? 0 : context.prefix.front().length();
-  KvCache cache(model.num_layers(), static_cast<std::int64_t>(prompts.size()),
-                std::min(longest + options.max_new_tokens, limit) + prefix_rows, model.num_heads(),
-                model.hidden_size() / model.num_heads(), model.dtype(), device);
+  KvCache cache(shape.layers, static_cast<std::int64_t>(prompts.size()),
+                std::min(longest + options.max_new_tokens, limit) + prefix_rows, shape.kv_heads, shape.head_dim,
+                model.dtype(), device);
 
   std::vector<TokenSampler> samplers;
   GenerationOptions choices = options;
@@ -97,7 +99,8 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
     const at::Tensor hidden = model.hidden(ids, positions, context, forward);
     const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();  // [active, vocab]
     require_finite_logits(model, logits, [&](std::int64_t row) {
-      return suspect_sequence(model, active[row], prompts, results, context_lengths, make_context);
+      const std::int64_t sequence = active[row];
+      return suspect_sequence(sequence, prompts[sequence], results[sequence].ids, of_prompts);
     });
     if (on_logits) {
       on_logits(logits, active);
@@ -117,7 +120,7 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
         on_token(sequence, token);
       }
       const auto made = static_cast<std::int64_t>(result.ids.size());
-      if (made < options.max_new_tokens && lengths[sequence] + made < limit) {
+      if (made < options.max_new_tokens && prompts[sequence].length() + made < limit) {
         kept.push_back(static_cast<std::int64_t>(row));
         next_ids.push_back(token);
       }
@@ -133,13 +136,14 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& p
       }
       active = std::move(still);
     }
-    // From here on each sequence adds one row, which is no context.
+    // From here on each sequence adds one row.
     context = context.next_rows(kept);
     ids = at::tensor(next_ids, at::kLong).to(device);
     std::vector<at::Tensor> columns;
     for (const std::int64_t sequence : active) {
-      const auto index = lengths[sequence] + static_cast<std::int64_t>(results[sequence].ids.size()) - 1;
-      columns.push_back(model.position_at(context_lengths[sequence], index));
+      const Prompt& prompt = prompts[sequence];
+      const auto index = prompt.length() + static_cast<std::int64_t>(results[sequence].ids.size()) - 1;
+      columns.push_back(model.position_at(prompt.bidirectional_rows, index));
     }
     positions = at::cat(columns, 1).to(device);
     forward.output_rows = at::Tensor();

@@ -11,7 +11,7 @@
 namespace moelora::nn {
 namespace {
 
-// One block of queries of one segment: the context rows, which see the context rows, or the target rows, which see
+// One block of queries of one segment: the bidirectional rows, which see each other, or the rows behind them, which see
 // everything up to themselves.
 struct QueryBlock {
   std::int64_t begin;  // first query row
@@ -26,12 +26,12 @@ std::vector<QueryBlock> query_blocks(const Segments& segments) {
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const auto begin = segments.offsets[i];
     const auto length = segments.length(i);
-    const auto context = segments.context[i];
-    if (context > 0) {
-      blocks.push_back({begin, context, begin, context, false});
+    const auto both_ways = segments.bidirectional[i];
+    if (both_ways > 0) {
+      blocks.push_back({begin, both_ways, begin, both_ways, false});
     }
-    if (length > context) {
-      blocks.push_back({begin + context, length - context, begin, length, true});
+    if (length > both_ways) {
+      blocks.push_back({begin + both_ways, length - both_ways, begin, length, true});
     }
   }
   return blocks;
@@ -104,14 +104,15 @@ class SegmentAttention : public torch::autograd::Function<SegmentAttention> {
     const AttentionResult result = attention_forward(q, k, v, segments);
     context->save_for_backward({q, k, v, result.output, result.log_sum});
     context->saved_data["offsets"] = segments.offsets;
-    context->saved_data["context"] = segments.context;
+    context->saved_data["bidirectional"] = segments.bidirectional;
     return result.output;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Segments segments{context->saved_data["offsets"].toIntVector(), context->saved_data["context"].toIntVector()};
+    const Segments segments{context->saved_data["offsets"].toIntVector(),
+                            context->saved_data["bidirectional"].toIntVector()};
     at::Tensor dq = at::empty_like(saved[0], at::MemoryFormat::Contiguous);
     at::Tensor dk = at::empty_like(saved[1], at::MemoryFormat::Contiguous);
     at::Tensor dv = at::empty_like(saved[2], at::MemoryFormat::Contiguous);
@@ -120,8 +121,8 @@ class SegmentAttention : public torch::autograd::Function<SegmentAttention> {
   }
 };
 
-// Segments with the rows of a prefix in front of each, as context rows that nobody asks for. What is copied is small
-// beside the products, and the same kernels serve.
+// Segments with the rows of a prefix in front of each, as bidirectional rows that nobody asks for. What is copied is
+// small beside the products, and the same kernels serve.
 class PrefixedRows {
  public:
   PrefixedRows(const Segments& segments, const at::Tensor& output_rows, const KeyValuePrefix& prefix,
@@ -137,7 +138,7 @@ class PrefixedRows {
         own.push_back(begin + length_ + row);
       }
       this->segments.offsets.push_back(begin + length_ + segments.length(i));
-      this->segments.context.push_back(length_ + segments.context[i]);
+      this->segments.bidirectional.push_back(length_ + segments.bidirectional[i]);
     }
     const at::Tensor places = at::tensor(own, at::kLong);
     queries = output_rows.defined() ? places.index_select(0, output_rows.cpu()) : places;
@@ -242,7 +243,7 @@ at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& 
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const auto begin = segments.offsets[i];
     const auto length = segments.length(i);
-    const auto context = segments.context[i];
+    const auto both_ways = segments.bidirectional[i];
     at::Tensor keys = heads_first(k, begin, length);
     at::Tensor values = heads_first(v, begin, length);
     std::int64_t extra = 0;
@@ -258,7 +259,7 @@ at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& 
     const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
     const at::Tensor scores = at::bmm(queries * scale, keys.transpose(1, 2)).to(at::kFloat);
     at::Tensor hidden = at::ones({length, length}, q.options().dtype(at::kBool)).triu(1);
-    hidden.narrow(1, 0, context).narrow(0, 0, context).fill_(false);
+    hidden.narrow(1, 0, both_ways).narrow(0, 0, both_ways).fill_(false);
     hidden = at::constant_pad_nd(hidden, {extra, 0}, 0);
     const at::Tensor p = at::softmax(scores.masked_fill(hidden, -std::numeric_limits<float>::infinity()), 2);
     outputs.push_back(at::bmm(p.to(values.scalar_type()), values).transpose(0, 1));

@@ -69,17 +69,17 @@ std::vector<QueryChunk> query_chunks(const Segments& segments, const std::int64_
     auto& rows = queries[static_cast<std::size_t>(segment)];
     std::sort(rows.begin(), rows.end());
     const std::int64_t begin = segments.offsets[segment];
-    const std::int64_t context = segments.context[segment];
-    const auto is_context = [&](std::int64_t row) { return row - begin < context; };
+    const std::int64_t both_ways = segments.bidirectional[segment];
+    const auto is_bidirectional = [&](std::int64_t row) { return row - begin < both_ways; };
     for (const auto& [row, output] : rows) {
       const bool fits = !chunks.empty() && chunks.back().segment == segment &&
                         static_cast<std::int64_t>(chunks.back().rows.size()) < kChunkRows &&
-                        is_context(chunks.back().rows.back()) == is_context(row);
+                        is_bidirectional(chunks.back().rows.back()) == is_bidirectional(row);
       if (!fits) {
         chunks.push_back({segment, begin, 0, {}, {}, {}});
       }
       QueryChunk& chunk = chunks.back();
-      const std::int64_t seen = is_context(row) ? context : row - begin + 1;
+      const std::int64_t seen = is_bidirectional(row) ? both_ways : row - begin + 1;
       chunk.rows.push_back(row);
       chunk.outputs.push_back(output);
       chunk.seen.push_back(seen);

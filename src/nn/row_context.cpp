@@ -11,18 +11,25 @@
 
 namespace moelora::nn {
 
-Segments Segments::from_lengths(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>& context) {
-  MOELORA_CHECK(lengths.size() == context.size(), "expected one context length per segment, found ", lengths.size(),
-                " lengths and ", context.size(), " context lengths");
+Segments Segments::from_lengths(const std::vector<std::int64_t>& lengths,
+                                const std::vector<std::int64_t>& bidirectional) {
+  MOELORA_CHECK(lengths.size() == bidirectional.size(),
+                "expected one number of bidirectional rows for each segment, found ", lengths.size(), " lengths and ",
+                bidirectional.size(), " numbers of bidirectional rows");
   Segments segments;
   segments.offsets.reserve(lengths.size() + 1);
   for (std::size_t i = 0; i < lengths.size(); ++i) {
-    MOELORA_CHECK(lengths[i] > 0 && context[i] >= 0 && context[i] <= lengths[i], "segment ", i, " has length ",
-                  lengths[i], " and context ", context[i], "; expected 0 <= context <= length and length >= 1");
+    MOELORA_CHECK(lengths[i] > 0 && bidirectional[i] >= 0 && bidirectional[i] <= lengths[i], "segment ", i,
+                  " has length ", lengths[i], " and ", bidirectional[i],
+                  " bidirectional rows; expected a length of at least 1 and 0 to that many bidirectional rows");
     segments.offsets.push_back(segments.offsets.back() + lengths[i]);
   }
-  segments.context = context;
+  segments.bidirectional = bidirectional;
   return segments;
+}
+
+Segments Segments::from_lengths(const std::vector<std::int64_t>& lengths) {
+  return from_lengths(lengths, std::vector<std::int64_t>(lengths.size(), 0));
 }
 
 Segments Segments::for_batch(std::int64_t batch, std::int64_t length) {
@@ -93,19 +100,31 @@ RowContext RowContext::pooled() const {
   return rows;
 }
 
-RowContext RowContext::next_rows(const std::vector<std::int64_t>& kept) const {
-  const auto count = kept.size();
-  RowContext next =
-      plain(Segments::from_lengths(std::vector<std::int64_t>(count, 1), std::vector<std::int64_t>(count, 0)),
-            segment_of_row.device());
-  next.origin = origin;
+RowContext RowContext::with_experts_of(Segments rows, const std::vector<std::int64_t>& chosen) const {
+  RowContext context = plain(std::move(rows), segment_of_row.device());
+  context.origin = origin;
   if (expert_weights.defined()) {
-    const bool all =
-        static_cast<std::int64_t>(count) == expert_weights.size(1) && std::is_sorted(kept.begin(), kept.end());
-    next.expert_weights =
-        all ? expert_weights : expert_weights.index_select(1, at::tensor(kept, at::kLong).to(expert_weights.device()));
+    const bool all = static_cast<std::int64_t>(chosen.size()) == expert_weights.size(1) &&
+                     std::is_sorted(chosen.begin(), chosen.end());
+    context.expert_weights =
+        all ? expert_weights
+            : expert_weights.index_select(1, at::tensor(chosen, at::kLong).to(expert_weights.device()));
   }
-  return next;
+  return context;
+}
+
+RowContext RowContext::next_rows(const std::vector<std::int64_t>& kept) const {
+  return with_experts_of(Segments::from_lengths(std::vector<std::int64_t>(kept.size(), 1)), kept);
+}
+
+RowContext RowContext::like_segment(std::int64_t segment, std::int64_t length, std::int64_t bidirectional) const {
+  RowContext context = with_experts_of(Segments::from_lengths({length}, {bidirectional}), {segment});
+  for (const KeyValuePrefix& each : prefix) {
+    const bool own = each.defined() && each.key.dim() == 4;
+    context.prefix.push_back(own ? KeyValuePrefix{each.key.narrow(0, segment, 1), each.value.narrow(0, segment, 1)}
+                                 : each);
+  }
+  return context;
 }
 
 }  // namespace moelora::nn

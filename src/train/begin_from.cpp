@@ -26,7 +26,8 @@ void take_adapter_config(TrainConfig& config) {
     asked.update(config.adapter_given);
     const nlohmann::ordered_json wanted = MoeLoraConfig::from_json(asked).to_json();
     std::string problems;
-    for (const auto& [key, value] : config.adapter_given.items()) {
+    for (const auto& given : config.adapter_given.items()) {
+      const std::string& key = given.key();
       const auto text = [&](const nlohmann::ordered_json& json) {
         return json.contains(key) ? json[key].dump() : std::string("nothing");
       };

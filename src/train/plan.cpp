@@ -81,15 +81,21 @@ Machine measure_machine(std::int64_t width, at::ScalarType dtype) {
   return machine;
 }
 
-model::Workload workload_of(const std::vector<const data::Example*>& examples) {
+model::Workload workload_of(const model::CausalLM& model, const std::vector<const data::Example*>& examples) {
   model::Workload load;
+  std::vector<std::int64_t> lengths, label_begins;
   for (const data::Example* example : examples) {
-    const std::int64_t context = example->context;
-    const std::int64_t target = example->length() - context;
-    load.rows += example->length();
     load.labels += example->label_count();
-    load.pairs += context * context + target * context + target * (target + 1) / 2;
+    lengths.push_back(example->length());
+    label_begins.push_back(example->label_begin);
   }
+  const nn::Segments segments = model.segments(lengths, label_begins);
+  for (std::int64_t i = 0; i < segments.count(); ++i) {
+    const std::int64_t both_ways = segments.bidirectional[i];
+    const std::int64_t causal = segments.length(i) - both_ways;
+    load.pairs += both_ways * both_ways + causal * both_ways + causal * (causal + 1) / 2;
+  }
+  load.rows = segments.rows();
   return load;
 }
 
@@ -105,7 +111,7 @@ double prefix_bytes(const model::CausalLM& model, const AdapterImpl* adapter,
   }
   const std::int64_t copies = adapter->config().prefix->dropout > 0.0 ? static_cast<std::int64_t>(examples.size()) : 1;
   const auto values = static_cast<double>(copies * length * model.prefix_shape().width());
-  const auto scores = static_cast<double>(model.num_heads() * longest * (longest + length));
+  const auto scores = static_cast<double>(model.shape().heads * longest * (longest + length));
   // Values with their gradients; scores, masked, as weights, and the gradients of two of these. In fp32.
   return 4.0 * (2.0 * values + 5.0 * scores);
 }
@@ -125,7 +131,7 @@ double activation_bytes(double budget_bytes, const std::vector<at::Tensor>& trai
 }
 
 std::int64_t blocks_to_recompute(const model::CausalLM& model, const model::Workload& load, double bytes) {
-  const std::int64_t most = model.num_layers() - 1;
+  const std::int64_t most = model.shape().layers - 1;
   if (!model.step_cost(load, 0)) {
     return 0;
   }
@@ -153,7 +159,7 @@ StepPlan plan_step(const model::CausalLM& model, const AdapterImpl* adapter, con
     for (const std::int64_t index : indices) {
       chosen.push_back(samples[static_cast<std::size_t>(index)]);
     }
-    model::Workload load = workload_of(chosen);
+    model::Workload load = workload_of(model, chosen);
     load.pairs += prefix_length(adapter) * load.rows;
     const double of_prefix = prefix_bytes(model, adapter, chosen);
     const std::int64_t blocks = blocks_to_recompute(model, load, limit - of_prefix);

@@ -96,7 +96,7 @@ std::string examples_hash(const std::vector<data::Example>& train, const std::ve
     const std::uint64_t count = examples->size();
     hash.update(&count, sizeof count);
     for (const data::Example& example : *examples) {
-      const std::int64_t head[] = {example.task, example.context, example.length()};
+      const std::int64_t head[] = {example.task, example.label_begin, example.length()};
       hash.update(head, sizeof head).update(example.ids.data(), example.ids.size() * sizeof example.ids[0]);
     }
   }

@@ -3,7 +3,7 @@
 #include <cmath>
 #include <utility>
 
-#include "moelora/io/error.h"
+#include "moelora/train/diverged.h"
 #include "moelora/train/plan.h"
 #include "moelora/train/run_folder.h"
 
@@ -26,8 +26,10 @@ void check_finite(const SampleLosses& losses, const StepSamples& samples, std::i
       bad.push_back(samples.examples[i]);
     }
   }
-  MOELORA_CHECK(bad.empty(), "the loss of step ", step, " is not finite, in samples ", ids_of(bad),
-                "; look at these records, or ", advice_to_go_back(output));
+  if (!bad.empty()) {
+    throw TrainingDiverged(detail::concat("the loss of step ", step, " is not finite, in samples ", ids_of(bad),
+                                          "; look at these records, or ", advice_to_go_back(output)));
+  }
 }
 
 }  // namespace
@@ -70,8 +72,10 @@ SharedStep::Outcome SharedStep::gradients(const StepSamples& samples, std::int64
       scaler_.good_step();
       return outcome;
     }
-    MOELORA_CHECK(scaler_.back_off(), "the gradient of step ", step, " is not finite, in samples ",
-                  ids_of(samples.examples), "; ", advice_to_go_back(inputs_.output));
+    if (!scaler_.back_off()) {
+      throw TrainingDiverged(detail::concat("the gradient of step ", step, " is not finite, in samples ",
+                                            ids_of(samples.examples), "; ", advice_to_go_back(inputs_.output)));
+    }
   }
 }
 

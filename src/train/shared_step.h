@@ -22,7 +22,7 @@ class SharedStep {
     double gradient_norm = 0.0;  ///< Before clipping.
     bool stop = false;           ///< Whether any rank asked to stop after this step. One process: `stop`.
   };
-  /// `step` (the first is 1) names the step in errors. Error if a loss or the gradient is not finite.
+  /// `step` (the first is 1) names the step in errors. TrainingDiverged if a loss or the gradient is not finite.
   Outcome gradients(const StepSamples& samples, std::int64_t step, bool stop);
 
  private:

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "moelora/data/batch.h"
+#include "moelora/io/error.h"
 #include "moelora/train/plan.h"
 
 namespace moelora::train {
@@ -56,8 +57,8 @@ SampleLosses run_micro_batches(model::CausalLM& model, const AdapterImpl* adapte
     model::ForwardOptions options;
     options.output_rows = batch.label_rows;
     if (std::isfinite(activation_bytes)) {
-      options.recomputed_blocks =
-          blocks_to_recompute(model, workload_of(examples), activation_bytes - prefix_bytes(model, adapter, examples));
+      options.recomputed_blocks = blocks_to_recompute(model, workload_of(model, examples),
+                                                      activation_bytes - prefix_bytes(model, adapter, examples));
     }
     const at::Tensor hidden = model.hidden(batch.ids, batch.positions, context, options);
     const at::Tensor losses = model::token_losses(model, hidden, batch.labels);

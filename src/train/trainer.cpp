@@ -5,15 +5,16 @@
 
 #include <chrono>
 #include <cmath>
-#include <new>
 #include <utility>
 
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
 #include "moelora/io/fingerprint.h"
 #include "moelora/io/folder_lock.h"
+#include "moelora/io/memory.h"
 #include "moelora/log/log.h"
 #include "moelora/train/checkpoint.h"
+#include "moelora/train/diverged.h"
 #include "moelora/train/log.h"
 #include "moelora/train/loss_scaler.h"
 #include "moelora/train/optimizer.h"
@@ -54,7 +55,7 @@ void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, con
   if (inputs.new_task_only) {
     check_new_task_only(inputs, options);
   }
-  const std::int64_t longest = inputs.model.max_sequence_length();
+  const std::int64_t longest = inputs.model.shape().max_sequence_length;
   const auto tasks = static_cast<std::int64_t>(inputs.tasks.size());
   for (const auto* examples : {&inputs.train, &inputs.validation}) {
     for (const data::Example& example : *examples) {
@@ -261,16 +262,20 @@ bool Run::validate() {
   return best;
 }
 
-/// Error when validations go on not finite, or the last one leaves no result. Its step's checkpoint is there by then.
+/// TrainingDiverged when validations go on not finite, or the last one leaves no result. Its step's checkpoint is there
+/// by then.
 void Run::check_validations() const {
   const std::int64_t in_a_row = state_.validations_not_finite;
   const bool last_without_best = state_.step >= options_.steps && !state_.best_loss;
   const bool goes_on = in_a_row == 0 || (in_a_row == 1 && !last_without_best);
-  MOELORA_CHECK(goes_on, "the validation loss of step ", state_.step, " is not finite, ",
-                in_a_row > 1 ? detail::concat("as those of the ", in_a_row, " validations up to here")
-                             : std::string("and there is none that is"),
-                not_finite_.empty() ? std::string() : ", in samples " + not_finite_, "; look at these records, or ",
-                advice_to_go_back(inputs_.output));
+  if (!goes_on) {
+    throw TrainingDiverged(detail::concat("the validation loss of step ", state_.step, " is not finite, ",
+                                          in_a_row > 1
+                                              ? detail::concat("as those of the ", in_a_row, " validations up to here")
+                                              : std::string("and there is none that is"),
+                                          not_finite_.empty() ? std::string() : ", in samples " + not_finite_,
+                                          "; look at these records, or ", advice_to_go_back(inputs_.output)));
+  }
 }
 
 void Run::write_checkpoint() {
@@ -375,14 +380,15 @@ TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, con
   }
   try {
     return Run(inputs, options, callbacks).to_the_end();
-  } catch (const std::bad_alloc&) {
-    throw Error(out_of_memory(options));
-  } catch (const c10::Error& error) {
-    const std::string text = error.what_without_backtrace();
-    if (text.find("out of memory") == std::string::npos && text.find("can't allocate memory") == std::string::npos) {
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& error) {
+    if (!io::is_out_of_memory(error)) {
       throw;
     }
-    throw Error(out_of_memory(options) + "\n" + text);
+    const auto* of_libtorch = dynamic_cast<const c10::Error*>(&error);
+    throw io::OutOfMemory(out_of_memory(options) +
+                          (of_libtorch != nullptr ? "\n" + std::string(of_libtorch->what_without_backtrace()) : ""));
   }
 }
 

@@ -3,18 +3,25 @@
 #include <ATen/ATen.h>
 
 #include "moelora/io/error.h"
-#include "moelora/model/chatglm/load.h"
+#include "moelora/model/registry.h"
 
 namespace moelora::verify {
 
 AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& options) {
   AdapterBench bench;
-  bench.model = model::load_chatglm(base, {options.dtype, options.device});
+  model::LoadOptions load;
+  load.dtype = options.dtype;
+  load.device = options.device;
+  load.tokenizer = false;
+  const model::LoadedModel loaded = model::load(base, load);
+  bench.model = loaded.model;
+  bench.tokens = loaded.config->special_tokens();
   VerifyReport unused;
   const GoldenFile golden(base / "golden.safetensors", unused);
-  const auto& config = bench.model->config();
-  bench.left = read_batch(golden.peek("left.input_ids"), golden.peek("left.labels"), config);
-  bench.right = read_batch(golden.peek("right.input_ids"), golden.peek("right.labels"), config);
+  bench.batches = labelled_batches(golden, bench.tokens);
+  MOELORA_CHECK(!bench.batches.empty(), base.string(),
+                ": golden.safetensors lacks batches with labels (NAME.input_ids ",
+                "and NAME.labels), which an adapter's goldens share");
   bench.prompts = golden.peek("prompt.input_ids");
   return bench;
 }
@@ -32,15 +39,9 @@ void AdapterRun::backward(const GoldenBatch& batch) const {
   run(batch).loss.backward();
 }
 
-GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const at::Tensor& prompts, double tolerance) const {
-  GreedyRun greedy = greedy_run(model, prompts, golden.peek("greedy_batch.logits").size(1),
-                                [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-                                  TaskIds own;
-                                  for (const std::int64_t sequence : sequences) {
-                                    own.push_back(tasks[sequence]);
-                                  }
-                                  return adapter->context(segments, own);
-                                });
+GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const AdapterBench& bench, double tolerance) const {
+  GreedyRun greedy = greedy_run(model, bench.prompts, bench.tokens, golden.peek("greedy_batch.logits").size(1),
+                                [&](const nn::Segments& segments) { return adapter->context(segments, tasks); });
   golden.compare_equal("greedy_batch.ids", greedy.ids);
   golden.compare("greedy_batch.logits", greedy.logits, tolerance);
   return greedy;
@@ -49,10 +50,12 @@ GreedyRun AdapterRun::compare_greedy(GoldenFile& golden, const at::Tensor& promp
 void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench& bench, const std::string& suffix,
                    double tolerance) {
   at::NoGradGuard guard;
-  for (const auto& [side, batch] :
-       {std::pair<std::string, const GoldenBatch*>{"left", &bench.left}, {"right", &bench.right}}) {
-    const GraphRun result = run.run(*batch);
-    golden.compare_rows(side + ".logits" + suffix, batch->pad(result.logits), batch->real, tolerance);
+  for (const auto& [side, batch] : bench.batches) {
+    if (!golden.contains(side + ".logits" + suffix) && !golden.contains(side + ".loss" + suffix)) {
+      continue;
+    }
+    const GraphRun result = run.run(batch);
+    golden.compare_rows(side + ".logits" + suffix, batch.pad(result.logits), batch.real, tolerance);
     golden.compare(side + ".loss" + suffix, result.loss.to(at::kFloat).view({1}), tolerance);
   }
 }

@@ -8,26 +8,30 @@ namespace moelora::verify {
 
 // The base's golden batches, which adapters' goldens share.
 struct AdapterBench {
-  model::ChatGlm model{nullptr};
-  GoldenBatch left, right;
+  std::shared_ptr<model::CausalLM> model;
+  model::SpecialTokens tokens;
+  std::map<std::string, GoldenBatch> batches;  ///< the same sequences, padded in different ways; by name
   at::Tensor prompts;
-  TaskIds one_task() const { return TaskIds(static_cast<std::size_t>(left.segments.count()), {0}); }  ///< for each row
+  /// The batch whose gradients and training steps the goldens have: the first by name.
+  const GoldenBatch& trained() const { return batches.begin()->second; }
+  TaskIds one_task() const { return TaskIds(static_cast<std::size_t>(trained().segments.count()), {0}); }
 };
 
 AdapterBench open_bench(const std::filesystem::path& base, const VerifyOptions& options);
 
 struct AdapterRun {
   Adapter adapter;
-  model::ChatGlmImpl& model;
+  model::CausalLM& model;
   TaskIds tasks;
 
   GraphRun run(const GoldenBatch& batch) const;
   void backward(const GoldenBatch& batch) const;  ///< Fresh gradients of the batch's loss.
   /// Greedy decoding of as many tokens as "greedy_batch.logits" has, compared with "greedy_batch.*".
-  GreedyRun compare_greedy(GoldenFile& golden, const at::Tensor& prompts, double tolerance) const;
+  GreedyRun compare_greedy(GoldenFile& golden, const AdapterBench& bench, double tolerance) const;
 };
 
-/// Logits and losses of both batches against "left.logits" + suffix and so on.
+/// Logits and losses of the batches against SIDE.logits + suffix and SIDE.loss + suffix, of those sides that the golden
+/// file has.
 void compare_sides(GoldenFile& golden, const AdapterRun& run, const AdapterBench& bench, const std::string& suffix,
                    double tolerance);
 

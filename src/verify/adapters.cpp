@@ -157,7 +157,7 @@ void verify_training(const fs::path& folder, const nlohmann::ordered_json& json,
   std::set<std::int64_t> stops;
   for (const auto& entry : losses) stops.insert(entry.first);
   for (const auto& entry : parameters) stops.insert(entry.first);
-  Training training(run, bench.left);
+  Training training(run, bench.trained());
   for (const std::int64_t steps : stops) {
     training.advance_to(steps);
     if (losses.contains(steps)) {
@@ -213,6 +213,48 @@ void verify_checkpoint_forms(const fs::path& folder, VerifyReport& report) {
   compare_forms(report, "adapter_model.bin", mapped, pickled);
 }
 
+// The adapter with each list of task ids that the goldens hold, by what stands behind "task_id" in its name: one task
+// for each sequence (""), or several.
+std::map<std::string, AdapterRun> runs_of(const GoldenFile& golden, const Adapter& adapter, const AdapterBench& bench) {
+  constexpr std::string_view kTaskIds = "task_id";
+  std::map<std::string, AdapterRun> runs;
+  for (const std::string& name : golden.names()) {
+    if (name.starts_with(kTaskIds)) {
+      runs.emplace(name.substr(kTaskIds.size()), AdapterRun{adapter, *bench.model, task_ids_of(golden.peek(name))});
+    }
+  }
+  return runs;
+}
+
+// The task ids of golden.json ("task_ids" and so on) against those that were used.
+void compare_task_ids(GoldenFile& golden, const nlohmann::ordered_json& json, const std::string& which) {
+  std::vector<at::Tensor> rows;
+  for (const auto& row : json.at("task_ids" + which)) {
+    rows.push_back(row.is_array() ? at::tensor(row.get<std::vector<std::int64_t>>(), at::kLong)
+                                  : at::scalar_tensor(row.get<std::int64_t>(), at::kLong));
+  }
+  golden.compare_equal("task_id" + which, at::stack(rows));
+}
+
+// Every "gradients….safetensors"; what follows that word says with which task ids, or nothing but the plain ones.
+void verify_gradients(const fs::path& folder, const std::map<std::string, AdapterRun>& runs, const AdapterBench& bench,
+                      double tolerance, VerifyReport& report) {
+  for (const auto& [name, path] : files_like(folder, "", ".safetensors")) {
+    const auto which = name == "gradients" ? std::string() : text_between(name, "gradients", "");
+    if (!which) {
+      continue;
+    }
+    const AdapterRun* run = &runs.at("");
+    for (const auto& [suffix, candidate] : runs) {
+      run = which->starts_with(suffix) ? &candidate : run;  // in order of length where one begins with another
+    }
+    run->backward(bench.trained());
+    GoldenFile gradients(path, report);
+    compare_gradients(gradients, *Adapter(run->adapter), tolerance);
+    gradients.finish();
+  }
+}
+
 }  // namespace
 
 void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOptions& options, VerifyReport& report) {
@@ -220,18 +262,15 @@ void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOp
   AdapterBench bench = open_bench(base, options);
   GoldenFile golden(folder / "golden.safetensors", report);
   const nlohmann::ordered_json json = io::read_json_file(folder / "golden.json");
-  AdapterRun run{load_foreign_adapter(*bench.model, folder), *bench.model, task_ids_of(golden.peek("task_id"))};
-  AdapterRun multi{run.adapter, *bench.model, task_ids_of(golden.peek("task_id_multi"))};
-
+  golden.peek("task_id");  // the plain list is the one that everything else needs
+  const std::map<std::string, AdapterRun> runs = runs_of(golden, load_foreign_adapter(*bench.model, folder), bench);
+  AdapterRun run = runs.at("");
   compare_tensors(report, "golden.json: task_ids",
                   at::tensor(json.at("task_ids").get<std::vector<std::int64_t>>(), at::kLong), golden.peek("task_id"),
                   0);
-  golden.compare_equal("task_id", at::tensor(json.at("task_ids").get<std::vector<std::int64_t>>(), at::kLong));
-  std::vector<at::Tensor> rows;
-  for (const auto& row : json.at("task_ids_multi")) {
-    rows.push_back(at::tensor(row.get<std::vector<std::int64_t>>(), at::kLong));
+  for (const auto& [which, one] : runs) {
+    compare_task_ids(golden, json, which);
   }
-  golden.compare_equal("task_id_multi", at::stack(rows));
   {
     at::NoGradGuard guard;
     TaskGate& gate = run.adapter->gates().front();
@@ -239,33 +278,29 @@ void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOp
                    gate->weights_of_rows(at::arange(golden.peek("gate_weights").size(0),
                                                     at::TensorOptions(at::kLong).device(options.device))),
                    1e-6 * options.tolerance_factor);
-    golden.compare("gate_weights_multi", run.adapter->expert_weights(multi.tasks)[0], 1e-6 * options.tolerance_factor);
-    run.compare_greedy(golden, bench.prompts, tolerance);
+    for (const auto& [which, one] : runs) {
+      if (!which.empty() && golden.contains("gate_weights" + which)) {
+        golden.compare("gate_weights" + which, run.adapter->expert_weights(one.tasks)[0],
+                       1e-6 * options.tolerance_factor);
+      }
+    }
+    run.compare_greedy(golden, bench, tolerance);
     run.adapter->disable();
-    golden.compare_rows(
-        "left.logits_adapter_disabled",
-        bench.left.pad(
-            run_graph(*bench.model, bench.left, nn::RowContext::plain(bench.left.segments, options.device)).logits),
-        bench.left.real, tolerance);
+    for (const auto& [side, batch] : bench.batches) {
+      if (const std::string name = side + ".logits_adapter_disabled"; golden.contains(name)) {
+        const nn::RowContext plain = nn::RowContext::plain(batch.segments, options.device);
+        golden.compare_rows(name, batch.pad(run_graph(*bench.model, batch, plain).logits), batch.real, tolerance);
+      }
+    }
     run.adapter->enable();
   }
-  compare_sides(golden, run, bench, "", tolerance);
-  compare_sides(golden, multi, bench, "_multi", tolerance);
+  for (const auto& [which, one] : runs) {
+    compare_sides(golden, one, bench, which, tolerance);
+  }
   golden.finish();
   compare_numbers(report, "golden.json: scaling", json.at("scaling").get<double>(), run.adapter->config().scaling(), 0);
 
-  if (fs::exists(folder / "gradients.safetensors")) {
-    run.backward(bench.left);
-    GoldenFile gradients(folder / "gradients.safetensors", report);
-    compare_gradients(gradients, *run.adapter, tolerance);
-    gradients.finish();
-  }
-  if (fs::exists(folder / "gradients_multi_gate_only.safetensors")) {
-    multi.backward(bench.left);
-    GoldenFile gradients(folder / "gradients_multi_gate_only.safetensors", report);
-    compare_gradients(gradients, *run.adapter, tolerance);
-    gradients.finish();
-  }
+  verify_gradients(folder, runs, bench, tolerance, report);
   for (const auto& [layers, path] : files_like(folder, "merged", ".safetensors")) {
     verify_merged(path, run, report);
   }
@@ -281,16 +316,19 @@ void verify_moelora(const fs::path& folder, const fs::path& base, const VerifyOp
     {
       at::NoGradGuard guard;
       const auto& linears = own.adapter->linears();
-      for (std::size_t i = 0; i < linears.size(); ++i) {
-        const std::string name = "gate_weights.model." + linears[i].name;
-        gates.compare(name,
-                      own.adapter->gates()[i]->weights_of_rows(
-                          at::arange(gates.peek(name).size(0), at::TensorOptions(at::kLong).device(options.device))),
-                      1e-6 * options.tolerance_factor);
+      for (const std::string& name : gates.names()) {
+        for (std::size_t i = 0; name.starts_with("gate_weights.") && i < linears.size(); ++i) {
+          if (name.ends_with("." + linears[i].name)) {
+            gates.compare(name,
+                          own.adapter->gates()[i]->weights_of_rows(at::arange(
+                              gates.peek(name).size(0), at::TensorOptions(at::kLong).device(options.device))),
+                          1e-6 * options.tolerance_factor);
+          }
+        }
       }
     }
     compare_sides(gates, own, bench, "", tolerance);
-    own.backward(bench.left);
+    own.backward(bench.trained());
     compare_gradients(gates, *own.adapter, tolerance);
     gates.finish();
   }
@@ -303,7 +341,7 @@ void verify_lora(const fs::path& folder, const fs::path& base, const VerifyOptio
   const nlohmann::ordered_json json = io::read_json_file(folder / "golden.json");
   AdapterRun run{load_foreign_adapter(*bench.model, folder), *bench.model, bench.one_task()};
   compare_sides(golden, run, bench, "", tolerance);
-  run.backward(bench.left);
+  run.backward(bench.trained());
   compare_gradients(golden, *run.adapter, tolerance);
   golden.finish();
   compare_numbers(report, "golden.json: scaling", json.at("scaling").get<double>(), run.adapter->config().scaling(), 0);

@@ -181,7 +181,7 @@ at::Tensor GoldenBatch::pad(const at::Tensor& rows) const {
   return padded;
 }
 
-GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::ChatGlmConfig& config) {
+GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens) {
   GoldenBatch batch;
   batch.columns = ids.size(1);
   batch.real = at::zeros(ids.sizes(), at::kBool);
@@ -191,7 +191,7 @@ GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const mo
   for (std::int64_t i = 0; i < ids.size(0); ++i) {
     const auto* id = ids[i].const_data_ptr<std::int64_t>();
     std::int64_t first = 0;
-    while (first < batch.columns && id[first] == config.pad_token_id) {
+    while (first < batch.columns && id[first] == tokens.pad) {
       ++first;
     }
     std::int64_t end = batch.columns;
@@ -202,10 +202,11 @@ GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const mo
       }
     }
     std::int64_t sop = first;
-    while (sop < end && id[sop] != config.bos_token_id) {
+    while (sop < end && id[sop] != tokens.bos) {
       ++sop;
     }
-    MOELORA_CHECK(sop < end && sop > first, "golden sequence ", i, " has no <sop> (id ", config.bos_token_id, ")");
+    MOELORA_CHECK(sop < end && sop > first, "golden sequence ", i, " has no token that opens its answer (id ",
+                  tokens.bos, ")");
     batch.begin.push_back(first);
     lengths.push_back(end - first);
     contexts.push_back(sop - first);
@@ -224,7 +225,18 @@ GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const mo
   return batch;
 }
 
-GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn::RowContext& context) {
+std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens) {
+  std::map<std::string, GoldenBatch> batches;
+  for (const std::string& name : golden.names()) {
+    const auto side = text_between(name, "", ".labels");
+    if (side && golden.contains(*side + ".input_ids")) {
+      batches.emplace(*side, read_batch(golden.peek(*side + ".input_ids"), golden.peek(name), tokens));
+    }
+  }
+  return batches;
+}
+
+GraphRun run_graph(model::CausalLM& model, const GoldenBatch& batch, const nn::RowContext& context) {
   const auto device = model.device();
   const at::Tensor hidden = model.hidden(batch.ids.to(device), model.positions(batch.segments).to(device), context);
   const at::Tensor losses =
@@ -237,19 +249,35 @@ GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn
   return {logits, losses.mean()};
 }
 
-GreedyRun greedy_run(model::ChatGlmImpl& model, const at::Tensor& prompts, std::int64_t new_tokens,
-                     const MakeContext& context) {
-  const GoldenBatch batch = read_batch(prompts, {}, model.config());
-  std::vector<model::TokenIds> ids;
+std::vector<at::Tensor> hidden_states(model::CausalLM& model, const GoldenBatch& batch, const nn::RowContext& context) {
+  const auto device = model.device();
+  const auto blocks = static_cast<std::size_t>(model.shape().layers);
+  std::vector<at::Tensor> outputs;  // the embedding's, each block's, the last norm's
+  model.visit_outputs(batch.ids.to(device), model.positions(batch.segments).to(device), context,
+                      [&](const std::string&, const at::Tensor& output) {
+                        outputs.push_back(output);
+                        return outputs.size() < blocks + 2;
+                      });
+  MOELORA_CHECK(outputs.size() == blocks + 2, "expected a graph that shows the outputs of its ", blocks,
+                " blocks, found ", outputs.size(), " outputs; override CausalLM::visit_outputs");
+  outputs.erase(outputs.end() - 2);  // the last block's: what follows is its norm
+  return outputs;
+}
+
+GreedyRun greedy_run(model::CausalLM& model, const at::Tensor& prompts, const model::SpecialTokens& tokens,
+                     std::int64_t new_tokens, const nn::ContextMaker& context) {
+  const GoldenBatch batch = read_batch(prompts, {}, tokens);
+  std::vector<model::Prompt> golden_prompts;
   for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
-    const at::Tensor row = batch.ids.narrow(0, batch.segments.offsets[i], batch.segments.length(i));
-    ids.emplace_back(row.const_data_ptr<std::int64_t>(), row.const_data_ptr<std::int64_t>() + row.size(0));
+    const auto* id = batch.ids.const_data_ptr<std::int64_t>();
+    golden_prompts.push_back(
+        {{id + batch.segments.offsets[i], id + batch.segments.offsets[i + 1]}, batch.segments.bidirectional[i]});
   }
   model::GenerationOptions options;
   options.max_new_tokens = new_tokens;
   std::vector<at::Tensor> steps;
   const auto results = model::generate(
-      model, ids, batch.segments.context, options, context, {},
+      model, golden_prompts, options, context, {},
       [&](const at::Tensor& logits, const std::vector<std::int64_t>&) { steps.push_back(logits.clone()); });
   GreedyRun run;
   run.logits = at::stack(steps, 1);

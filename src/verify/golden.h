@@ -8,7 +8,7 @@
 #include <optional>
 #include <set>
 
-#include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/family.h"
 #include "moelora/verify/verify.h"
 
 namespace moelora::verify {
@@ -64,7 +64,10 @@ struct GoldenBatch {
 };
 
 /// ids [S, columns]; labels [S, columns] or undefined (prompts).
-GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::ChatGlmConfig& config);
+GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens);
+
+/// The batches with labels that a golden file holds, SIDE.input_ids and SIDE.labels, by that name.
+std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens);
 
 /// Greedy decoding of left-padded golden prompts: ids [S, columns + new] and logits [S, new, V] as the goldens have
 /// them.
@@ -72,16 +75,18 @@ struct GreedyRun {
   at::Tensor ids;
   at::Tensor logits;
 };
-using MakeContext = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>&)>;
-GreedyRun greedy_run(model::ChatGlmImpl& model, const at::Tensor& prompts, std::int64_t new_tokens,
-                     const MakeContext& context);
+GreedyRun greedy_run(model::CausalLM& model, const at::Tensor& prompts, const model::SpecialTokens& tokens,
+                     std::int64_t new_tokens, const nn::ContextMaker& context);
 
 /// Mean loss over all labels of a batch, with logits of all rows [rows, V].
 struct GraphRun {
   at::Tensor logits;
   at::Tensor loss;  ///< scalar, differentiable
 };
-GraphRun run_graph(model::ChatGlmImpl& model, const GoldenBatch& batch, const nn::RowContext& context);
+GraphRun run_graph(model::CausalLM& model, const GoldenBatch& batch, const nn::RowContext& context);
+
+/// Every block's input and, as the last, the output of the last norm: num_layers + 1 tensors [rows, hidden_size].
+std::vector<at::Tensor> hidden_states(model::CausalLM& model, const GoldenBatch& batch, const nn::RowContext& context);
 
 /// The files of a folder whose names are `before` + some text + `after`, by that text, in its order.
 std::map<std::string, std::filesystem::path> files_like(const std::filesystem::path& folder, const std::string& before,

@@ -1,4 +1,4 @@
-// Goldens of a ChatGLM graph: config.json, weights, golden.safetensors, golden.json, rotary tables.
+// Goldens of a model's graph: config.json, weights, golden.safetensors, golden.json, rotary tables.
 
 #include <ATen/ATen.h>
 
@@ -8,7 +8,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/torch_checkpoint.h"
-#include "moelora/model/chatglm/load.h"
+#include "moelora/model/registry.h"
 #include "moelora/nn/rotary.h"
 
 namespace moelora::verify {
@@ -27,19 +27,19 @@ at::Tensor golden_mask(const GoldenBatch& batch) {
     const auto length = columns - begin;
     at::Tensor real = own.narrow(0, begin, length).narrow(1, begin, length);
     real.copy_(at::ones({length, length}, at::kByte).triu(1));
-    real.narrow(1, 0, batch.segments.context[i]).zero_();
+    real.narrow(1, 0, batch.segments.bidirectional[i]).zero_();
   }
   return mask;
 }
 
-at::Tensor golden_positions(const GoldenBatch& batch, const model::ChatGlmImpl& model) {
+at::Tensor golden_positions(const GoldenBatch& batch, const model::CausalLM& model) {
   at::Tensor positions = at::zeros({batch.segments.count(), 2, batch.columns}, at::kLong);
   for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
     // To the end of the row: right padding continues the count, left padding has none behind.
     const auto length = batch.columns - batch.begin[i];
     positions[i]
         .narrow(1, batch.begin[i], length)
-        .copy_(model.positions(nn::Segments::from_lengths({length}, {batch.segments.context[i]})));
+        .copy_(model.positions(nn::Segments::from_lengths({length}, {batch.segments.bidirectional[i]})));
   }
   return positions;
 }
@@ -58,17 +58,15 @@ at::Tensor sequence_tensor(const nlohmann::ordered_json& ids) {
   return at::tensor(ids.get<std::vector<std::int64_t>>(), at::kLong);
 }
 
-void verify_padded(const std::string& side, GoldenFile& golden, model::ChatGlmImpl& model, const GoldenBatch& batch,
-                   double tolerance) {
+void verify_padded(const std::string& side, GoldenFile& golden, model::CausalLM& model, const GoldenBatch& batch,
+                   std::int64_t pad, double tolerance) {
   at::NoGradGuard guard;
-  const auto pad = model.config().pad_token_id;
   golden.compare_equal(side + ".input_ids", golden_ids(batch, pad));
   golden.compare_equal(side + ".position_ids", golden_positions(batch, model));
   golden.compare_equal(side + ".labels", golden_labels(batch));
   golden.compare_equal(side + ".attention_mask", golden_mask(batch));
   const nn::RowContext context = nn::RowContext::plain(batch.segments, model.device());
-  const auto device = model.device();
-  const auto states = model.hidden_states(batch.ids.to(device), model.positions(batch.segments).to(device), context);
+  const auto states = hidden_states(model, batch, context);
   for (std::size_t layer = 0; layer < states.size(); ++layer) {
     const std::string name = side + ".hidden." + std::to_string(layer);
     if (golden.contains(name)) {
@@ -93,27 +91,26 @@ at::Tensor padded_sequences(const nlohmann::ordered_json& sequences, std::int64_
   return ids;
 }
 
-void verify_golden_json(const nlohmann::ordered_json& golden, GoldenFile& file, const model::ChatGlmConfig& config,
+void verify_golden_json(const nlohmann::ordered_json& golden, GoldenFile& file,
+                        const std::map<std::string, GoldenBatch>& batches, const model::SpecialTokens& tokens,
                         VerifyReport& report) {
   if (golden.contains("sequences")) {
-    for (const std::string side : {"left", "right"}) {
-      if (file.contains(side + ".input_ids")) {
-        const at::Tensor& ids = file.peek(side + ".input_ids");
-        compare_tensors(report, "golden.json: sequences, " + side, ids,
-                        padded_sequences(golden["sequences"], ids.size(1), config.pad_token_id, side == "left"), 0);
-      }
+    for (const auto& [side, batch] : batches) {
+      const at::Tensor& ids = file.peek(side + ".input_ids");
+      const bool left = std::any_of(batch.begin.begin(), batch.begin.end(), [](auto first) { return first > 0; });
+      compare_tensors(report, "golden.json: sequences, " + side, ids,
+                      padded_sequences(golden["sequences"], ids.size(1), tokens.pad, left), 0);
     }
     if (file.contains("prompt.input_ids")) {
       nlohmann::ordered_json prompts = nlohmann::ordered_json::array();
       for (const auto& sequence : golden["sequences"]) {
         auto ids = sequence.get<std::vector<std::int64_t>>();
-        const auto sop = std::find(ids.begin(), ids.end(), config.bos_token_id);
+        const auto sop = std::find(ids.begin(), ids.end(), tokens.bos);
         ids.erase(sop == ids.end() ? sop : sop + 1, ids.end());
         prompts.push_back(ids);
       }
       const at::Tensor& ids = file.peek("prompt.input_ids");
-      compare_tensors(report, "golden.json: prompts", ids,
-                      padded_sequences(prompts, ids.size(1), config.pad_token_id, true), 0);
+      compare_tensors(report, "golden.json: prompts", ids, padded_sequences(prompts, ids.size(1), tokens.pad, true), 0);
     }
   }
 }
@@ -141,19 +138,22 @@ void verify_rotary(const fs::path& path, VerifyReport& report) {
 void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyReport& report) {
   if (fs::exists(folder / "golden.safetensors") && fs::exists(folder / "config.json")) {
     const double tolerance = kTolerance * options.tolerance_factor;
-    model::ChatGlm model = model::load_chatglm(folder, {options.dtype, options.device});
+    model::LoadOptions load;
+    load.dtype = options.dtype;
+    load.device = options.device;
+    load.tokenizer = false;
+    const model::LoadedModel loaded = model::load(folder, load);
+    model::CausalLM& model = *loaded.model;
+    const model::SpecialTokens tokens = loaded.config->special_tokens();
     GoldenFile golden(folder / "golden.safetensors", report);
-    for (const std::string side : {"left", "right"}) {
-      if (golden.contains(side + ".input_ids")) {
-        const GoldenBatch batch =
-            read_batch(golden.peek(side + ".input_ids"), golden.peek(side + ".labels"), model->config());
-        verify_padded(side, golden, *model, batch, tolerance);
-      }
+    const std::map<std::string, GoldenBatch> batches = labelled_batches(golden, tokens);
+    for (const auto& [side, batch] : batches) {
+      verify_padded(side, golden, model, batch, tokens.pad, tolerance);
     }
     if (golden.contains("prompt.input_ids")) {
-      const GoldenBatch batch = read_batch(golden.peek("prompt.input_ids"), {}, model->config());
-      golden.compare_equal("prompt.input_ids", golden_ids(batch, model->config().pad_token_id));
-      golden.compare_equal("prompt.position_ids", golden_positions(batch, *model));
+      const GoldenBatch batch = read_batch(golden.peek("prompt.input_ids"), {}, tokens);
+      golden.compare_equal("prompt.input_ids", golden_ids(batch, tokens.pad));
+      golden.compare_equal("prompt.position_ids", golden_positions(batch, model));
       golden.compare_equal("prompt.attention_mask", golden_mask(batch));
     }
     const nlohmann::ordered_json json = fs::exists(folder / "golden.json") ? io::read_json_file(folder / "golden.json")
@@ -166,7 +166,7 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
       const std::string name = "greedy_" + *short_name;
       const at::Tensor prompts =
           golden.contains(name + ".prompt") ? golden.peek(name + ".prompt") : golden.peek("prompt.input_ids");
-      const GreedyRun run = greedy_run(*model, prompts, golden.peek(name + ".logits").size(1), {});
+      const GreedyRun run = greedy_run(model, prompts, tokens, golden.peek(name + ".logits").size(1), {});
       golden.compare_equal(name + ".ids", run.ids);
       golden.compare(name + ".logits", run.logits, tolerance);
       if (golden.contains(name + ".prompt")) {
@@ -205,13 +205,13 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
         golden.compare("rotary.sin" + std::to_string(*positions), tables.sin, 1e-6);
       }
     }
-    for (const std::string side : {"left", "right"}) {
+    for (const auto& [side, batch] : batches) {
       if (json.contains("loss_" + side)) {
         compare_numbers(report, "golden.json: loss_" + side, json["loss_" + side].get<double>(),
                         golden.peek(side + ".loss").item<double>(), 1e-6);
       }
     }
-    verify_golden_json(json, golden, model->config(), report);
+    verify_golden_json(json, golden, batches, tokens, report);
     golden.finish();
     // Other forms of the same weights in this folder.
     if (fs::exists(folder / "pytorch_model.bin.index.json") && fs::exists(folder / "model.safetensors")) {

@@ -15,9 +15,8 @@ struct Answers {
   std::vector<std::vector<double>> margins;  ///< of each prompt, at each step: best logit minus second best
 };
 
-Answers answer_greedily(model::CausalLM& model, const std::vector<model::TokenIds>& prompts,
-                        const std::vector<std::int64_t>& context_lengths, const MergeCheckOptions& options,
-                        const model::ContextMaker& context) {
+Answers answer_greedily(model::CausalLM& model, const std::vector<model::Prompt>& prompts,
+                        const MergeCheckOptions& options, const nn::ContextMaker& context) {
   Answers answers;
   answers.margins.resize(prompts.size());
   model::GenerationOptions generation = options.generation;
@@ -32,9 +31,8 @@ Answers answer_greedily(model::CausalLM& model, const std::vector<model::TokenId
         answers.margins[begin + sequences[row]].push_back(value[2 * row] - value[2 * row + 1]);
       }
     };
-    auto some = model::generate(model, {prompts.begin() + begin, prompts.begin() + end},
-                                {context_lengths.begin() + begin, context_lengths.begin() + end}, generation, context,
-                                {}, note_margins);
+    auto some =
+        model::generate(model, {prompts.begin() + begin, prompts.begin() + end}, generation, context, {}, note_margins);
     std::move(some.begin(), some.end(), std::back_inserter(answers.generations));
   }
   return answers;
@@ -56,25 +54,16 @@ nlohmann::ordered_json MergeCheck::to_json() const {
 }
 
 MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_view task,
-                       const std::vector<model::TokenIds>& prompts, const std::vector<std::int64_t>& context_lengths,
-                       const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate) {
+                       const std::vector<model::Prompt>& prompts, const MergeCheckOptions& options,
+                       const MergeOptions& merge, Certificate& certificate) {
   MOELORA_CHECK(!is_merged(adapter) && adapter->enabled(),
                 "checking a merge starts from the enabled, unmerged adapter");
   MOELORA_CHECK(!prompts.empty(), "expected prompts of task ", task,
                 " to compare the merged model's answers with the adapter's, found none");
   require_mergeable(*adapter);
-  const std::int64_t index = adapter->tasks().index(task);
-  const Answers with_adapter = answer_greedily(
-      model, prompts, context_lengths, options,
-      [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-        return adapter->context(segments, single_tasks(std::vector<std::int64_t>(sequences.size(), index)));
-      });
+  const Answers with_adapter = answer_greedily(model, prompts, options, for_task(adapter, task));
   certificate = merge_for_task(adapter, task, merge);
-  const at::Device device = model.device();
-  const Answers merged = answer_greedily(model, prompts, context_lengths, options,
-                                         [&](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-                                           return nn::RowContext::plain(segments, device);
-                                         });
+  const Answers merged = answer_greedily(model, prompts, options, {});
   MergeCheck check;
   check.task = task;
   check.prompts = static_cast<std::int64_t>(prompts.size());

@@ -1,32 +1,31 @@
 // Goldens of the tokenizer and of the data processor.
 
-#include "moelora/model/chatglm/tokenizer.h"
-
 #include <functional>
 
 #include "golden.h"
 #include "moelora/data/example.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/model/registry.h"
 
 namespace moelora::verify {
 namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
-using model::ChatGlmTokenizer;
 using model::TokenIds;
+using model::Tokenizer;
 
 TokenIds ids_of(const Json& json) { return json.get<TokenIds>(); }
 
-void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std::string& where, VerifyReport& report) {
+void check_cases(const Tokenizer& tokenizer, const Json& cases, const std::string& where, VerifyReport& report) {
   for (std::size_t i = 0; i < cases.size(); ++i) {
     const Json& one = cases[i];
     const std::string name = where + "[" + std::to_string(i) + "]";
     const TokenIds ids = tokenizer.encode(one.at("text").get<std::string>());
     compare_json(report, name + ".ids", one.at("ids"), ids);
     if (one.contains("ids_special")) {
-      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids));
+      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids).ids);
     }
     if (one.contains("pieces")) {
       std::vector<std::string> pieces;
@@ -42,26 +41,37 @@ void check_cases(const ChatGlmTokenizer& tokenizer, const Json& cases, const std
     }
     if (one.contains("decoded_special")) {
       compare_json(report, name + ".decoded_special", one["decoded_special"],
-                   tokenizer.decode(tokenizer.build_prompt(ids)));
+                   tokenizer.decode(tokenizer.build_prompt(ids).ids));
     }
   }
 }
 
-void check_options(const fs::path& folder, const Json& options, VerifyReport& report) {
+// A key of options.json as settings of the tokenizer: SETTING stands for true, SETTING_NUMBER and SETTING_NUMBER_… for
+// the number. Nothing if the tokenizer has no such setting.
+std::optional<Json> settings_of(const std::string& key, const std::vector<std::string>& known) {
+  for (const std::string& setting : known) {
+    if (key == setting) {
+      return Json{{setting, true}};
+    }
+    if (key.starts_with(setting + "_")) {
+      const std::string rest = key.substr(setting.size() + 1);
+      if (const auto number = number_between(rest.substr(0, rest.find('_')), "", "")) {
+        return Json{{setting, *number}};
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+void check_options(const fs::path& folder, const model::Family& family, const Json& options, VerifyReport& report) {
   for (const auto& [key, cases] : options.items()) {
-    model::ChatGlmTokenizerOptions chosen;
-    chosen.num_image_tokens = 0;
-    if (key == "do_lower_case") {
-      chosen.do_lower_case = true;
-    } else if (key == "remove_space") {
-      chosen.remove_space = true;
-    } else if (key.starts_with("num_image_tokens_20000")) {
-      chosen.num_image_tokens = 20000;
-    } else {
+    const auto settings = settings_of(key, family.tokenizer_settings());
+    if (!settings) {
       report.not_compared.push_back("options.json: " + key);
       continue;
     }
-    const ChatGlmTokenizer tokenizer(folder / "ice_text.model", chosen);
+    const auto made = family.load_tokenizer(folder, *settings);
+    const Tokenizer& tokenizer = *made;
     if (cases.is_array()) {
       check_cases(tokenizer, cases, "options.json: " + key, report);
       continue;
@@ -75,7 +85,29 @@ void check_options(const fs::path& folder, const Json& options, VerifyReport& re
   }
 }
 
-void check_special_ids(const ChatGlmTokenizer& tokenizer, const Json& pairs, VerifyReport& report) {
+// Keys as encode_without_SETTING and encode_no_SETTING_no_SETTING: texts encoded with these settings off.
+void check_switched_off(const fs::path& folder, const model::Family& family, const Json& options,
+                        VerifyReport& report) {
+  for (const auto& [key, cases] : options.items()) {
+    Json settings = Json::object();
+    for (const std::string& setting : family.tokenizer_settings()) {
+      if (key.find("_no_" + setting) != std::string::npos || key.find("_without_" + setting) != std::string::npos) {
+        settings[setting] = false;
+      }
+    }
+    if (settings.empty()) {
+      report.not_compared.push_back("sp_options.json: " + key);
+      continue;
+    }
+    const auto tokenizer = family.load_tokenizer(folder, settings);
+    for (const Json& one : cases) {
+      compare_json(report, "sp_options.json: " + key + ": " + one.at("text").dump(), one.at("ids"),
+                   tokenizer->encode(one.at("text").get<std::string>()));
+    }
+  }
+}
+
+void check_special_ids(const Tokenizer& tokenizer, const Json& pairs, VerifyReport& report) {
   compare_json(report, "pairs.json: vocab_size", pairs.at("vocab_size"), tokenizer.vocab_size());
   for (const auto& [piece, id] : pairs.at("special_ids").items()) {
     compare_json(report, "pairs.json: special_ids." + piece, Json(piece), tokenizer.piece(id.get<std::int64_t>()));
@@ -104,7 +136,7 @@ std::pair<std::string, Json> first_rows(const Json& golden, const std::string& p
 }
 
 // The rows that the data processor made of real records: training rows, and the first four prompts.
-void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, VerifyReport& report) {
+void check_processor(const Tokenizer& tokenizer, const fs::path& path, VerifyReport& report) {
   const Json golden = io::read_json_file(path);
   const std::string file = path.filename().string();
   const auto [eval_key, eval_rows] = first_rows(golden, "eval_first");
@@ -118,14 +150,14 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
   for (const Json& entry : golden.at("records")) {
     const data::Record record = record_of(entry);
     if (prompts.size() < eval_rows.at("task_id").size()) {
-      prompts.push_back(data::encode_prompt(record, tokenizer, options));
+      prompts.push_back(data::encode_prompt(record, tokenizer, options).ids);
     }
     if (record.input.empty() || record.target.empty()) {
       continue;  // the reference skips these in training
     }
     const data::Example example = data::encode_pair(record, 0, tokenizer, options);
     TokenIds label(example.ids.size(), -100);
-    std::copy(example.ids.begin() + example.context, example.ids.end(), label.begin() + example.context);
+    std::copy(example.ids.begin() + example.label_begin, example.ids.end(), label.begin() + example.label_begin);
     rows.push_back({{"input_ids", example.ids}, {"labels", label}});
   }
   const Json& expected = golden.at("train_rows");
@@ -164,7 +196,9 @@ void check_processor(const ChatGlmTokenizer& tokenizer, const fs::path& path, Ve
 }  // namespace
 
 void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
-  const ChatGlmTokenizer tokenizer(folder);
+  const auto family = model::family_of_tokenizer(folder);
+  const auto own = model::load_tokenizer(folder);
+  const Tokenizer& tokenizer = *own;
   const auto if_present = [&](const std::string& name, const std::function<void(const Json&)>& check) {
     if (!fs::exists(folder / name)) {
       return;
@@ -182,17 +216,8 @@ void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
     }
     check_special_ids(tokenizer, pairs, report);
   });
-  if_present("options.json", [&](const Json& options) { check_options(folder, options, report); });
-  if_present("sp_options.json", [&](const Json& options) {
-    for (const Json& one : options.at("encode_without_dummy_prefix")) {
-      compare_json(report, "sp_options.json: without dummy prefix: " + one.at("text").dump(), one.at("ids"),
-                   tokenizer.encode(one.at("text").get<std::string>(), true, true, false));
-    }
-    for (const Json& one : options.at("encode_no_linebreak_no_whitespace")) {
-      compare_json(report, "sp_options.json: without linebreaks and blanks: " + one.at("text").dump(), one.at("ids"),
-                   tokenizer.encode(one.at("text").get<std::string>(), false, false, true));
-    }
-  });
+  if_present("options.json", [&](const Json& options) { check_options(folder, *family, options, report); });
+  if_present("sp_options.json", [&](const Json& options) { check_switched_off(folder, *family, options, report); });
   if_present("decode.json", [&](const Json& cases) {
     for (const Json& one : cases) {
       compare_json(report, "decode.json: " + one.at("ids").dump(), one.at("decoded"),
@@ -208,8 +233,9 @@ void verify_tokenizer(const fs::path& folder, VerifyReport& report) {
   if_present("build_inputs.json", [&](const Json& cases) {
     for (const Json& one : cases) {
       const TokenIds a = ids_of(one.at("a"));
-      compare_json(report, "build_inputs.json: " + one.dump(), one.at("ids"),
-                   one.at("b").is_null() ? tokenizer.build_prompt(a) : tokenizer.build_pair(a, ids_of(one.at("b"))));
+      compare_json(
+          report, "build_inputs.json: " + one.dump(), one.at("ids"),
+          one.at("b").is_null() ? tokenizer.build_prompt(a).ids : tokenizer.build_pair(a, ids_of(one.at("b"))).ids);
     }
   });
   for (const auto& [kind, path] : files_like(folder, "processor_", ".json")) {

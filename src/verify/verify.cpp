@@ -12,7 +12,7 @@
 #include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
-#include "moelora/model/chatglm/config.h"
+#include "moelora/model/registry.h"
 
 namespace moelora::verify {
 namespace {
@@ -37,9 +37,12 @@ bool fits_adapters(const fs::path& folder) {
     return false;
   }
   try {
-    model::ChatGlmConfig::from_json(io::read_json_file(folder / "config.json"));
+    model::read_config(io::read_json_file(folder / "config.json"));
     const io::SafetensorsFile golden(folder / "golden.safetensors");
-    return golden.entries().contains("left.input_ids") && golden.entries().contains("prompt.input_ids");
+    const auto& entries = golden.entries();
+    return entries.contains("prompt.input_ids") && std::any_of(entries.begin(), entries.end(), [](const auto& entry) {
+             return entry.first.ends_with(".labels");
+           });
   } catch (const Error&) {
     return false;
   }
@@ -67,6 +70,11 @@ fs::path find_base(const fs::path& folder, const VerifyOptions& options) {
                 "the adapter's goldens need their base; expected one model folder with goldens beside ",
                 folder.string(), ", found ", found.size(), "; name it with --base");
   return found.front();
+}
+
+bool holds_tokenizer(const fs::path& folder) {
+  const auto family = model::family_of_tokenizer(folder);
+  return family != nullptr && family->holds_tokenizer(folder);
 }
 
 bool has_tokenizer_goldens(const fs::path& folder) {
@@ -191,7 +199,7 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
     if (is_golden_prefix(folder)) {
       part("prefix", [&] { verify_prefix(folder, find_base(folder, options), options, report); });
     }
-    if (fs::exists(folder / "ice_text.model") && has_tokenizer_goldens(folder)) {
+    if (has_tokenizer_goldens(folder) && holds_tokenizer(folder)) {
       part("tokenizer", [&] { verify_tokenizer(folder, report); });
     }
     if (fs::exists(folder / "expected_metrics.json") || fs::exists(folder / "rouge_pairs.json")) {

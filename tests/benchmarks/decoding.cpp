@@ -96,29 +96,28 @@ class Decoder {
  public:
   Decoder(model::ChatGlm model, std::int64_t batch) : model_(std::move(model)) {
     for (std::int64_t i = 0; i < batch; ++i) {
-      prompts_.push_back(random_example(kPrompt, kPrompt - 1, 0, static_cast<std::uint64_t>(i)).ids);
+      prompts_.push_back({random_example(kPrompt, kPrompt - 1, 0, static_cast<std::uint64_t>(i)).ids, kPrompt - 1});
     }
   }
 
   /// Seconds from the first new token to the last, by step.
-  double seconds_per_step(const model::ContextMaker& context) {
+  double seconds_per_step(const nn::ContextMaker& context) {
     using Clock = std::chrono::steady_clock;
     model::GenerationOptions options;
     options.max_new_tokens = kSteps + 1;
     std::optional<Clock::time_point> first, last;
-    model::generate(*model_, prompts_, std::vector<std::int64_t>(prompts_.size(), kPrompt - 1), options, context,
-                    [&](std::int64_t prompt, std::int64_t) {
-                      if (prompt == 0) {
-                        last = Clock::now();
-                        first = first ? first : last;
-                      }
-                    });
+    model::generate(*model_, prompts_, options, context, [&](std::int64_t prompt, std::int64_t) {
+      if (prompt == 0) {
+        last = Clock::now();
+        first = first ? first : last;
+      }
+    });
     return std::chrono::duration<double>(*last - *first).count() / kSteps;
   }
 
  private:
   model::ChatGlm model_;
-  std::vector<model::TokenIds> prompts_;
+  std::vector<model::Prompt> prompts_;
 };
 
 struct Rounds {
@@ -153,18 +152,13 @@ void decoding(const Options& options) {
   MoeLoraConfig config = adapter_config_s();
   Adapter adapter = adapter_s(model, config, "default", 8);
   adapter->eval();
-  const auto context_of = [&](std::vector<std::int64_t> tasks) -> model::ContextMaker {
-    return [&adapter, tasks = single_tasks(tasks)](const nn::Segments& segments, const std::vector<std::int64_t>&) {
-      return adapter->context(segments, tasks);
-    };
-  };
   const auto merged = [&](Decoder& decoder) {
     adapter->disable();
     return decoder.seconds_per_step({});
   };
   const auto unmerged = [&](Decoder& decoder, std::vector<std::int64_t> tasks) {
     adapter->enable();
-    return decoder.seconds_per_step(context_of(std::move(tasks)));
+    return decoder.seconds_per_step(for_tasks(adapter, std::move(tasks)));
   };
 
   const std::int64_t numbers = weights_read(model);

@@ -130,13 +130,13 @@ PaddedBatch pad(const std::vector<const data::Example*>& examples) {
     tasks[b] = example.task;
     for (std::int64_t t = 0; t < example.length(); ++t) {
       ids[b][t] = example.ids[t];
-      positions[0][b][t] = std::min(t, example.context - 1);
-      positions[1][b][t] = std::max<std::int64_t>(t - example.context + 1, 0);
-      if (t >= example.context) {
+      positions[0][b][t] = std::min(t, example.label_begin - 1);
+      positions[1][b][t] = std::max<std::int64_t>(t - example.label_begin + 1, 0);
+      if (t >= example.label_begin) {
         labels[b][t - 1] = example.ids[t];
       }
     }
-    batch.hidden[b].narrow(2, 0, example.context).fill_(false);
+    batch.hidden[b].narrow(2, 0, example.label_begin).fill_(false);
   }
   return batch;
 }
@@ -150,8 +150,8 @@ at::Tensor eager_loss(model::ChatGlm model, const PaddedBatch& batch, const Eage
   const nn::RotaryTables first = tables_for(batch.positions[0], half);
   const nn::RotaryTables second = tables_for(batch.positions[1], half);
   EagerForward forward(batch, moelora);
-  for (std::int64_t layer = 0; layer < model->num_layers(); ++layer) {
-    x = forward.block(x, *model->transformer->layers[layer]->as<model::ChatGlmBlock>(), model->num_heads(), first,
+  for (std::int64_t layer = 0; layer < model->shape().layers; ++layer) {
+    x = forward.block(x, *model->transformer->layers[layer]->as<model::ChatGlmBlock>(), model->shape().heads, first,
                       second);
   }
   x = forward.norm(x, model->transformer->final_layernorm);

@@ -31,7 +31,7 @@ std::vector<data::Example> examples_of_real_lengths(const Options& options) {
   std::vector<data::Example> examples;
   for (std::size_t i = 0; i < std::min<std::size_t>(records.size(), 2000); ++i) {
     const data::Example real = data::encode_pair(records[i], 0, tokenizer, encode);
-    examples.push_back(random_example(real.length(), real.context, static_cast<std::int64_t>(i % 4), i));
+    examples.push_back(random_example(real.length(), real.label_begin, static_cast<std::int64_t>(i % 4), i));
   }
   std::shuffle(examples.begin(), examples.end(), std::mt19937_64(0));  // as a training run draws them
   return examples;
@@ -68,7 +68,7 @@ void padded_step(model::ChatGlm& model, Adapter& adapter, const std::vector<cons
   for (std::size_t i = 0; i < examples.size(); ++i) {
     data::Example& example = filled.emplace_back(*examples[i]);
     const auto first = static_cast<std::int64_t>(i) * longest;
-    for (std::int64_t row = example.context - 1; row < example.length() - 1; ++row) {
+    for (std::int64_t row = example.label_begin - 1; row < example.length() - 1; ++row) {
       rows.push_back(first + row);
       labels.push_back(example.ids[static_cast<std::size_t>(row + 1)]);
     }

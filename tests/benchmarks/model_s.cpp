@@ -54,11 +54,11 @@ Adapter adapter_s(model::ChatGlm& model, const MoeLoraConfig& config, const std:
   return adapter;
 }
 
-data::Example random_example(std::int64_t length, std::int64_t context, std::int64_t task, std::uint64_t seed) {
+data::Example random_example(std::int64_t length, std::int64_t label_begin, std::int64_t task, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   data::Example example;
   example.task = task;
-  example.context = context;
+  example.label_begin = label_begin;
   for (std::int64_t i = 0; i < length; ++i) {
     example.ids.push_back(static_cast<std::int64_t>(random() % 8000));
   }

@@ -39,7 +39,7 @@ nlohmann::ordered_json planned_step(const std::string& name, int times) {
       examples.push_back(random_example(situation.length, situation.length / 2, i % 4, static_cast<std::uint64_t>(i)));
     }
     const train::StepSamples samples = step_samples(examples);
-    const train::Machine machine = train::measure_machine(model->hidden_size(), model->dtype());
+    const train::Machine machine = train::measure_machine(model->shape().hidden_size, model->dtype());
     const double budget = situation.budget_gb * 1e9;
     const train::StepPlan plan = train::plan_step(*model, adapter.get(), adapter->parameters(), samples.examples,
                                                   kMicroBatchTokens, budget, machine);

@@ -16,16 +16,16 @@ TEST(Pack, PutsSequencesBackToBackWithLabelsWhereTheNextTokenIsOne) {
   Example first;
   first.task = 2;
   first.ids = {10, 11, fakes::kGmask, fakes::kStart, 12, fakes::kEnd};
-  first.context = 3;
+  first.label_begin = 3;
   Example second;
   second.task = 0;
   second.ids = {20, fakes::kGmask, fakes::kStart, fakes::kEnd};
-  second.context = 2;
+  second.label_begin = 2;
   const fakes::PositionsOnlyLM model;
   const Batch batch = pack({&first, &second}, {7, 8}, model, at::kCPU);
   EXPECT_TRUE(at::equal(batch.ids, at::tensor({10, 11, 300, 301, 12, 302, 20, 300, 301, 302}, at::kLong)));
   EXPECT_EQ(batch.segments.offsets, (std::vector<std::int64_t>{0, 6, 10}));
-  EXPECT_EQ(batch.segments.context, (std::vector<std::int64_t>{3, 2}));
+  EXPECT_EQ(batch.segments.bidirectional, (std::vector<std::int64_t>{3, 2}));
   EXPECT_TRUE(at::equal(batch.positions, model.positions(batch.segments)));
   EXPECT_TRUE(at::equal(batch.label_rows, at::tensor({2, 3, 4, 7, 8}, at::kLong)));
   EXPECT_TRUE(at::equal(batch.labels, at::tensor({301, 12, 302, 301, 302}, at::kLong)));
@@ -35,15 +35,29 @@ TEST(Pack, PutsSequencesBackToBackWithLabelsWhereTheNextTokenIsOne) {
   EXPECT_EQ(first.label_count() + second.label_count(), batch.labels.numel());
 }
 
-TEST(Pack, RefusesExamplesWithoutContextOrLabels) {
+TEST(Pack, ACausalModelHasTheSameLabelsAndNoBidirectionalRows) {
+  Example example;
+  example.ids = {10, 11, 12, 13, 14};
+  example.label_begin = 3;
+  fakes::PositionsOnlyLM model;
+  const Batch of_prefix_lm = pack({&example}, {0}, model, at::kCPU);
+  model.causal = true;
+  const Batch causal = pack({&example}, {0}, model, at::kCPU);
+  EXPECT_EQ(of_prefix_lm.segments.bidirectional, (std::vector<std::int64_t>{3}));
+  EXPECT_EQ(causal.segments.bidirectional, (std::vector<std::int64_t>{0}));
+  EXPECT_TRUE(at::equal(causal.label_rows, of_prefix_lm.label_rows));
+  EXPECT_TRUE(at::equal(causal.labels, at::tensor({13, 14}, at::kLong)));
+}
+
+TEST(Pack, RefusesExamplesWithoutASourceOrLabels) {
   const fakes::PositionsOnlyLM model;
   Example example;
   example.ids = {1, 2, 3};
-  example.context = 3;
+  example.label_begin = 3;
   EXPECT_THROW(pack({&example}, {0}, model, at::kCPU), Error);
-  example.context = 0;
+  example.label_begin = 0;
   EXPECT_THROW(pack({&example}, {0}, model, at::kCPU), Error);
-  example.context = 1;
+  example.label_begin = 1;
   EXPECT_THROW(pack({&example}, {}, model, at::kCPU), Error);
   EXPECT_NO_THROW(pack({&example}, {0}, model, at::kCPU));
 }

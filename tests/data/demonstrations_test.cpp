@@ -161,7 +161,7 @@ TEST(Demonstrations, AreLeftOutUntilTheyFitButTheQuestionIsNeverCut) {
     EncodeOptions encode;
     encode.source_prefix = options.source_prefix;
     encode.max_source_length = length;
-    const std::string whole = tokenizer.decode(encode_prompt(asked, tokenizer, encode));
+    const std::string whole = tokenizer.decode(encode_prompt(asked, tokenizer, encode).ids);
     EXPECT_EQ(whole, "> " + asked.input) << "cut at " << length;
     return asked.input;
   };
@@ -207,8 +207,7 @@ TEST(Demonstrations, WithEarlierRoundsAreWrittenWithThem) {
   Record earlier = solved("A", "还要吃药吗", "要");
   earlier.history = {{"头痛", "多久了"}};
   const DemonstrationPool pool({earlier});
-  EXPECT_EQ(prompt_of(pool, solved("A", "r", ""), similar_ones(1)),
-            "[Round 0]\n问：头痛\n答：多久了\n[Round 1]\n问：还要吃药吗\n答：要\n\nr");
+  EXPECT_EQ(prompt_of(pool, solved("A", "r", ""), similar_ones(1)), "Q:头痛 A:多久了 Q:还要吃药吗 A:要\n\nr");
   Record question = solved("A", "r", "");
   question.history = {{"你好", "请说"}};
   const Record asked = pool.with_demonstrations(question, fakes::ByteTokenizer(), similar_ones(1));

@@ -25,7 +25,7 @@ TEST(EncodePair, CutsSourceAndTargetButNeverTheEnd) {
   const Example example = encode_pair(record, 3, tokenizer, options);
   EXPECT_EQ(tokenizer.decode(example.ids), "> abcABC");
   EXPECT_EQ(example.ids.back(), fakes::kEnd);
-  EXPECT_EQ(example.ids[static_cast<std::size_t>(example.context)], fakes::kStart);
+  EXPECT_EQ(example.ids[static_cast<std::size_t>(example.label_begin)], fakes::kStart);
   EXPECT_EQ(example.label_count(), 5);
   EXPECT_EQ(example.task, 3);
   EXPECT_TRUE(example.source_cut);
@@ -44,7 +44,7 @@ TEST(EncodePrompt, FitsTheSourceLengthWithItsOpening) {
   record.input = "abcdefgh";
   EncodeOptions options;
   options.max_source_length = 6;
-  EXPECT_EQ(encode_prompt(record, tokenizer, options),
+  EXPECT_EQ(encode_prompt(record, tokenizer, options).ids,
             (model::TokenIds{'a', 'b', 'c', 'd', fakes::kGmask, fakes::kStart}));
   options.max_source_length = 2;
   EXPECT_THROW(encode_prompt(record, tokenizer, options), Error);
@@ -60,7 +60,7 @@ TEST(EncodePrompt, LosesThePartThatIsChosenAndSaysHowMuch) {
   const auto kept = [&](Cut cut) {
     options.cut = cut;
     std::int64_t removed = 0;
-    const std::string text = tokenizer.decode(encode_prompt(record, tokenizer, options, &removed));
+    const std::string text = tokenizer.decode(encode_prompt(record, tokenizer, options, &removed).ids);
     EXPECT_EQ(removed, 3);
     return text;
   };
@@ -72,7 +72,7 @@ TEST(EncodePrompt, LosesThePartThatIsChosenAndSaysHowMuch) {
   EXPECT_EQ(tokenizer.decode(encode_pair(record, 0, tokenizer, options).ids), "abcfghABC");
   options.max_source_length = 20;
   std::int64_t removed = 1;
-  EXPECT_EQ(tokenizer.decode(encode_prompt(record, tokenizer, options, &removed)), "abcdefgh");
+  EXPECT_EQ(tokenizer.decode(encode_prompt(record, tokenizer, options, &removed).ids), "abcdefgh");
   EXPECT_EQ(removed, 0);
 }
 
@@ -153,7 +153,7 @@ TEST_P(ReferenceProcessor, RowsAreTheSame) {
     ASSERT_EQ(labels.size(), example.ids.size());
     for (std::int64_t i = 0; i < example.length(); ++i) {
       EXPECT_EQ(labels[static_cast<std::size_t>(i)],
-                i < example.context ? -100 : example.ids[static_cast<std::size_t>(i)]);
+                i < example.label_begin ? -100 : example.ids[static_cast<std::size_t>(i)]);
     }
     ++row;
   }
@@ -168,7 +168,7 @@ TEST_P(ReferenceProcessor, RowsAreTheSame) {
     auto expected = golden["eval_first4"]["input_ids"][prompt].get<model::TokenIds>();
     expected.erase(expected.begin(), std::find_if(expected.begin(), expected.end(),
                                                   [&](std::int64_t id) { return id != tokenizer.pad_id(); }));
-    EXPECT_EQ(encode_prompt(record, tokenizer, options), expected) << prompt;
+    EXPECT_EQ(encode_prompt(record, tokenizer, options).ids, expected) << prompt;
     ++prompt;
   }
   EXPECT_EQ(prompt, golden["eval_first4"]["input_ids"].size());
@@ -180,16 +180,16 @@ TEST(Encode, EarlierRoundsAreWrittenInTheReferencesTemplate) {
   record.input = "还要吃药吗";
   record.target = "要";
   const EncodeOptions options;
-  const auto source_of = [&](const std::string& text) { return tokenizer.build_prompt(tokenizer.encode(text)); };
-  EXPECT_EQ(encode_prompt(record, tokenizer, options), source_of("还要吃药吗"));
+  const auto source_of = [&](const std::string& text) { return tokenizer.build_prompt(tokenizer.encode(text)).ids; };
+  EXPECT_EQ(encode_prompt(record, tokenizer, options).ids, source_of("还要吃药吗"));
   EncodeOptions as_rounds;
   as_rounds.with_history = true;
   const Example first = encode_pair(record, 0, tokenizer, as_rounds);
   const model::TokenIds round = source_of("[Round 0]\n问：还要吃药吗\n答：");
   EXPECT_EQ(model::TokenIds(first.ids.begin(), first.ids.begin() + static_cast<std::ptrdiff_t>(round.size())), round);
-  EXPECT_EQ(encode_prompt(record, tokenizer, as_rounds), source_of("还要吃药吗"));
+  EXPECT_EQ(encode_prompt(record, tokenizer, as_rounds).ids, source_of("还要吃药吗"));
   record.history = {{"头痛", "多久了"}};
-  EXPECT_EQ(encode_prompt(record, tokenizer, options),
+  EXPECT_EQ(encode_prompt(record, tokenizer, options).ids,
             source_of("[Round 0]\n问：头痛\n答：多久了\n[Round 1]\n问：还要吃药吗\n答："));
 }
 

@@ -31,19 +31,26 @@ class ByteTokenizer : public model::Tokenizer {
     }
     return text;
   }
-  model::TokenIds build_prompt(const model::TokenIds& source) const override {
-    model::TokenIds ids = source;
-    ids.insert(ids.end(), {kGmask, kStart});
-    return ids;
+  model::Prompt build_prompt(const model::TokenIds& source) const override {
+    model::Prompt prompt{source, static_cast<std::int64_t>(source.size()) + 1};
+    prompt.ids.insert(prompt.ids.end(), {kGmask, kStart});
+    return prompt;
   }
-  model::TokenIds build_pair(const model::TokenIds& source, const model::TokenIds& target) const override {
-    model::TokenIds ids = build_prompt(source);
-    ids.insert(ids.end(), target.begin(), target.end());
-    ids.push_back(kEnd);
-    return ids;
+  model::TrainingPair build_pair(const model::TokenIds& source, const model::TokenIds& target) const override {
+    const model::Prompt prompt = build_prompt(source);
+    model::TrainingPair pair{prompt.ids, prompt.bidirectional_rows};
+    pair.ids.insert(pair.ids.end(), target.begin(), target.end());
+    pair.ids.push_back(kEnd);
+    return pair;
   }
-  std::int64_t context_length(std::int64_t source_length) const override { return source_length + 1; }
-  std::int64_t prompt_overhead() const override { return 2; }
+  std::string conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                std::string_view question) const override {
+    std::string text;
+    for (const auto& [asked, answered] : history) {
+      text += "Q:" + asked + " A:" + answered + " ";
+    }
+    return text + "Q:" + std::string(question) + " A:";
+  }
   std::int64_t vocab_size() const override { return 303; }
   std::int64_t pad_id() const override { return 0; }
   std::int64_t eos_id() const override { return kEnd; }
@@ -51,7 +58,7 @@ class ByteTokenizer : public model::Tokenizer {
   std::string fingerprint() const override { return "bytes"; }
 };
 
-/// Only positions: row 0 counts the segments, row 1 the rows in each.
+/// Only positions: row 0 counts the segments, row 1 the rows in each. A prefix-LM, or causal.
 class PositionsOnlyLM : public model::CausalLM {
  public:
   at::Tensor hidden(const at::Tensor&, const at::Tensor&, const nn::RowContext&,
@@ -71,11 +78,13 @@ class PositionsOnlyLM : public model::CausalLM {
     return positions;
   }
   at::Tensor position_at(std::int64_t, std::int64_t) const override { return {}; }
-  std::int64_t vocab_size() const override { return 303; }
-  std::int64_t hidden_size() const override { return 4; }
-  std::int64_t num_layers() const override { return 1; }
-  std::int64_t num_heads() const override { return 1; }
-  std::int64_t max_sequence_length() const override { return 64; }
+  nn::Segments segments(const std::vector<std::int64_t>& lengths,
+                        const std::vector<std::int64_t>& label_begins) const override {
+    return causal ? CausalLM::segments(lengths, label_begins) : nn::Segments::from_lengths(lengths, label_begins);
+  }
+  model::ModelShape shape() const override { return {1, 1, 1, 4, 4, 303, 64}; }
+
+  bool causal = false;
 };
 
 }  // namespace moelora::data::fakes

@@ -26,19 +26,18 @@ class ByteTokenizer : public model::Tokenizer {
     for (const std::int64_t id : ids) text += static_cast<char>(id);
     return text;
   }
-  model::TokenIds build_prompt(const model::TokenIds& source) const override {
-    model::TokenIds ids = source;
-    ids.push_back(kOpening);
-    return ids;
+  model::Prompt build_prompt(const model::TokenIds& source) const override {
+    model::Prompt prompt{source, static_cast<std::int64_t>(source.size())};
+    prompt.ids.push_back(kOpening);
+    return prompt;
   }
-  model::TokenIds build_pair(const model::TokenIds& source, const model::TokenIds& target) const override {
-    model::TokenIds ids = build_prompt(source);
-    ids.insert(ids.end(), target.begin(), target.end());
-    ids.push_back(kEnd);
-    return ids;
+  model::TrainingPair build_pair(const model::TokenIds& source, const model::TokenIds& target) const override {
+    const model::Prompt prompt = build_prompt(source);
+    model::TrainingPair pair{prompt.ids, prompt.bidirectional_rows};
+    pair.ids.insert(pair.ids.end(), target.begin(), target.end());
+    pair.ids.push_back(kEnd);
+    return pair;
   }
-  std::int64_t context_length(std::int64_t source_length) const override { return source_length; }
-  std::int64_t prompt_overhead() const override { return 1; }
   std::int64_t vocab_size() const override { return kVocabulary; }
   std::int64_t pad_id() const override { return 0; }
   std::int64_t eos_id() const override { return kEnd; }
@@ -72,11 +71,7 @@ class AlphabetModel : public model::CausalLM {
     return at::zeros({1, segments.rows()}, at::kLong);
   }
   at::Tensor position_at(std::int64_t, std::int64_t) const override { return at::zeros({1, 1}, at::kLong); }
-  std::int64_t vocab_size() const override { return kVocabulary; }
-  std::int64_t hidden_size() const override { return 1; }
-  std::int64_t num_layers() const override { return 1; }
-  std::int64_t num_heads() const override { return 1; }
-  std::int64_t max_sequence_length() const override { return 64; }
+  model::ModelShape shape() const override { return {1, 1, 1, 1, 1, kVocabulary, 64}; }
 
   std::int64_t largest_batch = 0;
 };
@@ -97,10 +92,9 @@ TEST(Evaluate, AnswersStandInTheOrderOfTheRecords) {
   options.batch_size = 2;
   std::vector<std::vector<std::int64_t>> batches;
   std::vector<std::int64_t> done;
-  const BatchContext context = [&](const std::vector<std::int64_t>& records) -> model::ContextMaker {
+  const BatchContext context = [&](const std::vector<std::int64_t>& records) {
     batches.push_back(records);
-    return
-        [](const nn::Segments& segments, const std::vector<std::int64_t>&) { return nn::RowContext::plain(segments); };
+    return [](const nn::Segments& segments) { return nn::RowContext::plain(segments); };
   };
   const Evaluation result = evaluate(model, ByteTokenizer(), alphabet_records(), options, context,
                                      [&](const EvaluateProgress& progress) { done.push_back(progress.done); });
@@ -127,10 +121,9 @@ TEST(Evaluate, RecordsAreAskedInTheirAskedFormAndPredictionsKeepTheirOwn) {
     return record;
   };
   std::vector<std::vector<std::int64_t>> batches;
-  const BatchContext context = [&](const std::vector<std::int64_t>& records) -> model::ContextMaker {
+  const BatchContext context = [&](const std::vector<std::int64_t>& records) {
     batches.push_back(records);
-    return
-        [](const nn::Segments& segments, const std::vector<std::int64_t>&) { return nn::RowContext::plain(segments); };
+    return [](const nn::Segments& segments) { return nn::RowContext::plain(segments); };
   };
   const Evaluation result = evaluate(model, ByteTokenizer(), alphabet_records(), options, context);
   EXPECT_EQ(batches, (std::vector<std::vector<std::int64_t>>{{2, 0}, {4, 3}, {1}}));

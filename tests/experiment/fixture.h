@@ -33,7 +33,7 @@ inline OpenBase tiny_base(double change = 0.0) {
     base.model = model.ptr();
     base.tokenizer = std::make_shared<model::ChatGlmTokenizer>(folder);
     base.fingerprint = model::base_fingerprint(*model);
-    base.save = [model, folder](const std::filesystem::path& to) { model::save_chatglm(*model, to, folder); };
+    base.save = [model, folder](const std::filesystem::path& to) { model::save_chatglm(*model, to, {folder}); };
     return base;
   };
 }

@@ -72,6 +72,18 @@ TEST_F(Grid, TheRateWithTheLowestFiniteValidationLossIsChosen) {
   EXPECT_TRUE(io::raises([&] { chosen_rate(config, output, "full"); }, "add smaller ones"));
 }
 
+TEST_F(Grid, ARateThatMakesTrainingDivergeIsAResultAndAnotherErrorIsNone) {
+  auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e38}}}}, {"methods", {"lora-full"}}, {"costs", false}});
+  const Cell cell = fixture::cell_of(config, "tune/lora-full/rate-1e+38");
+  ASSERT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  const ordered_json result = read_result(output, cell.id);
+  EXPECT_TRUE(result.at("validation_loss").is_null());
+  EXPECT_NE(result.at("diverged").get<std::string>().find("is not finite"), std::string::npos);
+  const OpenBase fails = [](const train::ModelSection&) -> Base { throw Error("the drive is not finite"); };
+  const Cell other = fixture::cell_of(config, "tune/lora-full/rate-0.001");
+  EXPECT_TRUE(io::raises([&] { run_cell(config, other, output, fails); }, "the drive is not finite"));
+}
+
 TEST_F(Grid, ConfigurationsThatDoNotFitAreNamed) {
   EXPECT_NE(problem({{"methods", {"ties"}}}).find("lora-single, which is not listed"), std::string::npos);
   EXPECT_NE(problem({{"methods", {"moelora-q"}}}).find("no method 'moelora-q'"), std::string::npos);

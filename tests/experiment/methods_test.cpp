@@ -12,6 +12,7 @@
 #include "io/raises.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/model/generation.h"
 
 namespace moelora::experiment {
 namespace {
@@ -122,17 +123,16 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
 at::Tensor logits_of(const Base& base, const ExperimentConfig& config, const std::string& task,
                      const AdapterImpl* adapter) {
   at::NoGradGuard no_grad;
-  std::vector<std::int64_t> ids, lengths, contexts;
+  model::TokenIds ids;
+  std::vector<model::Prompt> prompts;
   for (const data::Record& record : data::read_records(config.data.train).records) {
-    if (record.task != task || lengths.size() == 2) {
+    if (record.task != task || prompts.size() == 2) {
       continue;
     }
-    const auto prompt = data::encode_prompt(record, *base.tokenizer, config.data.encode);
-    ids.insert(ids.end(), prompt.begin(), prompt.end());
-    lengths.push_back(static_cast<std::int64_t>(prompt.size()));
-    contexts.push_back(base.tokenizer->context_length(lengths.back() - base.tokenizer->prompt_overhead()));
+    prompts.push_back(data::encode_prompt(record, *base.tokenizer, config.data.encode));
+    ids.insert(ids.end(), prompts.back().ids.begin(), prompts.back().ids.end());
   }
-  const auto segments = nn::Segments::from_lengths(lengths, contexts);
+  const nn::Segments segments = model::segments_of(prompts);
   const nn::RowContext context =
       adapter != nullptr
           ? adapter->context(segments, single_tasks(std::vector<std::int64_t>(2, adapter->tasks().index(task))))

@@ -21,7 +21,7 @@ std::string failure_of(ChatGlm& model, const TokenIds& prompt = {5, 6, 7, 91, 94
   GenerationOptions options;
   options.max_new_tokens = 3;
   try {
-    generate(*model, {{9, 91, 94}, prompt}, {2, static_cast<std::int64_t>(prompt.size()) - 1}, options);
+    generate(*model, {Prompt{{9, 91, 94}, 2}, Prompt{prompt, static_cast<std::int64_t>(prompt.size()) - 1}}, options);
   } catch (const io::NotFinite& error) {
     return error.what();
   }
@@ -87,14 +87,10 @@ TEST(FiniteLogits, AModelThatCanNotBeLookedIntoFailsAllTheSame) {
       return at::zeros({1, segments.rows()}, at::kLong);
     }
     at::Tensor position_at(std::int64_t, std::int64_t) const override { return at::zeros({1, 1}, at::kLong); }
-    std::int64_t vocab_size() const override { return 8; }
-    std::int64_t hidden_size() const override { return 1; }
-    std::int64_t num_layers() const override { return 1; }
-    std::int64_t num_heads() const override { return 1; }
-    std::int64_t max_sequence_length() const override { return 16; }
+    ModelShape shape() const override { return {1, 1, 1, 1, 1, 8, 16}; }
   } model;
   try {
-    generate(model, {{1, 2}}, {1}, {});
+    generate(model, {Prompt{{1, 2}, 1}}, {});
     FAIL() << "answered";
   } catch (const io::NotFinite& error) {
     EXPECT_NE(std::string(error.what()).find("weight (1 of 1"), std::string::npos) << error.what();

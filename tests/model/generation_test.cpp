@@ -10,13 +10,10 @@
 namespace moelora::model {
 namespace {
 
-const std::vector<TokenIds>& prompts() {
-  static const std::vector<TokenIds> ids{{5, 6, 7, 8, 91, 94}, {9, 91, 94}, {1, 2, 3, 4, 5, 6, 7, 8, 9, 91, 94}};
-  return ids;
-}
-const std::vector<std::int64_t>& contexts() {
-  static const std::vector<std::int64_t> lengths{5, 2, 10};
-  return lengths;
+const std::vector<Prompt>& prompts() {
+  static const std::vector<Prompt> three{
+      {{5, 6, 7, 8, 91, 94}, 5}, {{9, 91, 94}, 2}, {{1, 2, 3, 4, 5, 6, 7, 8, 9, 91, 94}, 10}};
+  return three;
 }
 
 // Weights large enough that greedy decoding is not a tie of near-equal logits.
@@ -35,13 +32,13 @@ TEST(Generate, EqualsDecodingWithoutACache) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 6;
-  const auto results = generate(*model, prompts(), contexts(), options);
+  const auto results = generate(*model, prompts(), options);
   at::NoGradGuard guard;
   for (std::size_t i = 0; i < prompts().size(); ++i) {
-    TokenIds ids = prompts()[i];
+    TokenIds ids = prompts()[i].ids;
     for (const std::int64_t token : results[i].ids) {
       const nn::Segments segments =
-          nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {contexts()[i]});
+          nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {prompts()[i].bidirectional_rows});
       const at::Tensor hidden =
           model->hidden(at::tensor(ids, at::kLong), model->positions(segments), nn::RowContext::plain(segments));
       EXPECT_EQ(model->logits(hidden[-1].unsqueeze(0)).argmax().item<std::int64_t>(), token) << "prompt " << i;
@@ -58,8 +55,8 @@ TEST(Generate, ABatchOfUnequalPromptsEqualsOneByOne) {
     options.sample = sample;
     options.top_k = 20;
     options.seed = 3;
-    const auto together = generate(*model, prompts(), contexts(), options);
-    const auto first = generate(*model, {prompts()[0]}, {contexts()[0]}, options);
+    const auto together = generate(*model, prompts(), options);
+    const auto first = generate(*model, {prompts()[0]}, options);
     EXPECT_EQ(together[0].ids, first[0].ids) << "sample " << sample;
   }
 }
@@ -71,25 +68,24 @@ TEST(Generate, APromptDrawsFromTheStreamOfItsNumber) {
   options.sample = true;
   options.seed = 3;
   options.streams = {7, 8, 9};
-  const auto together = generate(*model, prompts(), contexts(), options);
+  const auto together = generate(*model, prompts(), options);
   options.streams = {9, 7};
-  const auto others = generate(*model, {prompts()[2], prompts()[0]}, {contexts()[2], contexts()[0]}, options);
+  const auto others = generate(*model, {prompts()[2], prompts()[0]}, options);
   EXPECT_EQ(others[0].ids, together[2].ids);
   EXPECT_EQ(others[1].ids, together[0].ids);
   options.streams = {8, 9};
-  EXPECT_NE(generate(*model, {prompts()[2], prompts()[0]}, {contexts()[2], contexts()[0]}, options)[0].ids,
-            together[2].ids);
+  EXPECT_NE(generate(*model, {prompts()[2], prompts()[0]}, options)[0].ids, together[2].ids);
   options.streams = {1};
-  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+  EXPECT_THROW(generate(*model, prompts(), options), Error);
 }
 
 TEST(Generate, StopsAtTheEndOfSequenceAndGoesOnWithTheOthers) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 6;
-  const auto free = generate(*model, prompts(), contexts(), options);
+  const auto free = generate(*model, prompts(), options);
   options.eos_id = free[1].ids[2];
-  const auto stopped = generate(*model, prompts(), contexts(), options);
+  const auto stopped = generate(*model, prompts(), options);
   EXPECT_TRUE(stopped[1].finished);
   EXPECT_LE(stopped[1].ids.size(), 2u);
   for (std::size_t i = 0; i < free.size(); ++i) {
@@ -103,7 +99,7 @@ TEST(Generate, StreamsEachTokenInOrder) {
   GenerationOptions options;
   options.max_new_tokens = 4;
   std::vector<TokenIds> streamed(prompts().size());
-  const auto results = generate(*model, prompts(), contexts(), options, {},
+  const auto results = generate(*model, prompts(), options, {},
                                 [&](std::int64_t prompt, std::int64_t token) { streamed[prompt].push_back(token); });
   for (std::size_t i = 0; i < results.size(); ++i) {
     EXPECT_EQ(streamed[i], results[i].ids);
@@ -114,8 +110,8 @@ TEST(Generate, EndsAtTheModelsLength) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 1000;
-  const auto results = generate(*model, {prompts()[0]}, {contexts()[0]}, options);
-  EXPECT_EQ(results[0].ids.size() + prompts()[0].size(), 64u);
+  const auto results = generate(*model, {prompts()[0]}, options);
+  EXPECT_EQ(results[0].ids.size() + prompts()[0].ids.size(), 64u);
   EXPECT_FALSE(results[0].finished);
 }
 
@@ -123,18 +119,18 @@ TEST(Generate, TheContextIsMadeOnceAndFollowsTheSequencesThatAreLeft) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 6;
-  options.eos_id = generate(*model, prompts(), contexts(), options)[0].ids[1];
+  options.eos_id = generate(*model, prompts(), options)[0].ids[1];
   int made = 0;
-  const ContextMaker maker = [&](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
+  const nn::ContextMaker maker = [&](const nn::Segments& segments) {
     ++made;
-    EXPECT_EQ(sequences, (std::vector<std::int64_t>{0, 1, 2}));
+    EXPECT_EQ(segments.offsets, segments_of(prompts()).offsets);
     nn::RowContext context = nn::RowContext::plain(segments);
     context.expert_weights = at::arange(3).to(at::kFloat).view({1, 3, 1});
     return context;
   };
-  const auto with_context = generate(*model, prompts(), contexts(), options, maker);
+  const auto with_context = generate(*model, prompts(), options, maker);
   EXPECT_EQ(made, 1);
-  const auto plain = generate(*model, prompts(), contexts(), options);
+  const auto plain = generate(*model, prompts(), options);
   EXPECT_TRUE(plain[0].finished);
   for (std::size_t i = 0; i < plain.size(); ++i) {
     EXPECT_EQ(with_context[i].ids, plain[i].ids);
@@ -143,15 +139,15 @@ TEST(Generate, TheContextIsMadeOnceAndFollowsTheSequencesThatAreLeft) {
 
 TEST(Generate, BadRequestsAreErrors) {
   ChatGlm model = lively_model();
-  EXPECT_THROW(generate(*model, {{}}, {0}, {}), Error);
-  EXPECT_THROW(generate(*model, {TokenIds(64, 1)}, {3}, {}), Error);
+  EXPECT_THROW(generate(*model, {Prompt{}}, {}), Error);
+  EXPECT_THROW(generate(*model, {Prompt{TokenIds(64, 1), 3}}, {}), Error);
   GenerationOptions options;
   options.sample = true;
   options.temperature = 0;
-  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+  EXPECT_THROW(generate(*model, prompts(), options), Error);
   options.temperature = 1;
   options.top_p = 0;
-  EXPECT_THROW(generate(*model, prompts(), contexts(), options), Error);
+  EXPECT_THROW(generate(*model, prompts(), options), Error);
 }
 
 TEST(TokenSampler, KeepsToTopKAndTopP) {

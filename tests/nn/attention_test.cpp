@@ -51,7 +51,7 @@ TEST(PrefixLmAttention, SegmentsDoNotSeeEachOther) {
     const auto length = mixed_segments().length(i);
     const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, length); };
     const at::Tensor alone = prefix_lm_attention(part(in.q), part(in.k), part(in.v),
-                                                 Segments::from_lengths({length}, {mixed_segments().context[i]}));
+                                                 Segments::from_lengths({length}, {mixed_segments().bidirectional[i]}));
     EXPECT_LE((part(all) - alone).abs().max().item<float>(), 1e-6) << i;
   }
 }

@@ -14,7 +14,7 @@ TEST(RowContext, NextRowsKeepTheirExpertWeights) {
   prompts.dropout = {1, {7, 8, 9}};
   const RowContext all = prompts.next_rows({0, 1, 2});
   EXPECT_EQ(all.rows(), 3);
-  EXPECT_EQ(all.segments.context, (std::vector<std::int64_t>{0, 0, 0}));
+  EXPECT_EQ(all.segments.bidirectional, (std::vector<std::int64_t>{0, 0, 0}));
   EXPECT_TRUE(at::equal(all.segment_of_row, at::arange(3)));
   EXPECT_TRUE(at::equal(all.expert_weights, prompts.expert_weights));
   EXPECT_FALSE(all.dropout.active());
@@ -24,6 +24,22 @@ TEST(RowContext, NextRowsKeepTheirExpertWeights) {
   EXPECT_TRUE(at::equal(some.expert_weights.select(1, 1), prompts.expert_weights.select(1, 0)));
   EXPECT_TRUE(at::equal(all.next_rows({1, 0, 2}).expert_weights.select(1, 0), prompts.expert_weights.select(1, 1)));
   EXPECT_FALSE(RowContext::plain(Segments::from_lengths({3}, {2})).next_rows({0}).expert_weights.defined());
+}
+
+TEST(RowContext, OfASequenceLikeASegmentHasThatSegmentsExpertsAndPrefix) {
+  RowContext prompts = RowContext::plain(Segments::from_lengths({3, 2}, {2, 1}));
+  prompts.expert_weights = at::rand({1, 2, 5});
+  prompts.dropout = {1, {7, 8}};
+  prompts.prefix = {{at::rand({2, 3, 1, 4}), at::rand({2, 3, 1, 4})}, {at::rand({3, 1, 4}), at::rand({3, 1, 4})}};
+  const RowContext longer = prompts.like_segment(1, 6, 1);
+  EXPECT_EQ(longer.rows(), 6);
+  EXPECT_EQ(longer.segments.bidirectional, (std::vector<std::int64_t>{1}));
+  EXPECT_TRUE(at::equal(longer.expert_weights, prompts.expert_weights.narrow(1, 1, 1)));
+  EXPECT_FALSE(longer.dropout.active());
+  ASSERT_EQ(longer.prefix.size(), 2u);
+  EXPECT_TRUE(at::equal(longer.prefix[0].key, prompts.prefix[0].key.narrow(0, 1, 1)));
+  EXPECT_TRUE(at::equal(longer.prefix[0].value, prompts.prefix[0].value.narrow(0, 1, 1)));
+  EXPECT_TRUE(longer.prefix[1].key.is_same(prompts.prefix[1].key));
 }
 
 TEST(RowContext, PooledHasOneRowOfEachSegmentAndAllElseOfTheSegments) {
@@ -53,6 +69,7 @@ TEST(RowContext, WhatIsMadeOfAContextHasItsOrigin) {
   context.origin = std::make_shared<ContextOrigin>();
   EXPECT_EQ(context.select(at::arange(2)).origin, context.origin);
   EXPECT_EQ(context.next_rows({1}).origin, context.origin);
+  EXPECT_EQ(context.like_segment(1, 3, 0).origin, context.origin);
 }
 
 TEST(DropoutKey, OfAStepCountsTheSamplesOfAllSteps) {

@@ -31,23 +31,19 @@ class Work {
   Answers answers(int worker, bool adapted) const {
     Answers all;
     for (const bool sample : {false, true}) {
-      std::vector<TokenIds> prompts;
-      std::vector<std::int64_t> contexts;
+      std::vector<Prompt> prompts;
       for (int i = 0; i < 3; ++i) {
         std::string text = "患者三天前受凉后出现咳嗽、发热";
         for (int more = 0; more < (worker + i) % 4; ++more) {
           text += "，体温最高39℃";
         }
-        const TokenIds source = tokenizer_.encode(text);
-        prompts.push_back(tokenizer_.build_prompt(source));
-        contexts.push_back(tokenizer_.context_length(static_cast<std::int64_t>(source.size())));
+        prompts.push_back(tokenizer_.build_prompt(tokenizer_.encode(text)));
       }
       GenerationOptions options;
       options.max_new_tokens = 12;
       options.sample = sample;
       options.seed = static_cast<std::uint64_t>(worker);
-      const auto made =
-          generate(const_cast<ChatGlmImpl&>(*model_), prompts, contexts, options, context_maker(worker, adapted));
+      const auto made = generate(const_cast<ChatGlmImpl&>(*model_), prompts, options, context_maker(worker, adapted));
       for (const Generation& answer : made) {
         all.push_back(answer.ids);
         tokenizer_.clean_response(tokenizer_.decode(answer.ids));
@@ -57,17 +53,15 @@ class Work {
   }
 
  private:
-  ContextMaker context_maker(int worker, bool adapted) const {
+  nn::ContextMaker context_maker(int worker, bool adapted) const {
     if (!adapted) {
       return {};
     }
-    return [this, worker](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-      std::vector<std::int64_t> tasks;
-      for (const std::int64_t sequence : sequences) {
-        tasks.push_back((worker * 3 + sequence) % adapter_->tasks().size());
-      }
-      return adapter_->context(segments, single_tasks(tasks));
-    };
+    std::vector<std::int64_t> tasks;
+    for (int i = 0; i < 3; ++i) {
+      tasks.push_back((worker * 3 + i) % adapter_->tasks().size());
+    }
+    return for_tasks(adapter_, tasks);
   }
 
   ChatGlm model_;

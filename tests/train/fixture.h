@@ -62,7 +62,7 @@ inline std::vector<data::Example> toy_examples(int count) {
       example.ids.push_back(key + k);
     }
     example.ids.push_back(501);  // [gMASK]
-    example.context = example.length();
+    example.label_begin = example.length();
     example.ids.push_back(504);  // <sop>
     example.ids.push_back(40 + example.task);
     example.ids.push_back(key + 60);

@@ -9,6 +9,7 @@
 #include "io/raises.h"
 #include "moelora/io/json_file.h"
 #include "moelora/model/chatglm/tokenizer.h"
+#include "moelora/train/diverged.h"
 #include "moelora/train/run_data.h"
 #include "train/toy_run.h"
 
@@ -116,6 +117,7 @@ TEST_P(NotFinite, TwiceInARowEndsTheRun) {
   EXPECT_EQ(CheckpointFolder(output / "checkpoints").read(9).validations_not_finite, 2);
   EXPECT_EQ(CheckpointFolder(output / "checkpoints").read(9).best_step, 3);
   EXPECT_TRUE(raises(again, "the validation loss of step 12 is not finite"));
+  EXPECT_THROW(again(), TrainingDiverged);
   EXPECT_TRUE(raises(again, "the validation loss of step 12 is not finite")) << "resumed after its last step";
   EXPECT_EQ(BadValidations(GetParam(), {})(output, 15, true).best_step, 15) << "later ones are finite";
 }

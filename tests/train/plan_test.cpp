@@ -5,6 +5,7 @@
 
 #include <limits>
 
+#include "data/fakes.h"
 #include "moelora/io/error.h"
 #include "moelora/train/step.h"
 #include "train/fixture.h"
@@ -24,18 +25,24 @@ std::vector<at::Tensor> gradients_of(const Adapter& adapter) {
 TEST(Plan, CountsRowsLabelsAndPairs) {
   data::Example example;
   example.ids.resize(7);
-  example.context = 4;
-  const model::Workload load = workload_of({&example, &example});
+  example.label_begin = 4;
+  const model::ChatGlm model = fixture::tiny_model();
+  const model::Workload load = workload_of(*model, {&example, &example});
   EXPECT_EQ(load.rows, 14);
   EXPECT_EQ(load.labels, 6);
-  // 4 context rows see 4 keys each; the targets see 5, 6 and 7.
+  // In a prefix-LM the 4 rows before the labels see 4 keys each; the others see 5, 6 and 7.
   EXPECT_EQ(load.pairs, 2 * (16 + 5 + 6 + 7));
+  data::fakes::PositionsOnlyLM causal;
+  causal.causal = true;
+  const model::Workload of_causal = workload_of(causal, {&example, &example});
+  EXPECT_EQ(of_causal.labels, load.labels);
+  EXPECT_EQ(of_causal.pairs, 2 * (1 + 2 + 3 + 4 + 5 + 6 + 7));
 }
 
 TEST(Plan, RecomputesAsFewBlocksAsTheBudgetAllows) {
   const model::ChatGlm model = fixture::tiny_model();
   const model::Workload load{4096, 1000, 1 << 20};
-  const std::int64_t most = model->num_layers() - 1;
+  const std::int64_t most = model->shape().layers - 1;
   ASSERT_GE(most, 2);
   EXPECT_EQ(blocks_to_recompute(*model, load, std::numeric_limits<double>::infinity()), 0);
   EXPECT_EQ(blocks_to_recompute(*model, load, 0.0), most);
@@ -91,7 +98,7 @@ TEST(Plan, GrowsWithTheMicroBatchAndShrinksWithTheBudget) {
   EXPECT_GT(whole.peak_bytes, parts.peak_bytes);
   EXPECT_GT(parts.peak_bytes, machine.resident_bytes);
   EXPECT_EQ(whole.recomputed_blocks, 0);
-  EXPECT_EQ(tight.recomputed_blocks, model->num_layers() - 1);
+  EXPECT_EQ(tight.recomputed_blocks, model->shape().layers - 1);
   EXPECT_GT(tight.seconds, whole.seconds);
 }
 

@@ -30,11 +30,7 @@ struct PrefixRun {
     return train({*model, adapter.get(), training, validation, kPrefixTasks, output, resume, "base", "tokenizer", {}},
                  options, callbacks);
   }
-  model::ContextMaker context_maker() const {
-    return [adapter = adapter](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-      return adapter->context(segments, single_tasks(std::vector<std::int64_t>(sequences.size(), 1)));
-    };
-  }
+  nn::ContextMaker context_maker() const { return for_task(adapter, kPrefixTasks[1]); }
   std::vector<data::Example> training = fixture::toy_examples(40);
   std::vector<data::Example> validation = fixture::toy_examples(9);
   model::ChatGlm model;
@@ -130,12 +126,11 @@ TEST(PrefixTraining, IsPartOfAPlan) {
 TEST(PrefixGeneration, EqualsDecodingWithoutACache) {
   PrefixRun run(prefix_adapter_config(true, true, 0.1));
   fixture::fill_b(run.adapter);
-  const std::vector<model::TokenIds> prompts{{11, 12, 13, 501, 504}, {20, 501, 504}};
-  const std::vector<std::int64_t> contexts{4, 2};
+  const std::vector<model::Prompt> prompts{{{11, 12, 13, 501, 504}, 4}, {{20, 501, 504}, 2}};
   model::GenerationOptions options;
   options.max_new_tokens = 6;
   std::vector<std::vector<at::Tensor>> logits(prompts.size());
-  const auto results = model::generate(*run.model, prompts, contexts, options, run.context_maker(), {},
+  const auto results = model::generate(*run.model, prompts, options, run.context_maker(), {},
                                        [&](const at::Tensor& step, const std::vector<std::int64_t>& sequences) {
                                          for (std::size_t row = 0; row < sequences.size(); ++row) {
                                            logits[sequences[row]].push_back(step[row].clone());
@@ -143,11 +138,12 @@ TEST(PrefixGeneration, EqualsDecodingWithoutACache) {
                                        });
   at::NoGradGuard guard;
   for (std::size_t i = 0; i < prompts.size(); ++i) {
-    model::TokenIds ids = prompts[i];
+    model::TokenIds ids = prompts[i].ids;
     for (std::size_t step = 0; step < results[i].ids.size(); ++step) {
-      const auto segments = nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {contexts[i]});
-      const at::Tensor hidden = run.model->hidden(at::tensor(ids, at::kLong), run.model->positions(segments),
-                                                  run.context_maker()(segments, {0}));
+      const auto segments =
+          nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {prompts[i].bidirectional_rows});
+      const at::Tensor hidden =
+          run.model->hidden(at::tensor(ids, at::kLong), run.model->positions(segments), run.context_maker()(segments));
       const at::Tensor expected = run.model->logits(hidden[-1].unsqueeze(0))[0];
       EXPECT_LE((logits[i][step] - expected).abs().max().item<double>(), 1e-4) << "prompt " << i << " step " << step;
       ids.push_back(results[i].ids[step]);
@@ -157,12 +153,12 @@ TEST(PrefixGeneration, EqualsDecodingWithoutACache) {
 
 TEST(PrefixGeneration, ADisabledAdapterIsTheBase) {
   PrefixRun run(prefix_adapter_config(false, false, 0.1));
-  const std::vector<model::TokenIds> prompts{{11, 12, 13, 501, 504}};
-  const auto logits_with = [&](const model::ContextMaker& context) {
+  const std::vector<model::Prompt> prompts{{{11, 12, 13, 501, 504}, 4}};
+  const auto logits_with = [&](const nn::ContextMaker& context) {
     at::Tensor first;
     model::GenerationOptions options;
     options.max_new_tokens = 1;
-    model::generate(*run.model, prompts, {4}, options, context, {},
+    model::generate(*run.model, prompts, options, context, {},
                     [&](const at::Tensor& step, const std::vector<std::int64_t>&) { first = step.clone(); });
     return first;
   };

@@ -1,13 +1,17 @@
 #include "moelora/train/trainer.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/equal.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <new>
 
 #include "moelora/io/error.h"
+#include "moelora/io/memory.h"
 #include "moelora/train/checkpoint.h"
+#include "moelora/train/diverged.h"
 #include "train/fixture.h"
 
 namespace moelora::train {
@@ -198,6 +202,24 @@ TEST(Trainer, NamesStepAndSampleOfALossThatIsNotFinite) {
   options.batch_size = 4;
   const std::string text = error_of([&] { run(folder.path() / "run", options); });
   EXPECT_NE(text.find("the loss of step 1 is not finite, in samples toy-0;"), std::string::npos) << text;
+  EXPECT_THROW(run(folder.path() / "again", options), TrainingDiverged);
+}
+
+TEST(Trainer, MemoryThatRunsOutIsAnErrorThatSaysWhatToLower) {
+  testing::TemporaryFolder folder;
+  AdapterRun run;
+  int runs = 0;
+  const auto run_that_fails = [&](const std::function<void()>& fail) {
+    Callbacks callbacks = fixture::quiet();
+    callbacks.on_step = [&](const StepReport&) { fail(); };
+    run(folder.path() / std::to_string(++runs), fixture::toy_options(2), false, callbacks);
+  };
+  EXPECT_THROW(run_that_fails([] { throw std::bad_alloc(); }), io::OutOfMemory);
+  const std::string text = error_of([&] { run_that_fails([] { at::empty({std::int64_t{1} << 50}); }); });
+  EXPECT_NE(text.find("lower training.micro_batch_tokens"), std::string::npos) << text;
+  // An error of another kind that talks of memory stays what it is.
+  EXPECT_EQ(error_of([&] { run_that_fails([] { throw Error("the tape is out of memory"); }); }),
+            "the tape is out of memory");
 }
 
 TEST(Trainer, RefusesToMixRunsInOneFolder) {

@@ -20,12 +20,12 @@ struct MergeCheckFixture {
         adapter(load_foreign_adapter(*model, testing::fixtures() / "moelora-tiny")) {
     options.generation.max_new_tokens = 4;
   }
-  MergeCheck check(const std::vector<model::TokenIds>& prompts) {
-    std::vector<std::int64_t> contexts;
-    for (const auto& prompt : prompts) {
-      contexts.push_back(static_cast<std::int64_t>(prompt.size()) - 1);
+  MergeCheck check(const std::vector<model::TokenIds>& ids) {
+    std::vector<model::Prompt> prompts;
+    for (const model::TokenIds& each : ids) {
+      prompts.push_back({each, static_cast<std::int64_t>(each.size()) - 1});
     }
-    return check_merge(*model, adapter, "task2", prompts, contexts, options, {}, certificate);
+    return check_merge(*model, adapter, "task2", prompts, options, {}, certificate);
   }
   model::ChatGlm model;
   Adapter adapter;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include "moelora/nn/linear_delta.h"
@@ -18,6 +19,9 @@ nn::LowRank compose_factors(const std::vector<nn::LowRank>& loras, const std::ve
 /// Σ w_t B_t A_t without products across LoRAs: the A_t stacked [Σ r_t, d_in], the w_t B_t, each entry rounded once,
 /// side by side [d_out, Σ r_t]. Ranks may differ.
 nn::LowRank compose_updates(const std::vector<nn::LowRank>& loras, const std::vector<double>& weights);
+
+/// Empty, or why this build has no search_weights() and how to get it (CMake option MOELORA_LORAHUB).
+std::string lorahub_missing();
 
 struct LoraHubOptions {
   double bound = 1.5;             ///< Weights lie in [-bound, bound].
@@ -36,7 +40,7 @@ struct LoraHubResult {
 /// Weights for `count` LoRAs. The loss is called from this thread, first with all weights 0, so the result is never
 /// worse than no composition. The same seed and the same losses give the same calls. A loss that is not finite counts
 /// as very large. What the loss throws ends the search and reaches the caller. Error: count < 1, an option out of its
-/// range, no finite loss at all.
+/// range, no finite loss at all, a build without it.
 LoraHubResult search_weights(std::int64_t count, const std::function<double(const std::vector<double>&)>& loss,
                              const LoraHubOptions& options = {});
 

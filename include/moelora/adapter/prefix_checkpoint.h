@@ -1,5 +1,5 @@
 #pragma once
-// Checkpoints of ChatGLM-6B's own P-Tuning v2 script: a model folder whose weights are, or contain, the tensors of
+// Checkpoints of P-Tuning v2's script: a model folder whose weights are, or contain, the tensors of
 // `transformer.prefix_encoder`.
 
 #include <ATen/core/Tensor.h>

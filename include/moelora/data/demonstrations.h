@@ -27,7 +27,7 @@ struct DemonstrationOptions {
   std::int64_t count = 2;  ///< Demonstrations per question, fewer if the pool has no more.
   Choice choice = Choice::random;
   std::uint64_t seed = 0;                 ///< Of random choices.
-  std::int64_t max_source_length = 1024;  ///< Tokens of the whole prompt, opening tokens included (encode_prompt).
+  std::int64_t max_source_length = 1024;  ///< Tokens of the whole prompt, special tokens included (encode_prompt).
   std::string source_prefix;              ///< What encode_prompt will put in front: counted, not written.
   TaskPrompts task_prompts;               ///< The task's text stands once, in front of the first demonstration.
 };

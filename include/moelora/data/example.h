@@ -24,7 +24,7 @@ std::string_view cut_name(Cut cut);
 const std::vector<std::string>& cut_names();  ///< In the order of the enumerators.
 
 struct EncodeOptions {
-  std::int64_t max_source_length = 1024;  ///< Source tokens, opening tokens included.
+  std::int64_t max_source_length = 1024;  ///< Source tokens, special tokens included.
   std::int64_t max_target_length = 196;   ///< Target tokens, end of sequence included.
   Cut cut = Cut::tail;                    ///< Of sources that are too long; targets lose their last tokens.
   std::string source_prefix;              ///< Put in front of every input.
@@ -34,16 +34,16 @@ struct EncodeOptions {
 };
 
 struct Example {
-  std::int64_t task = 0;     ///< index in the run's task names
-  model::TokenIds ids;       ///< whole sequence: source, opening, target, end of sequence
-  std::int64_t context = 0;  ///< context rows; ids[context] is the first label
-  bool source_cut = false;   ///< the source was shortened
-  bool target_cut = false;   ///< the target was
-  std::string id;            ///< record_name of the record
+  std::int64_t task = 0;         ///< index in the run's task names
+  model::TokenIds ids;           ///< whole sequence: source, target and the special tokens of the model's family
+  std::int64_t label_begin = 0;  ///< index of the first label in ids; every token from there on is one
+  bool source_cut = false;       ///< the source was shortened
+  bool target_cut = false;       ///< the target was
+  std::string id;                ///< record_name of the record
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
-  /// Rows that predict a label: context-1 … length-2.
-  std::int64_t label_count() const { return length() - context; }
+  /// Of the rows that predict a label: label_begin - 1 … length - 2.
+  std::int64_t label_count() const { return length() - label_begin; }
 };
 
 /// How messages name a record: its sample_id, or "line N", or "record N (line L)" where lines and records differ.
@@ -59,19 +59,21 @@ struct CountedRecords {
   std::string text() const;  ///< "3 (a, b, c)", "9 (a, b, c, d, e, …)", "0"
 };
 
-/// The text that a record asks with, before any prefix: its input, as a round of a conversation after its earlier ones
-/// if it has a history.
-std::string source_text(const Record& record);
+/// The text that a record asks with, before any prefix: its input, in the tokenizer's form for conversations if it has
+/// earlier rounds. Error: it has, and the tokenizer has no such form.
+std::string source_text(const Record& record, const model::Tokenizer& tokenizer);
 
-/// Training form. The source is cut to max_source_length - 1 tokens, the target to max_target_length - 2, as
-/// MOELoRA-peft's chatglm1_train does; the end of sequence is never cut off. Error: Cut::error and a text too long.
+/// Training form. The source is cut so that it fits max_source_length with the special tokens before the first label,
+/// the target so that it fits max_target_length with those from there on; these are never cut off (as MOELoRA-peft
+/// cuts training rows). Error: Cut::error and a text too long.
 Example encode_pair(const Record& record, std::int64_t task, const model::Tokenizer& tokenizer,
                     const EncodeOptions& options);
 
-/// Generation form: the source cut so that source and opening tokens fit max_source_length (chatglm1_eval). `removed`,
-/// if given, becomes the number of tokens cut out. Error: Cut::error and a source too long.
-model::TokenIds encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
-                              std::int64_t* removed = nullptr);
+/// Generation form: the source cut so that it fits max_source_length with all special tokens of a prompt (as the
+/// reference's evaluation does). `removed`, if given, becomes the number of tokens cut out. Error: Cut::error and a
+/// source too long.
+model::Prompt encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
+                            std::int64_t* removed = nullptr);
 
 /// The longest prompt of a model that takes `model_length` tokens in all: what an answer of `answer_length` leaves,
 /// at least half of the model's length.

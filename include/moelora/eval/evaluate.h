@@ -61,7 +61,7 @@ std::vector<std::uint64_t> random_streams(const std::vector<data::Record>& recor
 
 /// Makes the contexts of a batch from the indices of its records, in the batch's order: the adapter bound to the tasks
 /// of these records. Empty function: the model without an adapter.
-using BatchContext = std::function<model::ContextMaker(const std::vector<std::int64_t>& record_indices)>;
+using BatchContext = std::function<nn::ContextMaker(const std::vector<std::int64_t>& record_indices)>;
 
 struct EvaluateProgress {
   std::int64_t done = 0;    ///< records answered

@@ -3,10 +3,13 @@
 
 #include <torch/nn/module.h>
 
+#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
+#include "moelora/model/model_shape.h"
 #include "moelora/nn/prefix_host.h"
 #include "moelora/nn/row_context.h"
 
@@ -40,6 +43,9 @@ struct StepCost {
   double operations = 0.0;     ///< floating-point operations, a multiply-add counting two
 };
 
+/// Shown what one module gave, under its name. False: no more are wanted.
+using OutputVisitor = std::function<bool(const std::string& module, const at::Tensor& output)>;
+
 class CausalLM : public torch::nn::Module, public nn::PrefixHost {
  public:
   using torch::nn::Module::Module;
@@ -52,17 +58,23 @@ class CausalLM : public torch::nn::Module, public nn::PrefixHost {
   virtual at::Tensor head_weight() const = 0;
   /// Logits of hidden rows. [n, hidden_size] → [n, vocab_size].
   virtual at::Tensor logits(const at::Tensor& hidden_rows) = 0;
+  /// Runs whole sequences and shows, for as long as `visit` says true, what each layer gives: the embedding, every one
+  /// of num_layers blocks, the last norm (all [rows, hidden_size]), the head for the last row alone [1, vocab_size]. A
+  /// graph that does not override this shows its logits alone, under an empty name.
+  virtual void visit_outputs(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                             const OutputVisitor& visit);
   /// Positions of whole packed sequences, [axes, rows] int64 on the CPU.
   virtual at::Tensor positions(const nn::Segments& segments) const = 0;
-  /// Positions of the one row at index `index` of a sequence with `context` context rows, [axes, 1].
-  virtual at::Tensor position_at(std::int64_t context, std::int64_t index) const = 0;
+  /// Positions of the one row at index `index` of a sequence with so many bidirectional rows, [axes, 1].
+  virtual at::Tensor position_at(std::int64_t bidirectional_rows, std::int64_t index) const = 0;
+  /// Boundaries of packed training sequences, lengths [S], whose first labels are the tokens at the indices
+  /// label_begins [S]. Causal unless a model overrides it: no bidirectional rows. In a prefix-LM they are the rows
+  /// before the labels.
+  virtual nn::Segments segments(const std::vector<std::int64_t>& lengths,
+                                const std::vector<std::int64_t>& label_begins) const;
 
-  virtual std::int64_t vocab_size() const = 0;
-  virtual std::int64_t hidden_size() const = 0;
-  virtual std::int64_t num_layers() const = 0;
-  virtual std::int64_t num_heads() const = 0;
-  virtual std::int64_t max_sequence_length() const = 0;
-  nn::PrefixShape prefix_shape() const override { return {num_layers(), num_heads(), hidden_size() / num_heads()}; }
+  virtual ModelShape shape() const = 0;
+  nn::PrefixShape prefix_shape() const override { return {shape().layers, shape().kv_heads, shape().head_dim}; }
 
   /// Costs of training a micro-batch with `recomputed_blocks` as in ForwardOptions; nothing: not known.
   virtual std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const;

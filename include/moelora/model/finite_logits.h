@@ -5,20 +5,18 @@
 #include <string>
 
 #include "moelora/model/causal_lm.h"
-#include "moelora/model/tokenizer.h"
+#include "moelora/model/prompt.h"
 
 namespace moelora::model {
 
 /// Where one sequence's forward stops being finite: "the first layer whose output is not finite is
 /// transformer.layers.1 (…); it holds weights that are not finite: …". Runs the sequence once more, layer by layer.
-std::string first_not_finite_layer(CausalLM& model, const TokenIds& ids, std::int64_t context_length,
-                                   const nn::RowContext& context);
+std::string first_not_finite_layer(CausalLM& model, const Prompt& sequence, const nn::RowContext& context);
 
 /// A sequence whose logits are looked at, made only when they are not finite.
 struct SuspectSequence {
-  std::string what;  ///< "prompt 3, token 5 of its answer"
-  TokenIds ids;
-  std::int64_t context_length = 0;
+  std::string what;        ///< "prompt 3, token 5 of its answer"
+  Prompt sequence;         ///< the prompt and what has been answered so far
   nn::RowContext context;  ///< of this sequence alone
 };
 

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "moelora/model/causal_lm.h"
-#include "moelora/model/tokenizer.h"
+#include "moelora/model/prompt.h"
 
 namespace moelora::model {
 
@@ -27,11 +27,8 @@ struct Generation {
   bool finished = false;  ///< The model ended it; false: cut at max_new_tokens or the model's length.
 };
 
-/// Makes the RowContext of the prompts' forward: Adapter::context bound to the batch's tasks, or RowContext::plain.
-/// Called once; the later steps take its expert weights over, and find its prefix in the cache. `sequences` lists which
-/// prompts of the call the segments belong to: all of them, in order. (Once more for a single one, to find the layer,
-/// should logits not be finite.)
-using ContextMaker = std::function<nn::RowContext(const nn::Segments&, const std::vector<std::int64_t>& sequences)>;
+/// Boundaries of these prompts, packed in this order.
+nn::Segments segments_of(const std::vector<Prompt>& prompts);
 
 /// Called with (prompt index, token) for each new token, in step order.
 using TokenCallback = std::function<void(std::int64_t, std::int64_t)>;
@@ -39,12 +36,12 @@ using TokenCallback = std::function<void(std::int64_t, std::int64_t)>;
 /// Optional: receives each step's logits, fp32 [active sequences, vocab], with the prompt indices of its rows.
 using LogitsCallback = std::function<void(const at::Tensor&, const std::vector<std::int64_t>&)>;
 
-/// prompts: token ids ready for generation (Tokenizer::build_prompt); context_lengths [S] as Tokenizer::context_length.
+/// Continues the prompts (Tokenizer::build_prompt). `context` is called once, with the boundaries of all of them in
+/// order; the later steps take its expert weights over and find its prefix in the cache. Empty: no adapter.
 /// Error if a prompt is empty or leaves no room below the model's maximum length; io::NotFinite, naming the first layer
 /// that is not finite, if logits are NaN or infinite.
-std::vector<Generation> generate(CausalLM& model, const std::vector<TokenIds>& prompts,
-                                 const std::vector<std::int64_t>& context_lengths, const GenerationOptions& options,
-                                 const ContextMaker& context = {}, const TokenCallback& on_token = {},
+std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& prompts, const GenerationOptions& options,
+                                 const nn::ContextMaker& context = {}, const TokenCallback& on_token = {},
                                  const LogitsCallback& on_logits = {});
 
 }  // namespace moelora::model

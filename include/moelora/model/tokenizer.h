@@ -4,27 +4,32 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
-namespace moelora::model {
+#include "moelora/model/prompt.h"
 
-using TokenIds = std::vector<std::int64_t>;
+namespace moelora::model {
 
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  virtual TokenIds encode(std::string_view text) const = 0;   ///< Without special tokens. UTF-8 in.
-  virtual std::string decode(const TokenIds& ids) const = 0;  ///< Special tokens leave no text.
-  /// A prompt ready for generation: source, then the tokens that open the answer (ChatGLM: [gMASK] <sop>).
-  virtual TokenIds build_prompt(const TokenIds& source) const = 0;
-  /// A training sequence: build_prompt's opening, target, end of sequence.
-  virtual TokenIds build_pair(const TokenIds& source, const TokenIds& target) const = 0;
-  /// Number of context rows of a sequence whose source has `source_length` tokens (ChatGLM: + 1, the [gMASK]). The
-  /// first label is the token at this index.
-  virtual std::int64_t context_length(std::int64_t source_length) const = 0;
-  /// Tokens that build_prompt / build_pair add around the source (2) and the target (1).
-  virtual std::int64_t prompt_overhead() const = 0;
+  virtual TokenIds encode(std::string_view text) const = 0;                  ///< Without special tokens. UTF-8 in.
+  virtual std::string decode(const TokenIds& ids) const = 0;                 ///< Special tokens leave no text.
+  virtual std::string piece(std::int64_t id) const { return decode({id}); }  ///< The vocabulary's entry.
+  /// A prompt ready for generation: source, with the special tokens that the family puts around it to open an answer.
+  virtual Prompt build_prompt(const TokenIds& source) const = 0;
+  /// A training sequence: source and target with all special tokens, the end of sequence included.
+  virtual TrainingPair build_pair(const TokenIds& source, const TokenIds& target) const = 0;
+  /// Tokens that build_prompt adds to a source: what a limit on the prompt's length leaves is the source's.
+  std::int64_t special_tokens_per_prompt() const { return build_prompt({}).length(); }
+
+  /// The text that asks `question` after the earlier rounds (question, answer) of a conversation, in the form that the
+  /// family was trained on. Error, unless a family overrides it: rounds that are joined in a made-up form would be
+  /// answered, but badly, and nothing would say so.
+  virtual std::string conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                        std::string_view question) const;
 
   virtual std::int64_t vocab_size() const = 0;
   virtual std::int64_t pad_id() const = 0;

@@ -1,6 +1,7 @@
 #pragma once
-// Prefix-LM attention over packed segments, without mask tensors: context rows attend to all context rows of their
-// segment, target rows to everything before and including themselves. Softmax in fp32.
+// Prefix-LM and causal attention over packed segments, without mask tensors: a segment's bidirectional rows attend to
+// each other, the rows behind them (in a causal model: all rows) to everything before and including themselves. Softmax
+// in fp32.
 
 #include <ATen/core/Tensor.h>
 
@@ -19,7 +20,7 @@ struct AttentionResult {
   at::Tensor log_sum;  ///< [n, heads] fp32: log of each query's sum of exponentials
 };
 /// q, k, v [rows, heads, head_dim], unit stride in the last axis. output_rows [n] int64: the queries wanted, on the
-/// CPU; undefined: all. A prefix stands in front of every segment as context that has no queries.
+/// CPU; undefined: all. A prefix stands in front of every segment as rows that have no queries.
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const Segments& segments, const at::Tensor& output_rows = {},
                                   const KeyValuePrefix& prefix = {});

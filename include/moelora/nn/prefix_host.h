@@ -6,7 +6,8 @@
 
 namespace moelora::nn {
 
-/// L layers, each with keys and values of `heads` heads that are `head_dim` wide.
+/// L layers, each with keys and values of `heads` heads that are `head_dim` wide (where query heads share them, these
+/// are fewer than the query heads).
 struct PrefixShape {
   std::int64_t layers = 0;
   std::int64_t heads = 0;

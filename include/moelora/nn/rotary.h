@@ -1,5 +1,5 @@
 #pragma once
-// ChatGLM-6B's two-dimensional rotary positions: the first half of a head is rotated by position row 0, the second half
+// Two-dimensional rotary positions: the first half of a head is rotated by position row 0, the second half
 // by row 1. inv_freq is rounded to fp16 as the reference does, also in fp32 models; a half model computes the angles in
 // half too.
 

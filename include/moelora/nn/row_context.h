@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,10 +16,15 @@ namespace moelora::nn {
 
 struct Segments {
   std::vector<std::int64_t> offsets{0};  ///< [S+1] first row of each segment; the last entry is the number of rows.
-  std::vector<std::int64_t> context;     ///< [S] leading rows that attend to each other both ways (prefix-LM).
+  /// [S] leading rows that attend to each other in both directions: all rows of a source in a prefix-LM, 0 in a causal
+  /// model. The rows behind them attend to everything up to themselves.
+  std::vector<std::int64_t> bidirectional;
 
-  static Segments from_lengths(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>& context);
-  /// B sequences of T rows each, as a padded [B, T, d] input has them, all context.
+  static Segments from_lengths(const std::vector<std::int64_t>& lengths,
+                               const std::vector<std::int64_t>& bidirectional);
+  /// Causal sequences: no bidirectional rows.
+  static Segments from_lengths(const std::vector<std::int64_t>& lengths);
+  /// B sequences of T rows each, as a padded [B, T, d] input has them, all rows bidirectional.
   static Segments for_batch(std::int64_t batch, std::int64_t length);
 
   std::int64_t count() const { return static_cast<std::int64_t>(offsets.size()) - 1; }
@@ -87,9 +93,19 @@ struct RowContext {
   /// The context of one row for each segment, x [S, d]: a head on pooled hidden states. Expert weights and dropout are
   /// those of the segments.
   RowContext pooled() const;
-  /// The context of the next step of decoding: one row, which is no context, of each of these segments, in this order.
-  /// Expert weights are taken over, dropout is off; a prefix is not repeated, for the prompt's step has stored it.
+  /// The context of the next step of decoding: one causal row of each of these segments, in this order. Expert weights
+  /// are taken over, dropout is off; a prefix is not repeated, for the prompt's step has stored it.
   RowContext next_rows(const std::vector<std::int64_t>& kept) const;
+  /// The context of another sequence, of `length` rows, with the expert weights and the prefix of one of these
+  /// segments. Dropout is off.
+  RowContext like_segment(std::int64_t segment, std::int64_t length, std::int64_t bidirectional) const;
+
+ private:
+  RowContext with_experts_of(Segments rows, const std::vector<std::int64_t>& chosen) const;
 };
+
+/// Makes the context of a forward from the boundaries of its sequences: an adapter's context bound to the sequences'
+/// tasks (for_tasks in adapter/adapter.h), or RowContext::plain.
+using ContextMaker = std::function<RowContext(const Segments&)>;
 
 }  // namespace moelora::nn

@@ -23,7 +23,7 @@ double resident_bytes();
 Machine measure_machine(std::int64_t width, at::ScalarType dtype);
 
 /// Rows, labels and attended pairs of some samples.
-model::Workload workload_of(const std::vector<const data::Example*>& examples);
+model::Workload workload_of(const model::CausalLM& model, const std::vector<const data::Example*>& examples);
 
 /// What a prefix adds to a micro-batch: its values, and the scores of the longest sample, which attention with a prefix
 /// stores for a while. 0 without one.

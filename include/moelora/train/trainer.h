@@ -97,9 +97,9 @@ struct TrainResult {
 
 /// Trains to the last step. Afterwards the model or adapter holds the parameters of the result.
 /// Error: options out of range, no or too long samples, an output folder that holds another run or that another process
-/// writes to, a run that cannot be resumed (other settings, no whole checkpoint), a loss or gradient that is not finite
-/// (names the step and the samples), too little memory, a full disk, ranks with different settings. RankLost: another
-/// rank is lost or has ended.
+/// writes to, a run that cannot be resumed (other settings, no whole checkpoint), a full disk, ranks with different
+/// settings. TrainingDiverged: a loss or gradient is not finite (names the step and the samples). io::OutOfMemory: too
+/// little memory. RankLost: another rank is lost or has ended.
 TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks = {});
 
 /// Mean loss over all labels, and by task name. Of several ranks each computes a part, and all get the whole.

@@ -34,7 +34,7 @@ struct MergeCheck {
 /// answers them again. The adapter is enabled and unmerged before; it is merged afterwards. Error: no prompts, which
 /// would compare nothing; io::NotFinite where logits are not finite.
 MergeCheck check_merge(model::CausalLM& model, Adapter& adapter, std::string_view task,
-                       const std::vector<model::TokenIds>& prompts, const std::vector<std::int64_t>& context_lengths,
-                       const MergeCheckOptions& options, const MergeOptions& merge, Certificate& certificate);
+                       const std::vector<model::Prompt>& prompts, const MergeCheckOptions& options,
+                       const MergeOptions& merge, Certificate& certificate);
 
 }  // namespace moelora::verify

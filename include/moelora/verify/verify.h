@@ -2,7 +2,7 @@
 // Comparing this build with recorded outputs of the reference implementation ("golden" files). What a folder is gets
 // decided by the files in it, never by its name; any subset of the kinds may be present:
 //
-//   config.json + golden.safetensors            a ChatGLM graph: logits, hidden states, losses, greedy ids, inputs
+//   config.json + golden.safetensors            a model's graph: logits, hidden states, losses, greedy ids, inputs
 //   adapter_config.json + golden files          a MOELoRA-peft or PEFT LoRA adapter on a base with goldens
 //   prefix_encoder.safetensors + golden files   a P-Tuning v2 prefix (pytorch_model.bin as well) on such a base
 //   pairs.json, options.json, decode.json, …    a tokenizer; processor_*.json: the data processor

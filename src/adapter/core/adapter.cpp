@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ostream>
 
+#include "io/number_text.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 
@@ -20,15 +21,6 @@ std::string module_key(std::string name) {
 std::uint64_t next_identity() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
-}
-
-// 29360128 → "29,360,128"
-std::string grouped(std::int64_t number) {
-  std::string text = std::to_string(number);
-  for (auto place = static_cast<std::ptrdiff_t>(text.size()) - 3; place > 0; place -= 3) {
-    text.insert(static_cast<std::size_t>(place), ",");
-  }
-  return text;
 }
 
 }  // namespace
@@ -80,7 +72,7 @@ void AdapterImpl::pretty_print(std::ostream& stream) const {
   if (saved_modules_) {
     stream << ", modules to save=" << saved_modules_->children().size();
   }
-  stream << ", trainable parameters=" << grouped(trained) << ")";
+  stream << ", trainable parameters=" << io::with_commas(trained) << ")";
 }
 
 at::Device AdapterImpl::device() const {
@@ -237,6 +229,20 @@ void AdapterImpl::update_saved_modules() {
     saved_modules_->put(switched_on_ || merge_ != nullptr);
     identity_->modules_in_base = saved_modules_->in_base();
   }
+}
+
+nn::ContextMaker for_tasks(Adapter adapter, std::vector<std::int64_t> tasks) {
+  return [adapter = std::move(adapter), tasks = single_tasks(tasks)](const nn::Segments& segments) {
+    return adapter->context(segments, tasks);
+  };
+}
+
+nn::ContextMaker for_task(Adapter adapter, std::string_view task) {
+  const std::int64_t index = adapter->tasks().index(task);
+  return [adapter = std::move(adapter), index](const nn::Segments& segments) {
+    return adapter->context(segments,
+                            single_tasks(std::vector<std::int64_t>(static_cast<std::size_t>(segments.count()), index)));
+  };
 }
 
 }  // namespace moelora

@@ -6,10 +6,10 @@
 
 #include "adapter/core/adapter_shapes.h"
 #include "adapter/core/target_linears.h"
-#include "io/memory.h"
 #include "moelora/adapter/adapter.h"
 #include "moelora/adapter/delta_kind.h"
 #include "moelora/io/error.h"
+#include "moelora/io/memory.h"
 
 namespace moelora {
 namespace {

@@ -1,14 +1,12 @@
 #include "moelora/model/chatglm/chatglm.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
 
 #include "model/chatglm/block_function.h"
 #include "model/chatglm/decode.h"
 #include "moelora/io/error.h"
-#include "moelora/io/huge_pages.h"
 #include "moelora/model/kv_cache.h"
 
 namespace moelora::model {
@@ -41,24 +39,13 @@ void check_prefix(const nn::RowContext& context, const ChatGlmConfig& config) {
 
 }  // namespace
 
-TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype) {
-  at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(seed);
-  return [generator, dtype](const std::string& name, at::IntArrayRef shape) mutable {
-    if (name.ends_with(".bias")) {
-      return at::zeros(shape, dtype);
-    }
-    if (shape.size() == 1) {
-      return at::ones(shape, dtype);
-    }
-    return io::empty_on_huge_pages(shape, at::kFloat).normal_(0.0, 0.02, generator).to(dtype);
-  };
-}
-
-std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(const ChatGlmConfig& config) {
+ExpectedTensors expected_tensors(const ChatGlmConfig& config) {
   const auto h = config.hidden_size;
   const auto inner = config.inner_hidden_size;
-  std::vector<std::pair<std::string, std::vector<std::int64_t>>> tensors{
-      {"transformer.word_embeddings.weight", {config.vocab_size, h}}};
+  ExpectedTensors expected;
+  expected.tied_head = TiedHead{"transformer.word_embeddings.weight", "lm_head.weight"};
+  auto& tensors = expected.tensors;
+  tensors = {{expected.tied_head->embedding, {config.vocab_size, h}}};
   for (std::int64_t layer = 0; layer < config.num_layers; ++layer) {
     const std::string prefix = "transformer.layers." + std::to_string(layer) + ".";
     tensors.insert(tensors.end(), {{prefix + "input_layernorm.weight", {h}},
@@ -76,8 +63,8 @@ std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(
   }
   tensors.insert(tensors.end(), {{"transformer.final_layernorm.weight", {h}},
                                  {"transformer.final_layernorm.bias", {h}},
-                                 {"lm_head.weight", {config.vocab_size, h}}});
-  return tensors;
+                                 {expected.tied_head->head, {config.vocab_size, h}}});
+  return expected;
 }
 
 ChatGlmAttentionImpl::ChatGlmAttentionImpl(const ChatGlmConfig& config, const TensorSource& source,
@@ -189,17 +176,24 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
   return transformer->final_layernorm->forward(x);
 }
 
-std::vector<at::Tensor> ChatGlmImpl::hidden_states(const at::Tensor& ids, const at::Tensor& positions,
-                                                   const nn::RowContext& context) {
+void ChatGlmImpl::visit_outputs(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                                const OutputVisitor& visit) {
   check_prefix(context, config_);
-  std::vector<at::Tensor> states{transformer->word_embeddings->forward(ids)};
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), states.front().scalar_type());
-  for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
+  at::Tensor x = transformer->word_embeddings->forward(ids);
+  bool wanted = visit("transformer.word_embeddings", x);
+  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
+  for (std::int64_t layer = 0; wanted && layer < config_.num_layers; ++layer) {
     const LayerInput input{rotary, context, layer, nullptr, {}, {}};
-    states.push_back(transformer->layers[layer]->as<ChatGlmBlock>()->forward(states.back(), input));
+    x = transformer->layers[layer]->as<ChatGlmBlock>()->forward(x, input);
+    wanted = visit("transformer.layers." + std::to_string(layer), x);
   }
-  states.back() = transformer->final_layernorm->forward(states.back());
-  return states;
+  if (wanted) {
+    x = transformer->final_layernorm->forward(x);
+    wanted = visit("transformer.final_layernorm", x);
+  }
+  if (wanted) {
+    visit("lm_head", logits(x.narrow(0, x.size(0) - 1, 1)));
+  }
 }
 
 at::Tensor ChatGlmImpl::head_weight() const { return lm_head->weight; }
@@ -211,7 +205,7 @@ at::Tensor ChatGlmImpl::positions(const nn::Segments& segments) const {
   auto* first = result.mutable_data_ptr<std::int64_t>();
   auto* second = first + segments.rows();
   for (std::int64_t i = 0; i < segments.count(); ++i) {
-    const auto context = segments.context[i];
+    const auto context = segments.bidirectional[i];
     for (std::int64_t row = 0; row < segments.length(i); ++row) {
       // Row 0 counts up to the gMASK, the last context row, and stays there; row 1 counts from <sop> on.
       first[segments.offsets[i] + row] = std::min(row, std::max<std::int64_t>(context - 1, 0));
@@ -221,11 +215,16 @@ at::Tensor ChatGlmImpl::positions(const nn::Segments& segments) const {
   return result;
 }
 
-at::Tensor ChatGlmImpl::position_at(std::int64_t context, std::int64_t index) const {
+at::Tensor ChatGlmImpl::position_at(std::int64_t bidirectional_rows, std::int64_t index) const {
   at::Tensor result = at::empty({2, 1}, at::kLong);
-  result[0][0] = std::min(index, std::max<std::int64_t>(context - 1, 0));
-  result[1][0] = std::max<std::int64_t>(index - context + 1, 0);
+  result[0][0] = std::min(index, std::max<std::int64_t>(bidirectional_rows - 1, 0));
+  result[1][0] = std::max<std::int64_t>(index - bidirectional_rows + 1, 0);
   return result;
+}
+
+nn::Segments ChatGlmImpl::segments(const std::vector<std::int64_t>& lengths,
+                                   const std::vector<std::int64_t>& label_begins) const {
+  return nn::Segments::from_lengths(lengths, label_begins);
 }
 
 void ChatGlmImpl::tie_head() { lm_head = replace_module("lm_head", make_head(transformer->word_embeddings->weight)); }

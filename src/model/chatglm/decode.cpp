@@ -7,11 +7,12 @@ namespace moelora::model {
 
 at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& positions, const nn::RowContext& context,
                        KvCache& cache) {
-  const auto heads = model.num_heads();
-  const auto head_dim = model.config().head_dim();
+  const ModelShape shape = model.shape();
+  const auto heads = shape.heads;
+  const auto head_dim = shape.head_dim;
   const auto rows = x.size(0);
   const nn::RotaryTables rotary = nn::rotary_tables(positions, head_dim, x.scalar_type());
-  for (std::int64_t layer = 0; layer < model.num_layers(); ++layer) {
+  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
     auto& block = *model.transformer->layers[layer]->as<ChatGlmBlock>();
     const at::Tensor a = block.input_layernorm->forward(x);
     const at::Tensor mixed = block.attention->query_key_value->forward(a, context).view({rows, heads, 3 * head_dim});

@@ -29,7 +29,7 @@ struct ChatGlmTokenizer::Impl {
   /// Reads the model and looks up the special pieces. Error naming the file.
   void load();
   /// SentencePiece ids of text without special tokens, shifted by the image tokens.
-  TokenIds encode_plain(std::string_view text, bool linebreak, bool whitespaces, bool dummy_prefix) const;
+  TokenIds encode_plain(std::string_view text) const;
   /// The special token that begins at the smallest index >= from, or nullptr; `at` receives its index.
   const Special* find_special(std::string_view text, std::size_t from, std::size_t& at) const;
   std::string prepare(std::string_view text) const;
@@ -97,19 +97,19 @@ void ChatGlmTokenizer::Impl::load() {
   fingerprint = hash.hex();
 }
 
-TokenIds ChatGlmTokenizer::Impl::encode_plain(std::string_view text, bool linebreak, bool whitespaces,
-                                              bool dummy_prefix) const {
+TokenIds ChatGlmTokenizer::Impl::encode_plain(std::string_view text) const {
   std::string marked(text);
-  if (linebreak) marked = chatglm_text::encode_line_breaks(marked);
-  if (whitespaces) marked = chatglm_text::encode_blanks(marked);
+  if (options.linebreak) marked = chatglm_text::encode_line_breaks(marked);
+  if (options.whitespace) marked = chatglm_text::encode_blanks(marked);
   // SentencePiece always adds the dummy prefix to the first piece: give it a piece of its own and drop both.
-  if (!dummy_prefix) marked.insert(0, "<n>");
+  if (!options.dummy_prefix) marked.insert(0, "<n>");
   std::vector<int> ids;
   const auto status = pieces.Encode(marked, &ids);
   MOELORA_CHECK(status.ok(), file.string(), " cannot encode a text of ", text.size(), " bytes");
   TokenIds result;
   result.reserve(ids.size());
-  for (std::size_t i = dummy_prefix ? 0 : 2; i < ids.size(); ++i) result.push_back(options.num_image_tokens + ids[i]);
+  for (std::size_t i = options.dummy_prefix ? 0 : 2; i < ids.size(); ++i)
+    result.push_back(options.num_image_tokens + ids[i]);
   return result;
 }
 
@@ -133,17 +133,26 @@ void ChatGlmTokenizer::Impl::check_id(std::int64_t id) const {
                 ": expected 0 to ", size() - 1);
 }
 
-ChatGlmTokenizer::ChatGlmTokenizer(const std::filesystem::path& path) : impl_(std::make_unique<Impl>()) {
+ChatGlmTokenizer::ChatGlmTokenizer(const std::filesystem::path& path)
+    : ChatGlmTokenizer(path, nlohmann::ordered_json::object()) {}
+
+ChatGlmTokenizer::ChatGlmTokenizer(const std::filesystem::path& path, const nlohmann::ordered_json& settings)
+    : impl_(std::make_unique<Impl>()) {
   Impl& self = *impl_;
   self.file = std::filesystem::is_directory(path) ? path / kTokenizerFile : path;
   const std::filesystem::path config_file = self.file.parent_path() / "tokenizer_config.json";
   bool offset_given = false;
-  if (std::filesystem::exists(config_file)) {
-    const nlohmann::ordered_json config = io::read_json_file(config_file);
+  const bool has_file = std::filesystem::exists(config_file);
+  if (has_file || !settings.empty()) {
+    nlohmann::ordered_json config = has_file ? io::read_json_file(config_file) : nlohmann::ordered_json::object();
     MOELORA_CHECK(config.is_object(), config_file.string(), ": expected a JSON object, found ", config.type_name());
+    config.update(settings);
     read_tokenizer_option(config, config_file, "do_lower_case", self.options.do_lower_case);
     read_tokenizer_option(config, config_file, "remove_space", self.options.remove_space);
     read_tokenizer_option(config, config_file, "num_image_tokens", self.options.num_image_tokens);
+    read_tokenizer_option(settings, config_file, "linebreak", self.options.linebreak);
+    read_tokenizer_option(settings, config_file, "whitespace", self.options.whitespace);
+    read_tokenizer_option(settings, config_file, "dummy_prefix", self.options.dummy_prefix);
     offset_given = config.contains("num_image_tokens");
     read_tokenizer_option(config, config_file, "bos_token", self.bos.name);
     // The first distribution ended answers with `eop_token` and had </s> as `eos_token`.
@@ -184,7 +193,7 @@ TokenIds ChatGlmTokenizer::encode(std::string_view text) const {
   TokenIds ids;
   const auto append = [&](std::string_view part) {
     if (part.empty()) return;
-    const TokenIds more = impl_->encode_plain(impl_->prepare(part), true, true, true);
+    const TokenIds more = impl_->encode_plain(impl_->prepare(part));
     ids.insert(ids.end(), more.begin(), more.end());
   };
   bool after_special = false;
@@ -202,10 +211,6 @@ TokenIds ChatGlmTokenizer::encode(std::string_view text) const {
     begin = at + special->name.size();
     after_special = true;
   }
-}
-
-TokenIds ChatGlmTokenizer::encode(std::string_view text, bool linebreak, bool whitespaces, bool dummy_prefix) const {
-  return impl_->encode_plain(text, linebreak, whitespaces, dummy_prefix);
 }
 
 std::string ChatGlmTokenizer::decode(const TokenIds& ids) const {
@@ -227,20 +232,31 @@ std::string ChatGlmTokenizer::piece(std::int64_t id) const {
   return id < images ? "<image_" + std::to_string(id) + ">" : impl_->pieces.IdToPiece(static_cast<int>(id - images));
 }
 
-TokenIds ChatGlmTokenizer::build_prompt(const TokenIds& source) const {
-  TokenIds ids;
-  ids.reserve(source.size() + 2);
-  ids.insert(ids.end(), source.begin(), source.end());
-  ids.push_back(impl_->gmask.id);
-  ids.push_back(impl_->bos.id);
-  return ids;
+Prompt ChatGlmTokenizer::build_prompt(const TokenIds& source) const {
+  Prompt prompt;
+  prompt.ids.reserve(source.size() + 2);
+  prompt.ids.insert(prompt.ids.end(), source.begin(), source.end());
+  prompt.ids.push_back(impl_->gmask.id);
+  prompt.bidirectional_rows = prompt.length();
+  prompt.ids.push_back(impl_->bos.id);
+  return prompt;
 }
 
-TokenIds ChatGlmTokenizer::build_pair(const TokenIds& source, const TokenIds& target) const {
-  TokenIds ids = build_prompt(source);
-  ids.insert(ids.end(), target.begin(), target.end());
-  ids.push_back(impl_->eos.id);
-  return ids;
+TrainingPair ChatGlmTokenizer::build_pair(const TokenIds& source, const TokenIds& target) const {
+  Prompt prompt = build_prompt(source);
+  TrainingPair pair{std::move(prompt.ids), prompt.bidirectional_rows};
+  pair.ids.insert(pair.ids.end(), target.begin(), target.end());
+  pair.ids.push_back(impl_->eos.id);
+  return pair;
+}
+
+std::string ChatGlmTokenizer::conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                                std::string_view question) const {
+  std::string text;
+  for (std::size_t i = 0; i < history.size(); ++i) {
+    text += "[Round " + std::to_string(i) + "]\n问：" + history[i].first + "\n答：" + history[i].second + "\n";
+  }
+  return text + "[Round " + std::to_string(history.size()) + "]\n问：" + std::string(question) + "\n答：";
 }
 
 std::int64_t ChatGlmTokenizer::vocab_size() const { return impl_->size(); }

@@ -126,7 +126,19 @@ double penalised(double loss, const Weights& weights, double l1) {
   return loss + l1 * magnitude / static_cast<double>(weights.size());
 }
 
-TEST(LoraHubSearch, FortyEvaluationsFindMostOfTheDecreaseOfABowl) {
+/// A build without NLopt has no search.
+class LoraHubSearch : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!lorahub_missing().empty()) {
+      EXPECT_NE(lorahub_missing().find("-DMOELORA_LORAHUB=ON"), std::string::npos);
+      EXPECT_THROW(search_weights(8, Bowl()), Error);
+      GTEST_SKIP() << lorahub_missing();
+    }
+  }
+};
+
+TEST_F(LoraHubSearch, FortyEvaluationsFindMostOfTheDecreaseOfABowl) {
   const Bowl bowl;
   const Weights best = bowl.minimum(0.05);
   const double at_zero = bowl(Weights(8, 0.0));
@@ -137,7 +149,7 @@ TEST(LoraHubSearch, FortyEvaluationsFindMostOfTheDecreaseOfABowl) {
   }
 }
 
-TEST(LoraHubSearch, ManyEvaluationsFindTheMinimumWithThePenalty) {
+TEST_F(LoraHubSearch, ManyEvaluationsFindTheMinimumWithThePenalty) {
   const Bowl bowl;
   for (const double l1 : {0.0, 0.05, 2.0}) {
     const auto found = search_weights(8, bowl, {.l1 = l1, .evaluations = 3000});
@@ -149,7 +161,7 @@ TEST(LoraHubSearch, ManyEvaluationsFindTheMinimumWithThePenalty) {
   }
 }
 
-TEST(LoraHubSearch, ReturnsTheBestOfItsCallsWhichStartAtZeroAndStayInBounds) {
+TEST_F(LoraHubSearch, ReturnsTheBestOfItsCallsWhichStartAtZeroAndStayInBounds) {
   Bowl bowl;
   bowl.target = {3.0, -3.0, 0.1, 2.0, 0.3, 0.0, -0.9, 0.6};
   std::vector<Weights> calls;
@@ -175,7 +187,7 @@ TEST(LoraHubSearch, ReturnsTheBestOfItsCallsWhichStartAtZeroAndStayInBounds) {
   EXPECT_NEAR(found.weights[1], -1.5, 1e-3);
 }
 
-TEST(LoraHubSearch, AsManyCallsAsAllowedAndNoMore) {
+TEST_F(LoraHubSearch, AsManyCallsAsAllowedAndNoMore) {
   for (const std::int64_t allowed : {1, 2, 5, 17, 40, 600}) {
     std::int64_t calls = 0;
     const auto loss = [&](const Weights& weights) {
@@ -191,7 +203,7 @@ TEST(LoraHubSearch, AsManyCallsAsAllowedAndNoMore) {
   }
 }
 
-TEST(LoraHubSearch, TheSameSeedMakesTheSameCallsAnotherOneOthers) {
+TEST_F(LoraHubSearch, TheSameSeedMakesTheSameCallsAnotherOneOthers) {
   const auto calls_of = [](std::uint64_t seed) {
     std::vector<Weights> calls;
     search_weights(8, [&](const Weights& weights) { return calls.push_back(weights), Bowl()(weights); },
@@ -202,12 +214,12 @@ TEST(LoraHubSearch, TheSameSeedMakesTheSameCallsAnotherOneOthers) {
   EXPECT_NE(calls_of(3), calls_of(4));
 }
 
-TEST(LoraHubSearch, OneWeightIsEnough) {
+TEST_F(LoraHubSearch, OneWeightIsEnough) {
   const auto found = search_weights(1, [](const Weights& weights) { return std::pow(weights[0] - 0.7, 2); });
   EXPECT_NEAR(found.weights.at(0), 0.7 - 0.025, 5e-3);
 }
 
-TEST(LoraHubSearch, LossesThatAreNotFiniteAreAvoided) {
+TEST_F(LoraHubSearch, LossesThatAreNotFiniteAreAvoided) {
   const Bowl bowl;
   for (const double bad :
        {std::nan(""), std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()}) {
@@ -224,7 +236,7 @@ struct Interruption {
   int number;
 };
 
-TEST(LoraHubSearch, WhatTheLossThrowsReachesTheCaller) {
+TEST_F(LoraHubSearch, WhatTheLossThrowsReachesTheCaller) {
   for (const int when : {1, 7, 23, 600}) {
     int calls = 0;
     const auto loss = [&](const Weights& weights) {
@@ -243,7 +255,7 @@ TEST(LoraHubSearch, WhatTheLossThrowsReachesTheCaller) {
   }
 }
 
-TEST(LoraHubSearch, OptionsOutOfRangeAreErrors) {
+TEST_F(LoraHubSearch, OptionsOutOfRangeAreErrors) {
   const Bowl bowl;
   const double nan = std::nan("");
   EXPECT_THROW(search_weights(0, bowl), Error);

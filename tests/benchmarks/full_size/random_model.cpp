@@ -66,7 +66,7 @@ class RandomHalves {
 /// In the order of the published shards.
 std::vector<StoredTensor> stored_tensors(const ChatGlmConfig& config) {
   std::vector<StoredTensor> tensors;
-  for (const auto& [name, shape] : moelora::model::expected_tensors(config)) {
+  for (const auto& [name, shape] : moelora::model::expected_tensors(config).tensors) {
     tensors.push_back({name, shape});
     if (name.ends_with("input_layernorm.bias")) {
       const std::string layer = name.substr(0, name.size() - std::string("input_layernorm.bias").size());

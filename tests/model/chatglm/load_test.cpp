@@ -43,7 +43,9 @@ struct SavedModel {
 TEST(LoadChatGlm, ComesBackBitForBitFromShards) {
   SavedModel saved;
   testing::TemporaryFolder sharded;
-  save_chatglm(*saved.model, sharded.path(), {}, /*max_shard_bytes=*/20000);
+  SaveOptions shards;
+  shards.max_shard_bytes = 20000;
+  save_chatglm(*saved.model, sharded.path(), shards);
   EXPECT_TRUE(fs::exists(sharded.path() / "model.safetensors.index.json"));
   const ChatGlm loaded = load_chatglm(sharded.path());
   const auto parameters = loaded->named_parameters();
@@ -223,7 +225,7 @@ TEST(SaveChatGlm, WhatItCameFromIsKeptBesideTheWeights) {
     std::ofstream(from / name) << name;
   }
   testing::TemporaryFolder saved;
-  save_chatglm(*base.model, saved.path(), from);
+  save_chatglm(*base.model, saved.path(), {from});
   for (const char* name : {"modeling_own.py", "generation_config.json", "ice_text.model", "special_tokens_map.json"}) {
     EXPECT_EQ(io::read_text_file(saved.path() / name), name);
   }
@@ -236,7 +238,7 @@ TEST(SaveChatGlm, WhatItCameFromIsKeptBesideTheWeights) {
   json["num_layers"] = 7;
   io::write_json_file(from / "config.json", json);
   testing::TemporaryFolder other;
-  save_chatglm(*base.model, other.path(), from / "ice_text.model");
+  save_chatglm(*base.model, other.path(), {from / "ice_text.model"});
   EXPECT_EQ(io::read_json_file(other.path() / "config.json")["num_layers"], base.model->config().num_layers);
   EXPECT_TRUE(fs::exists(other.path() / "ice_text.model"));
 }

@@ -39,7 +39,7 @@ void expect_pairs(const ChatGlmTokenizer& tokenizer, const Json& pairs) {
     SCOPED_TRACE(text);
     const TokenIds ids = tokenizer.encode(text);
     EXPECT_EQ(ids, pair["ids"].get<TokenIds>());
-    EXPECT_EQ(tokenizer.build_prompt(ids), pair["ids_special"].get<TokenIds>());
+    EXPECT_EQ(tokenizer.build_prompt(ids).ids, pair["ids_special"].get<TokenIds>());
     std::vector<std::string> pieces;
     for (const std::int64_t id : ids) pieces.push_back(tokenizer.piece(id));
     EXPECT_EQ(pieces, pair["pieces"].get<std::vector<std::string>>());
@@ -97,13 +97,14 @@ TEST(ChatGlmTokenizer, LowerCaseReachesBeyondAscii) {
 }
 
 TEST(ChatGlmTokenizer, LineBreaksBlanksAndDummyPrefixCanBeLeftOut) {
-  const ChatGlmTokenizer tokenizer(tokenizer_fixtures());
   const Json golden = tokenizer_fixture("sp_options.json");
+  const ChatGlmTokenizer unprefixed(tokenizer_fixtures(), Json{{"dummy_prefix", false}});
+  const ChatGlmTokenizer unmarked(tokenizer_fixtures(), Json{{"linebreak", false}, {"whitespace", false}});
   for (const Json& item : golden["encode_without_dummy_prefix"]) {
-    EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), true, true, false), item["ids"].get<TokenIds>());
+    EXPECT_EQ(unprefixed.encode(item["text"].get<std::string>()), item["ids"].get<TokenIds>());
   }
   for (const Json& item : golden["encode_no_linebreak_no_whitespace"]) {
-    EXPECT_EQ(tokenizer.encode(item["text"].get<std::string>(), false, false, true), item["ids"].get<TokenIds>());
+    EXPECT_EQ(unmarked.encode(item["text"].get<std::string>()), item["ids"].get<TokenIds>());
   }
 }
 
@@ -118,11 +119,24 @@ TEST(ChatGlmTokenizer, PromptsAndPairsAreBuiltAsInTheReference) {
   const ChatGlmTokenizer tokenizer(tokenizer_fixtures());
   for (const Json& item : tokenizer_fixture("build_inputs.json")) {
     const TokenIds a = item["a"].get<TokenIds>();
-    const TokenIds ids =
-        item["b"].is_null() ? tokenizer.build_prompt(a) : tokenizer.build_pair(a, item["b"].get<TokenIds>());
-    EXPECT_EQ(ids, item["ids"].get<TokenIds>());
-    EXPECT_EQ(ids.at(tokenizer.context_length(a.size())), tokenizer.bos_id());
+    if (item["b"].is_null()) {
+      const Prompt prompt = tokenizer.build_prompt(a);
+      EXPECT_EQ(prompt.ids, item["ids"].get<TokenIds>());
+      EXPECT_EQ(prompt.ids.at(prompt.bidirectional_rows - 1), tokenizer.gmask_id());
+      EXPECT_EQ(prompt.length(), static_cast<std::int64_t>(a.size()) + tokenizer.special_tokens_per_prompt());
+    } else {
+      const TrainingPair pair = tokenizer.build_pair(a, item["b"].get<TokenIds>());
+      EXPECT_EQ(pair.ids, item["ids"].get<TokenIds>());
+      EXPECT_EQ(pair.ids.at(pair.label_begin), tokenizer.bos_id());
+    }
   }
+}
+
+TEST(ChatGlmTokenizer, ConversationsAreWrittenInRounds) {
+  const ChatGlmTokenizer tokenizer(tokenizer_fixtures());
+  EXPECT_EQ(tokenizer.conversation_text({}, "还要吃药吗"), "[Round 0]\n问：还要吃药吗\n答：");
+  EXPECT_EQ(tokenizer.conversation_text({{"头痛", "多久了"}}, "还要吃药吗"),
+            "[Round 0]\n问：头痛\n答：多久了\n[Round 1]\n问：还要吃药吗\n答：");
 }
 
 TEST(ChatGlmTokenizer, ResponsesAreCleanedAsInTheReference) {

@@ -6,14 +6,13 @@
 
 #include <torch/nn/modules/container/modulelist.h>
 
-#include <functional>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/chatglm/config.h"
+#include "moelora/model/weights.h"
 #include "moelora/nn/embedding.h"
 #include "moelora/nn/layer_norm.h"
 #include "moelora/nn/linear.h"
@@ -21,14 +20,8 @@
 
 namespace moelora::model {
 
-/// Where a graph's tensors come from: called with the checkpoint name and shape of each.
-using TensorSource = std::function<at::Tensor(const std::string& name, at::IntArrayRef shape)>;
-
-/// Random initial values of a dtype: weights N(0, 0.02²), biases 0, norms 1.
-TensorSource random_tensors(std::uint64_t seed, at::ScalarType dtype = at::kFloat);
-
-/// Checkpoint names and shapes of all tensors, in the order in which they are asked for; lm_head.weight last.
-std::vector<std::pair<std::string, std::vector<std::int64_t>>> expected_tensors(const ChatGlmConfig& config);
+/// The checkpoint's tensors; lm_head.weight last, which may be the embedding.
+ExpectedTensors expected_tensors(const ChatGlmConfig& config);
 
 /// What a block needs besides its rows; the same for all blocks but for layer and output rows.
 struct LayerInput {
@@ -96,18 +89,16 @@ class ChatGlmImpl : public CausalLM {
 
   at::Tensor hidden(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
                     const ForwardOptions& options = {}) override;
-  /// As hidden, and every block's input too: num_layers + 1 tensors [rows, hidden], the last after final_layernorm.
-  std::vector<at::Tensor> hidden_states(const at::Tensor& ids, const at::Tensor& positions,
-                                        const nn::RowContext& context);
+  void visit_outputs(const at::Tensor& ids, const at::Tensor& positions, const nn::RowContext& context,
+                     const OutputVisitor& visit) override;
   at::Tensor head_weight() const override;
   at::Tensor logits(const at::Tensor& hidden_rows) override;
   at::Tensor positions(const nn::Segments& segments) const override;
-  at::Tensor position_at(std::int64_t context, std::int64_t index) const override;
-  std::int64_t vocab_size() const override { return config_.vocab_size; }
-  std::int64_t hidden_size() const override { return config_.hidden_size; }
-  std::int64_t num_layers() const override { return config_.num_layers; }
-  std::int64_t num_heads() const override { return config_.num_attention_heads; }
-  std::int64_t max_sequence_length() const override { return config_.max_sequence_length; }
+  at::Tensor position_at(std::int64_t bidirectional_rows, std::int64_t index) const override;
+  /// A prefix-LM: the rows before the labels, up to the [gMASK], see each other in both directions.
+  nn::Segments segments(const std::vector<std::int64_t>& lengths,
+                        const std::vector<std::int64_t>& label_begins) const override;
+  ModelShape shape() const override { return config_.shape(); }
   std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const override;
 
   const ChatGlmConfig& config() const { return config_; }

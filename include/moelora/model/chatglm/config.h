@@ -6,6 +6,8 @@
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
+#include "moelora/model/model_shape.h"
+
 namespace moelora::model {
 
 struct ChatGlmConfig {
@@ -16,8 +18,8 @@ struct ChatGlmConfig {
   std::int64_t inner_hidden_size = 16384;
   std::int64_t max_sequence_length = 2048;
   double layernorm_epsilon = 1e-5;
-  std::int64_t bos_token_id = 130004;    ///< <sop>
-  std::int64_t eos_token_id = 130005;    ///< <eop>
+  std::int64_t bos_token_id = 130004;    ///< `<sop>`
+  std::int64_t eos_token_id = 130005;    ///< `<eop>`
   std::int64_t mask_token_id = 130000;   ///< [MASK]
   std::int64_t gmask_token_id = 130001;  ///< [gMASK]
   std::int64_t pad_token_id = 3;
@@ -28,6 +30,10 @@ struct ChatGlmConfig {
   static constexpr double kResidualAlpha = 7.483314773547883;
 
   std::int64_t head_dim() const { return hidden_size / num_attention_heads; }
+  ModelShape shape() const {
+    return {num_layers,  num_attention_heads, num_attention_heads, head_dim(),
+            hidden_size, vocab_size,          max_sequence_length};
+  }
   std::int64_t parameter_count(bool tied_head) const;  ///< 6,173,286,400 for the defaults, tied.
   /// Reads config.json's object. Error listing every problem: another architecture, sizes that don't divide,
   /// position_encoding_2d = false, a quantised model.

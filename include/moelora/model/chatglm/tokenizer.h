@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 
 #include "moelora/model/tokenizer.h"
 
@@ -12,29 +13,35 @@ namespace moelora::model {
 struct ChatGlmTokenizerOptions {
   bool do_lower_case = false;
   bool remove_space = false;
-  std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; <image_k> is id k. 0 in the 130528 revision.
+  std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; `<image_k>` is id k. 0 in the 130528 revision.
+  bool linebreak = true;                  ///< Newlines have a token of their own.
+  bool whitespace = true;                 ///< So have tabs and runs of blanks.
+  bool dummy_prefix = true;               ///< A blank is put in front of the text.
 };
 
 class ChatGlmTokenizer : public Tokenizer {
  public:
   /// A model folder (ice_text.model, tokenizer_config.json if present) or the path of an ice_text.model.
   explicit ChatGlmTokenizer(const std::filesystem::path& path);
+  /// The same, with keys of tokenizer_config.json overridden; beside those also the last three options above.
+  ChatGlmTokenizer(const std::filesystem::path& path, const nlohmann::ordered_json& settings);
   ChatGlmTokenizer(const std::filesystem::path& model_file, const ChatGlmTokenizerOptions& options);
   ~ChatGlmTokenizer() override;
 
   TokenIds encode(std::string_view text) const override;
-  /// As the reference's SPTokenizer: without linebreak / whitespace handling, or without the dummy prefix.
-  TokenIds encode(std::string_view text, bool linebreak, bool whitespaces, bool dummy_prefix) const;
   std::string decode(const TokenIds& ids) const override;
-  std::string piece(std::int64_t id) const;
-  TokenIds build_prompt(const TokenIds& source) const override;
-  TokenIds build_pair(const TokenIds& source, const TokenIds& target) const override;
-  std::int64_t context_length(std::int64_t source_length) const override { return source_length + 1; }
-  std::int64_t prompt_overhead() const override { return 2; }
+  std::string piece(std::int64_t id) const override;
+  /// source [gMASK] <sop>; the rows up to the [gMASK] see each other in both directions.
+  Prompt build_prompt(const TokenIds& source) const override;
+  /// source [gMASK] <sop> target <eop>; the first label is the <sop>.
+  TrainingPair build_pair(const TokenIds& source, const TokenIds& target) const override;
+  /// "[Round 0]\n问：question\n答：answer\n" for each earlier round, then the next one without an answer.
+  std::string conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
+                                std::string_view question) const override;
   std::int64_t vocab_size() const override;
   std::int64_t pad_id() const override;
-  std::int64_t eos_id() const override;  ///< <eop>
-  std::int64_t bos_id() const;           ///< <sop>
+  std::int64_t eos_id() const override;  ///< `<eop>`
+  std::int64_t bos_id() const;           ///< `<sop>`
   std::int64_t gmask_id() const;
   std::string clean_response(std::string text) const override;
   std::string fingerprint() const override;

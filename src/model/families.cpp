@@ -1,0 +1,14 @@
+#include "model/families.h"
+
+#include "moelora/model/chatglm/family.h"
+
+namespace moelora::model {
+
+// One line for each.
+std::vector<std::shared_ptr<const Family>> built_in_families() {
+  return {
+      chatglm_family(),
+  };
+}
+
+}  // namespace moelora::model

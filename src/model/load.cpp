@@ -1,0 +1,180 @@
+// Model folders of any family: reading, and new models.
+
+#include <ATen/ATen.h>
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "io/saved_names.h"
+#include "model/foreign_weights.h"
+#include "moelora/io/dtype.h"
+#include "moelora/io/error.h"
+#include "moelora/io/memory.h"
+#include "moelora/log/log.h"
+#include "moelora/model/registry.h"
+
+namespace moelora::model {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Before anything is made for each layer that a config.json claims.
+void check_layers(const io::TensorFolder& weights, const ModelConfig& config) {
+  MOELORA_CHECK(static_cast<std::uint64_t>(config.num_layers()) <= weights.names().size(),
+                (weights.folder() / "config.json").string(), " has num_layers ", config.num_layers(),
+                ", but the folder's weights are only ", weights.names().size(),
+                " tensors, fewer than one for each layer; copy the config.json that belongs to the weights");
+}
+
+/// Leaves the names that the graph has.
+void drop_wrapper(io::TensorFolder& weights, const ExpectedTensors& expected) {
+  while (!weights.contains(expected.tensors.front().first) && weights.drop_prefix("model.")) {  // Lightning's attribute
+  }
+}
+
+at::ScalarType stored_dtype_of(const io::TensorFolder& weights, const ExpectedTensors& expected) {
+  const std::string& first = expected.tensors.front().first;
+  return weights.info(weights.contains(first) ? first : weights.names().front()).dtype;
+}
+
+bool head_is_tied(const io::TensorFolder& weights, const std::optional<TiedHead>& names) {
+  return names && (!weights.contains(names->head) || weights.same_bytes(names->head, names->embedding));
+}
+
+/// Where the folder holds its weights in several forms: which one was read, and whether the others hold the same.
+void compare_forms_of(const io::TensorFolder& weights, const ExpectedTensors& expected) {
+  for (const std::string& form : io::TensorFolder::forms(weights.folder())) {
+    if (form == weights.form()) {
+      continue;
+    }
+    const std::string which =
+        detail::concat("read ", weights.form(), " of ", weights.folder().string(), "; ", form, " beside it ");
+    try {
+      const io::TensorFolder other(weights.folder(), form);
+      const std::string head = expected.tied_head ? expected.tied_head->head : std::string();
+      std::vector<std::string> names;
+      for (const auto& [name, shape] : expected.tensors) {
+        // A head that is the embedding may be left out.
+        if (name != head || (weights.contains(head) && other.contains(head))) {
+          names.push_back(name);
+        }
+      }
+      std::vector<std::string> differing = io::differing_tensors(weights, other, names);
+      for (const auto& [with, without] : {std::pair{&weights, &other}, std::pair{&other, &weights}}) {
+        if (!head.empty() && with->contains(head) && !without->contains(head) &&
+            !with->same_bytes(head, expected.tied_head->embedding)) {
+          differing.push_back(head);
+        }
+      }
+      if (differing.empty()) {
+        log::info(which + "holds the same weights");
+      } else {
+        log::warning(detail::concat(which, "was not read and holds other weights: ", differing.size(),
+                                    " tensors differ; remove the files that are not meant",
+                                    io::lines_of("differs", differing)));
+      }
+    } catch (const Error& error) {
+      log::warning(which + "was not read, and can't be: " + error.what());
+    }
+  }
+}
+
+/// The stored type on a GPU, fp32 on a CPU, unless only the stored type fits into its memory.
+at::ScalarType automatic_dtype(const ExpectedTensors& expected, at::ScalarType stored, at::Device device) {
+  if (!device.is_cpu()) {
+    return stored;
+  }
+  const auto available = io::available_memory();
+  const double as_fp32 = 4.0 * static_cast<double>(expected.parameter_count(/*tied=*/true));
+  if (stored == at::kFloat || !available || as_fp32 < *available) {
+    return at::kFloat;
+  }
+  char sizes[96];
+  std::snprintf(sizes, sizeof sizes, "%.1f GB as float32, %.1f GB of memory are available", as_fp32 / 1e9,
+                *available / 1e9);
+  log::warning(detail::concat("the model takes ", sizes, ": computing in ", io::dtype_name(stored),
+                              ", as it is stored; a dtype given explicitly is taken as it is"));
+  return stored;
+}
+
+std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const ModelConfig& config,
+                                    const ExpectedTensors& expected, at::ScalarType dtype, at::Device device) {
+  // One at a time, in the wanted form at once: beside the model itself there is never more than a block of a file.
+  TensorSource source = [&](const std::string& name, at::IntArrayRef) {
+    return weights.tensor(name, dtype).to(device);
+  };
+  if (head_is_tied(weights, expected.tied_head)) {  // the published checkpoint holds the same tensor twice
+    source = with_tied_head(std::move(source), *expected.tied_head);
+  }
+  return config.make(source);
+}
+
+}  // namespace
+
+LoadedModel load(const fs::path& folder, const LoadOptions& options) {
+  MOELORA_CHECK(fs::is_directory(folder), "no model folder at ", folder.string(),
+                "; expected a folder with config.json, the weights and the tokenizer's files");
+  FamilyConfig known = read_config(folder);
+  LoadedModel loaded;
+  loaded.family = std::move(known.family);
+  loaded.config = std::move(known.config);
+  loaded.folder = folder;
+  if (options.tokenizer) {
+    loaded.tokenizer = loaded.family->load_tokenizer(folder, nlohmann::ordered_json::object());
+  }
+  const ExpectedTensors expected = loaded.config->expected_tensors();
+  io::TensorFolder weights(folder);
+  drop_wrapper(weights, expected);
+  check_is_base(weights, *loaded.family);
+  check_layers(weights, *loaded.config);
+  const std::string problems = tensor_problems(weights, expected);
+  MOELORA_CHECK(problems.empty(), folder.string(),
+                " does not hold the weights that its config.json describes:", problems);
+  compare_forms_of(weights, expected);
+  loaded.stored_dtype = stored_dtype_of(weights, expected);
+  const at::ScalarType dtype =
+      options.dtype ? *options.dtype : automatic_dtype(expected, loaded.stored_dtype, options.device);
+  // A fingerprint is over the stored values: rounding comes after it.
+  const bool rounded_later = options.fingerprint && dtype != at::kFloat;
+  loaded.model =
+      make_from(weights, *loaded.config, expected, rounded_later ? loaded.stored_dtype : dtype, options.device);
+  if (options.fingerprint) {
+    loaded.base_fingerprint = base_fingerprint(*loaded.model);
+  }
+  if (rounded_later && dtype != loaded.stored_dtype) {
+    loaded.model->to(dtype);
+  }
+  return loaded;
+}
+
+LoadedModel create(const nlohmann::ordered_json& config, const fs::path& tokenizer, std::uint64_t seed,
+                   at::ScalarType dtype, at::Device device) {
+  FamilyConfig known = read_config(config);
+  LoadedModel created;
+  created.family = std::move(known.family);
+  created.config = std::move(known.config);
+  created.folder = fs::is_directory(tokenizer) ? tokenizer : tokenizer.parent_path();
+  created.tokenizer = created.family->load_tokenizer(tokenizer, nlohmann::ordered_json::object());
+  created.stored_dtype = created.config->declared_dtype();
+  const ExpectedTensors expected = created.config->expected_tensors();
+  io::check_memory(
+      static_cast<double>(expected.parameter_count(/*tied=*/true)) * static_cast<double>(c10::elementSize(dtype)),
+      "the new model (model.init)", "choose a smaller vocab_size, hidden_size or num_layers");
+  TensorSource source = random_tensors(seed, dtype);
+  if (expected.tied_head) {
+    source = with_tied_head(std::move(source), *expected.tied_head);  // as published models are
+  }
+  created.model = created.config->make(source);
+  created.model->to(device);
+  created.base_fingerprint = base_fingerprint(*created.model);
+  return created;
+}
+
+at::ScalarType stored_dtype(const fs::path& folder) {
+  const ExpectedTensors expected = read_config(folder).config->expected_tensors();
+  io::TensorFolder weights(folder);
+  drop_wrapper(weights, expected);
+  return stored_dtype_of(weights, expected);
+}
+
+}  // namespace moelora::model
