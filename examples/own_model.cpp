@@ -64,7 +64,7 @@ int run(const std::string& folder) {
   config.num_experts = 4;
   config.alpha = 16;
   config.dropout = 0.05;
-  config.task_embedding_dim = 8;
+  config.gate.task_embedding_dim = 8;
   config.targets = {"up", "down", "pool"};  // suffixes of names, or full regular expressions
   config.modules_to_save = {"head"};        // trained whole, saved with the adapter
   // What the adapter belongs to: the network without the head, which is the adapter's own.

@@ -55,8 +55,7 @@ bool changes_nothing(const AdapterImpl& adapter, const std::string& task) {
   at::NoGradGuard no_grad;
   const at::Tensor omega = adapter.expert_weights(single_tasks({adapter.tasks().index(task)}));
   for (const auto& linear : adapter.linears()) {
-    const nn::LowRank update = linear.delta->low_rank(omega.defined() ? omega.select(1, 0) : omega);
-    if (update.A.any().item<bool>() && update.B.any().item<bool>()) {
+    if (!linear.delta->low_rank(omega.defined() ? omega.select(1, 0) : omega).update().is_zero()) {
       return false;
     }
   }
@@ -86,7 +85,7 @@ nlohmann::ordered_json probe_of_prompt(const Probe& probe, std::size_t prompt, c
 void write_probe(Session& session, const ExportOptions& options, const std::vector<std::string>& exported) {
   at::NoGradGuard no_grad;
   ForeignOptions foreign;
-  foreign.per_linear = session.adapter->config().per_linear;
+  foreign.per_linear = session.adapter->config().gate.per_linear;
   eject(session.adapter);
   const Probe probe(*session.tokenizer);
   const at::Device device = session.model->device();

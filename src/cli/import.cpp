@@ -42,7 +42,7 @@ void run_import(const ImportOptions& options) {
   save_adapter(*alone.adapter, options.output, "", "", provenance);
   std::cout << "Wrote " << options.output.string() << ": ";
   if (alone.adapter->prefix_encoder()) {
-    const PrefixConfig& prefix = alone.adapter->config().prefix;
+    const PrefixConfig& prefix = *alone.adapter->config().prefix;
     std::cout << "a prefix of " << prefix.length << " positions" << (prefix.projection ? " with projection" : "");
   } else {
     std::cout << alone.adapter->linears().size() << " linears";

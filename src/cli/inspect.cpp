@@ -14,6 +14,7 @@
 #include "io/number_text.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/adapter/parameter_count.h"
 #include "moelora/data/split.h"
 #include "moelora/experiment/grid.h"
 #include "moelora/experiment/method.h"
@@ -41,39 +42,9 @@ void print_adapter_config(const MoeLoraConfig& config) {
   }
 }
 
-struct ParameterCount {
-  std::int64_t linears = 0;
-  std::int64_t matrices = 0;  ///< A and B of all linears
-  std::int64_t gates = 0;
-  std::int64_t prefix = 0;
-  std::int64_t saved = 0;  ///< of modules_to_save, which travel whole
-};
-
-ParameterCount count_parameters(const AdapterImpl& adapter) {
-  ParameterCount count;
-  count.linears = static_cast<std::int64_t>(adapter.linears().size());
-  for (const auto& linear : adapter.linears()) {
-    count.matrices += linear.delta->A.numel() + linear.delta->B.numel();
-  }
-  for (const TaskGate& gate : adapter.gates()) {
-    count.gates += gate->task_embedding.numel() + gate->weight.numel();
-  }
-  if (adapter.prefix_encoder()) {
-    for (const at::Tensor& parameter : adapter.prefix_encoder()->parameters()) {
-      count.prefix += parameter.numel();
-    }
-  }
-  if (adapter.saved_modules()) {
-    for (const at::Tensor& parameter : adapter.saved_modules()->parameters()) {
-      count.saved += parameter.numel();
-    }
-  }
-  return count;
-}
-
 void print_count(const ParameterCount& count) {
   line("adapted linears", io::with_commas(count.linears));
-  line("adapter parameters", io::with_commas(count.matrices));
+  line("adapter parameters", io::with_commas(count.updates));
   line("gate parameters", io::with_commas(count.gates));
   if (count.prefix > 0) {
     line("prefix parameters", io::with_commas(count.prefix));
@@ -109,7 +80,7 @@ void print_prediction(const model::ModelConfig& config, const MoeLoraConfig& ada
   print_adapter_config(adapter_config);
   print_count(count);
   char share[64];
-  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.matrices + count.prefix) / base,
+  std::snprintf(share, sizeof share, "%.3f %% of %s", 100.0 * static_cast<double>(count.updates + count.prefix) / base,
                 io::with_commas(base).c_str());
   line("adapter share", share);
 }
@@ -150,6 +121,9 @@ void print_expert_weights(const AdapterImpl& adapter) {
   }
   at::NoGradGuard no_grad;
   const at::Tensor weights = adapter.expert_weights(single_tasks(all));  // [gates, K, N]
+  if (!weights.defined()) {
+    return;  // a matter of each token
+  }
   const bool several = weights.size(0) > 1;
   std::printf("expert weights%s\n", several ? " (mean over the linears' gates)" : "");
   const at::Tensor mean = weights.mean(0).contiguous();
@@ -230,8 +204,8 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
   }
   if (config.mode == train::Mode::new_task) {
     const MoeLoraConfig adapter = read_adapter_info(config.adapter_from).config;
-    line("trained parameters", io::with_commas(adapter.task_embedding_dim) + " (the new task's embedding" +
-                                   (adapter.per_linear ? ", for each adapted linear)" : ")"));
+    line("trained parameters", io::with_commas(adapter.gate.task_embedding_dim) + " (the new task's embedding" +
+                                   (adapter.gate.per_linear ? ", for each adapted linear)" : ")"));
     print_adapter_config(adapter);
     return;
   }

@@ -103,23 +103,9 @@ void add_saved_modules(const std::filesystem::path& folder, ModulesByName& modul
 
 // The linears that an adapter of ours adapts; none in one that is a prefix alone.
 std::vector<ForeignShape> adapted_shapes(const std::filesystem::path& folder) {
-  constexpr std::string_view kLinears = "linears.";
-  std::map<std::string, ForeignShape> found;
-  for (const auto& [name, shape] : shapes_in(folder)) {
-    const bool is_a = name.ends_with(".A");
-    if (!name.starts_with(kLinears) || !(is_a || name.ends_with(".B")) || shape.size() != 2 ||
-        name.size() <= kLinears.size() + 2) {
-      continue;
-    }
-    ForeignShape& linear = found[name.substr(kLinears.size(), name.size() - kLinears.size() - 2)];
-    (is_a ? linear.in_features : linear.out_features) = shape[is_a ? 1 : 0];
-  }
   std::vector<ForeignShape> linears;
-  for (auto& [name, shape] : found) {
-    shape.name = name;
-    MOELORA_CHECK(shape.in_features > 0 && shape.out_features > 0, folder.string(), ": ", name,
-                  " has only one of its two matrices A and B");
-    linears.push_back(shape);
+  for (const auto& [name, size] : adapted_linears(folder)) {
+    linears.push_back({name, size.in_features, size.out_features});
   }
   return linears;
 }

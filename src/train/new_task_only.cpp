@@ -10,7 +10,7 @@ void check_new_task_only(const TrainInputs& inputs, const TrainingOptions& optio
   MOELORA_CHECK(inputs.adapter != nullptr && !inputs.adapter->gates().empty(),
                 "a new task is fitted on an adapter with a task gate, found ",
                 inputs.adapter == nullptr ? "no adapter" : "one without; make it with with_new_task()");
-  MOELORA_CHECK(inputs.adapter->config().top_k != 1,
+  MOELORA_CHECK(inputs.adapter->config().gate.top_k != 1,
                 "expected a gate whose weights can change, found top_k = 1, whose ",
                 "one weight is always 1 and gives no gradient; train the adapter with another top_k");
   MOELORA_CHECK(options.weight_decay == 0.0,

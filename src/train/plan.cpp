@@ -28,23 +28,19 @@ model::StepCost cost_of(const model::CausalLM& model, const model::Workload& loa
   return *cost;
 }
 
-// Three products of r (d_in + d_out) for each row and adapted linear: forward, gradients of A and B, gradient of x.
-// With routing single a row takes one of the N slices of A and B (on a CPU).
 double adapter_operations(const AdapterImpl* adapter, const model::Workload& load) {
   double operations = 0.0;
   if (adapter != nullptr) {
     for (const auto& linear : adapter->linears()) {
-      operations += 6.0 * static_cast<double>(linear.delta->A.numel() + linear.delta->B.numel());
-    }
-    const MoeLoraConfig& config = adapter->config();
-    if (config.routing == Routing::single && adapter->linears().front().delta->A.is_cpu()) {
-      operations /= static_cast<double>(config.num_experts);
+      operations += linear.delta->operations_per_row();
     }
   }
   return operations * static_cast<double>(load.rows);
 }
 
-std::int64_t prefix_length(const AdapterImpl* adapter) { return adapter ? adapter->config().prefix.length : 0; }
+std::int64_t prefix_length(const AdapterImpl* adapter) {
+  return adapter && adapter->config().prefix ? adapter->config().prefix->length : 0;
+}
 
 double fixed_bytes(const std::vector<at::Tensor>& trained, double resident) {
   return resident + optimizer_bytes(trained) + kBytesPerThread * static_cast<double>(at::get_num_threads());
@@ -113,7 +109,7 @@ double prefix_bytes(const model::CausalLM& model, const AdapterImpl* adapter,
   for (const data::Example* example : examples) {
     longest = std::max(longest, example->length());
   }
-  const std::int64_t copies = adapter->config().prefix.dropout > 0.0 ? static_cast<std::int64_t>(examples.size()) : 1;
+  const std::int64_t copies = adapter->config().prefix->dropout > 0.0 ? static_cast<std::int64_t>(examples.size()) : 1;
   const auto values = static_cast<double>(copies * length * model.prefix_shape().width());
   const auto scores = static_cast<double>(model.shape().heads * longest * (longest + length));
   // Values with their gradients; scores, masked, as weights, and the gradients of two of these. In fp32.

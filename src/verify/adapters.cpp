@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "adapter_bench.h"
+#include "moelora/adapter/expert_factors.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -39,23 +40,23 @@ ByName foreign_tensors(AdapterImpl& adapter, bool gradients) {
   const auto take = [&](const at::Tensor& parameter) { return gradients ? parameter.grad() : parameter.detach(); };
   ByName tensors;
   const auto experts = adapter.config().num_experts;
-  const auto width = adapter.config().rank / experts;
-  for (const auto& linear : adapter.linears()) {
-    const std::string prefix = foreign_prefix(linear.name);
-    const at::Tensor a = take(linear.delta->A);
-    const at::Tensor b = take(linear.delta->B);
-    for (std::int64_t i = 0; i < experts; ++i) {
+  for (std::int64_t i = 0; i < experts; ++i) {
+    const auto factors = gradients ? expert_gradients(adapter, i) : expert_factors(adapter, i);
+    for (std::size_t linear = 0; linear < factors.size(); ++linear) {
+      const auto& [a, b] = factors[linear];
+      const std::string prefix = foreign_prefix(adapter.linears()[linear].name);
       const std::string expert = "." + std::to_string(i) + ".weight";
-      tensors[prefix + "lora_A.loraA" + expert] = a.narrow(0, i * width, width);
-      tensors[prefix + "lora_B.loraB" + expert] = b.narrow(1, i * width, width);
-    }
-    if (experts == 1) {
-      tensors[prefix + "lora_A.weight"] = a;
-      tensors[prefix + "lora_B.weight"] = b;
+      tensors[prefix + "lora_A.loraA" + expert] = a.detach();
+      tensors[prefix + "lora_B.loraB" + expert] = b.detach();
+      if (experts == 1) {
+        tensors[prefix + "lora_A.weight"] = a.detach();
+        tensors[prefix + "lora_B.weight"] = b.detach();
+      }
     }
   }
   for (std::size_t i = 0; i < adapter.gates().size(); ++i) {
-    const std::string prefix = adapter.config().per_linear ? foreign_prefix(adapter.linears()[i].name) : std::string();
+    const std::string prefix =
+        adapter.config().gate.per_linear ? foreign_prefix(adapter.linears()[i].name) : std::string();
     tensors[prefix + "lora_task_embedding.weight"] = take(adapter.gates()[i]->task_embedding);
     tensors[prefix + "lora_gate.GateL.weight"] = take(adapter.gates()[i]->weight);
   }
@@ -195,8 +196,7 @@ void verify_merged(const fs::path& path, const AdapterRun& run, VerifyReport& re
     const at::Tensor omega = run.adapter->expert_weights(single_tasks({*id - 1})).select(1, 0);
     for (const auto& linear : run.adapter->linears()) {
       if (linear.name == *linear_name || linear.name.ends_with("." + *linear_name)) {
-        const nn::LowRank update = linear.delta->low_rank(omega);
-        golden.compare(name, at::addmm(linear.base->weight.to(at::kFloat), update.B, update.A), 1e-5);
+        golden.compare(name, linear.delta->low_rank(omega).update().added_to(linear.base->weight), 1e-5);
         break;
       }
     }

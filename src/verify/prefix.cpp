@@ -60,8 +60,8 @@ void verify_prefix(const fs::path& folder, const fs::path& base, const VerifyOpt
   AdapterBench bench = open_bench(base, options);
   MoeLoraConfig config;
   config.targets.clear();
-  config.prefix.length = json.at("pre_seq_len").get<std::int64_t>();
-  config.prefix.projection = json.at("prefix_projection").get<bool>();
+  config.prefix =
+      PrefixConfig{json.at("pre_seq_len").get<std::int64_t>(), json.at("prefix_projection").get<bool>(), 0.0};
   AdapterRun run{inject(*bench.model, config, TaskNames({"default"})), *bench.model, bench.one_task()};
   fill_adapter(*run.adapter, tensors, folder.string());
 

@@ -37,7 +37,7 @@ inline MoeLoraConfig user_config(std::vector<std::string> targets = {"up", "down
   MoeLoraConfig config;
   config.rank = 4;
   config.num_experts = 2;
-  config.task_embedding_dim = 8;
+  config.gate.task_embedding_dim = 8;
   config.targets = std::move(targets);
   return config;
 }
@@ -48,7 +48,7 @@ inline TaskNames user_tasks() { return TaskNames({"triage", "coding", "dialogue"
 inline void fill_updates(Adapter& adapter) {
   at::NoGradGuard guard;
   for (const auto& linear : adapter->linears()) {
-    linear.delta->B.normal_();
+    linear.delta->tensor("B").normal_();
   }
 }
 

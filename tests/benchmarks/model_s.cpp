@@ -49,7 +49,7 @@ Adapter adapter_s(model::ChatGlm& model, const MoeLoraConfig& config, const std:
   at::NoGradGuard no_grad;
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
   for (const auto& linear : adapter->linears()) {
-    const_cast<at::Tensor&>(linear.delta->B).normal_(0.0, 0.01, generator);
+    linear.delta->tensor("B").normal_(0.0, 0.01, generator);
   }
   return adapter;
 }

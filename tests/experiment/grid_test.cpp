@@ -246,7 +246,7 @@ TEST_F(Grid, ANewTaskIsLearnedInFourWaysThatTheResultsHold) {
   ASSERT_EQ(task.entries.size(), 4u);
   EXPECT_EQ(task.references.size(), 1u);
   EXPECT_EQ(task.entries[0].trained_parameters, 0);
-  EXPECT_EQ(task.entries[1].trained_parameters, config.adapter.task_embedding_dim);
+  EXPECT_EQ(task.entries[1].trained_parameters, config.adapter.gate.task_embedding_dim);
   EXPECT_EQ(task.entries[2].trained_parameters, 7);  // a weight for each of the other tasks
   for (const NewTaskEntry& entry : task.entries) {
     ASSERT_EQ(entry.runs.size(), 1u) << entry.title;

@@ -22,7 +22,7 @@ struct Folders {
     MoeLoraConfig config;
     config.rank = 4;
     config.num_experts = 2;
-    config.task_embedding_dim = 6;
+    config.gate.task_embedding_dim = 6;
     Adapter adapter = inject(*base, config, TaskNames({"a", "b"}));
     save_adapter(*adapter, own.path() / "adapter", "", "", {});
     tensors_sha256 = io::sha256_of_file(own.path() / "adapter" / "adapter.safetensors");

@@ -32,7 +32,7 @@ inline MoeLoraConfig tiny_adapter_config(double dropout) {
   config.num_experts = 4;
   config.alpha = 16;
   config.dropout = dropout;
-  config.task_embedding_dim = 8;
+  config.gate.task_embedding_dim = 8;
   config.seed = 5;
   return config;
 }
@@ -46,7 +46,7 @@ inline void fill_b(Adapter& adapter) {
   at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(11);
   for (const auto& linear : adapter->linears()) {
-    linear.delta->B.normal_(0.0, 0.02, generator);
+    linear.delta->tensor("B").normal_(0.0, 0.02, generator);
   }
 }
 

@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <optional>
+
 #include "moelora/adapter/adapter.h"
 #include "moelora/model/chatglm/chatglm.h"
 #include "support/tiny_chatglm.h"
@@ -27,7 +29,7 @@ struct Variant {
   bool recompute;
   at::ScalarType dtype;
   std::vector<std::string> targets;
-  PrefixConfig prefix = {};
+  std::optional<PrefixConfig> prefix = {};
 };
 
 const std::vector<std::string> kAll{"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"};
@@ -43,14 +45,14 @@ class BlockByHand : public ::testing::TestWithParam<Variant> {
     MoeLoraConfig config;
     config.rank = 8;
     config.num_experts = GetParam().experts;
-    config.per_linear = GetParam().per_linear;
+    config.gate.per_linear = GetParam().per_linear;
     config.dropout = GetParam().dropout;
     config.targets = GetParam().targets;
     config.prefix = GetParam().prefix;
     adapter_ = inject(*model_, config, TaskNames({"a", "b", "c"}));
     for (const auto& linear : adapter_->linears()) {
-      const_cast<at::Tensor&>(linear.delta->A).normal_(0.0, 0.3);
-      const_cast<at::Tensor&>(linear.delta->B).normal_(0.0, 0.3);
+      linear.delta->tensor("A").normal_(0.0, 0.3);
+      linear.delta->tensor("B").normal_(0.0, 0.3);
     }
   }
 
@@ -124,21 +126,21 @@ TEST_P(BlockByHand, IsTheSameWithoutRecordingGradients) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, BlockByHand,
-    ::testing::Values(Variant{"Dense", 4, false, 0.0, false, false, at::kFloat, kAll},
-                      Variant{"Dropout", 4, false, 0.3, false, false, at::kFloat, kAll},
-                      Variant{"SomeRows", 4, false, 0.3, true, false, at::kFloat, kAll},
-                      Variant{"Recomputed", 4, false, 0.3, true, true, at::kFloat, kAll},
-                      Variant{"PerLinearGates", 2, true, 0.3, true, false, at::kFloat, kAll},
-                      Variant{"OneExpert", 1, false, 0.3, false, false, at::kFloat, kAll},
-                      Variant{
-                          "SomeLinears", 4, false, 0.3, true, false, at::kFloat, {"query_key_value", "dense_4h_to_h"}},
-                      Variant{"Bfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll},
-                      Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll},
-                      Variant{"Prefix", 4, false, 0.3, false, false, at::kFloat, kAll, {5}},
-                      Variant{"PrefixSomeRows", 4, false, 0.3, true, true, at::kFloat, kAll, {5, true, 0.3}},
-                      Variant{"PrefixOneExpert", 1, false, 0.0, true, false, at::kFloat, {"dense"}, {5, false, 0.3}},
-                      Variant{"PrefixAlone", 4, false, 0.3, true, true, at::kFloat, {}, {5, false, 0.3}},
-                      Variant{"PrefixBfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll, {5}}),
+    ::testing::Values(
+        Variant{"Dense", 4, false, 0.0, false, false, at::kFloat, kAll},
+        Variant{"Dropout", 4, false, 0.3, false, false, at::kFloat, kAll},
+        Variant{"SomeRows", 4, false, 0.3, true, false, at::kFloat, kAll},
+        Variant{"Recomputed", 4, false, 0.3, true, true, at::kFloat, kAll},
+        Variant{"PerLinearGates", 2, true, 0.3, true, false, at::kFloat, kAll},
+        Variant{"OneExpert", 1, false, 0.3, false, false, at::kFloat, kAll},
+        Variant{"SomeLinears", 4, false, 0.3, true, false, at::kFloat, {"query_key_value", "dense_4h_to_h"}},
+        Variant{"Bfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll},
+        Variant{"Bfloat16Recomputed", 4, false, 0.0, false, true, at::kBFloat16, kAll},
+        Variant{"Prefix", 4, false, 0.3, false, false, at::kFloat, kAll, PrefixConfig{5}},
+        Variant{"PrefixSomeRows", 4, false, 0.3, true, true, at::kFloat, kAll, PrefixConfig{5, true, 0.3}},
+        Variant{"PrefixOneExpert", 1, false, 0.0, true, false, at::kFloat, {"dense"}, PrefixConfig{5, false, 0.3}},
+        Variant{"PrefixAlone", 4, false, 0.3, true, true, at::kFloat, {}, PrefixConfig{5, false, 0.3}},
+        Variant{"PrefixBfloat16", 4, false, 0.3, true, false, at::kBFloat16, kAll, PrefixConfig{5}}),
     [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace

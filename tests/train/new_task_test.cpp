@@ -43,7 +43,7 @@ class NewTaskTraining : public ::testing::Test {
     for (const bool per_linear : {false, true}) {
       model::ChatGlm model = fixture::tiny_model();
       MoeLoraConfig config = fixture::tiny_adapter_config(0.1);
-      config.per_linear = per_linear;
+      config.gate.per_linear = per_linear;
       Adapter adapter = inject(*model, config, TaskNames({"sum", "echo", "rest"}));
       const auto examples = fixture::toy_examples(40);
       TrainingOptions options = fixture::toy_options(per_linear ? 4 : 60);
@@ -188,8 +188,8 @@ TEST_F(NewTaskTraining, NeedsNoGradientsOfTheRestAndGetsTheSameOfTheRow) {
   accumulate_gradients(*fit.model, fit.adapter.get(), samples, 7, 32);
   EXPECT_TRUE(at::equal(E.grad(), expected));
   for (const auto& linear : fit.adapter->linears()) {
-    EXPECT_FALSE(linear.delta->A.grad().defined()) << linear.name;
-    EXPECT_FALSE(linear.delta->B.grad().defined()) << linear.name;
+    EXPECT_FALSE(linear.delta->tensor("A").grad().defined()) << linear.name;
+    EXPECT_FALSE(linear.delta->tensor("B").grad().defined()) << linear.name;
   }
 }
 
@@ -219,7 +219,7 @@ TEST_F(NewTaskTraining, RefusesWhatWouldChangeMoreOrNothing) {
                          "of the new task 3 (again) alone, found sample toy-1 of task 1"));
   model::ChatGlm model = fixture::tiny_model();
   MoeLoraConfig config = fixture::tiny_adapter_config(0.0);
-  config.top_k = 1;
+  config.gate.top_k = 1;
   Adapter sparse = inject(*model, config, TaskNames({"a", "b", "c", "again"}));
   const std::vector<data::Example> none;
   TrainInputs of_sparse{
@@ -239,7 +239,7 @@ TEST_F(NewTaskTraining, IsNotResumedOnAnotherAdapter) {
   Fit other;
   {
     at::NoGradGuard no_grad;
-    other.adapter->linears().front().delta->B.add_(1e-3);
+    other.adapter->linears().front().delta->tensor("B").add_(1e-3);
   }
   EXPECT_TRUE(io::raises([&] { other(output.path() / "run", options(3), true); },
                          "adapter.trained_before: the run began with"));

@@ -18,7 +18,7 @@ MoeLoraConfig prefix_adapter_config(bool linears, bool projection, double dropou
   if (!linears) {
     config.targets.clear();
   }
-  config.prefix = {4, projection, dropout};
+  config.prefix = PrefixConfig{4, projection, dropout};
   return config;
 }
 

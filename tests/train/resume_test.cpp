@@ -417,7 +417,7 @@ TEST(Advice, OfAnErrorIsWhatResumingAccepts) {
   run.callbacks.on_step = [&](const StepReport& report) {
     if (report.step == 7) {
       at::NoGradGuard no_grad;
-      run.adapter->linears().front().delta->B.fill_(std::numeric_limits<float>::infinity());
+      run.adapter->linears().front().delta->tensor("B").fill_(std::numeric_limits<float>::infinity());
     }
   };
   try {

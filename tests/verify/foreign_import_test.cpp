@@ -123,7 +123,7 @@ TEST(ForeignImport, APrefixGivesTheLogitsOfAnAdapterFilledByHand) {
     model::ChatGlm other = model::load_chatglm(testing::fixtures() / "chatglm-tiny");
     MoeLoraConfig config;
     config.targets.clear();
-    config.prefix = {8, projection, 0.0};
+    config.prefix = PrefixConfig{8, projection, 0.0};
     Adapter filled = inject(*other, config, TaskNames({"default"}));
     const auto file = io::load_safetensors(fixture / "prefix_encoder.safetensors");
     std::map<std::string, at::Tensor> tensors{

@@ -50,7 +50,7 @@ TEST(MergeCheck, LogitsThatAreNotFiniteNameTheAdaptersWeight) {
     MergeCheckFixture fixture;
     {
       at::NoGradGuard no_grad;
-      fixture.adapter->linears()[5].delta->B.view(-1)[3] = bad;
+      fixture.adapter->linears()[5].delta->tensor("B").view(-1)[3] = bad;
     }
     const std::string linear = fixture.adapter->linears()[5].name;
     try {

@@ -14,11 +14,11 @@
 
 #include "moelora/adapter/config.h"
 #include "moelora/adapter/gate.h"
-#include "moelora/adapter/moe_lora_linear.h"
 #include "moelora/adapter/prefix_encoder.h"
 #include "moelora/adapter/saved_modules.h"
 #include "moelora/adapter/task_names.h"
 #include "moelora/nn/linear.h"
+#include "moelora/nn/linear_delta.h"
 #include "moelora/nn/row_context.h"
 
 namespace moelora {
@@ -30,7 +30,7 @@ class AdapterImpl : public torch::nn::Module {
   struct AdaptedLinear {
     std::string name;  ///< Name of the linear in the base, e.g. transformer.layers.0.mlp.dense_4h_to_h
     std::shared_ptr<nn::LinearImpl> base;
-    MoeLoraLinear delta{nullptr};
+    std::shared_ptr<nn::LinearDelta> delta;
   };
 
   AdapterImpl(std::string name, const MoeLoraConfig& config, TaskNames tasks, std::vector<AdaptedLinear> linears,

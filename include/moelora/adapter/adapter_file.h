@@ -7,10 +7,12 @@
 // that doesn't know a key ignores it only if the writer listed it under `optional`, else the key is an Error.
 
 #include <filesystem>
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "moelora/adapter/adapter.h"
+#include "moelora/adapter/delta_kind.h"
 #include "moelora/io/safetensors.h"
 
 namespace moelora {
@@ -25,7 +27,8 @@ struct AdapterInfo {
 /// A path is an adapter folder of ours if it holds adapter.json.
 bool is_adapter_folder(const std::filesystem::path& folder);
 
-/// Tensors by their names in the file: "linears.<base linear name>.A", ".B" (token routing: ".router"),
+/// Tensors by their names in the file: "linears.<base linear name>.<name>" for each tensor of its delta
+/// (nn::LinearDelta::tensors; of a MoeLoraLinear A, B and with token routing router),
 /// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight"),
 /// "prefix.embedding" and, with projection, "prefix.hidden.weight", "prefix.hidden.bias", "prefix.output.weight",
 /// "prefix.output.bias"; "modules_to_save.<name in the base>" for what travels with the adapter, trained values.
@@ -42,6 +45,11 @@ void save_adapter(const AdapterImpl& adapter, const std::filesystem::path& folde
 
 /// Reads and checks adapter.json alone. Error: no such folder, another format version, broken JSON.
 AdapterInfo read_adapter_info(const std::filesystem::path& folder);
+
+/// The linears that the adapter in `folder` adapts, by name, as the shapes in its tensors' file say; none in one that
+/// is a prefix alone. Needs no base. Error: as read_adapter_info(), or tensors that are not those of the adapter's
+/// deltas.
+std::map<std::string, LinearSize> adapted_linears(const std::filesystem::path& folder);
 
 /// Injects and fills; after an Error the base is without the adapter. Error: checksum mismatch, missing / unexpected /
 /// misshapen tensors, another base or tokenizer (an empty string skips that check).

@@ -11,7 +11,7 @@ namespace moelora {
 
 class TaskGateImpl : public torch::nn::Module {
  public:
-  TaskGateImpl(const MoeLoraConfig& config, std::int64_t num_tasks);
+  TaskGateImpl(const GateConfig& config, std::int64_t num_experts, std::int64_t num_tasks);
   void reset_parameters(at::Generator generator);  ///< E ~ N(0, 1), W_T ~ U(±1/sqrt(d_T)) as LibTorch's Linear.
   void pretty_print(std::ostream& stream) const override;
 

@@ -56,9 +56,9 @@ struct Certificate {
 
 /// Folds a task. A merged adapter is first unmerged (a switch is exact). While merged the deltas are inactive, and the
 /// adapter's contexts are accepted for that task alone: others are an Error, as all are while a mixture is merged. Any
-/// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task, an
-/// update that is no matrix (NotMergeable), a weight out of its dtype's range, another adapter active on or merged into
-/// the linears.
+/// error on the way leaves the base with its original bytes (except with KeepBase::none). Error: unknown task,
+/// NotMergeable (an update that is no matrix, a weight that other modules share), a weight out of its dtype's range,
+/// another adapter active on or merged into the linears.
 Certificate merge_for_task(Adapter& adapter, std::string_view task, const MergeOptions& options = {});
 /// Folds Σ weight_t · ΔW_t. Weights are used as they are.
 Certificate merge_mixture(Adapter& adapter, const std::vector<std::pair<std::string, double>>& mixture,
@@ -68,8 +68,8 @@ void unmerge(Adapter& adapter);
 bool is_merged(const Adapter& adapter);
 /// Error io::NotFinite naming the adapter's tensors that hold NaN or infinity.
 void require_finite(const AdapterImpl& adapter);
-/// Error NotMergeable for an adapter that is more than a change of weights: one with a prefix. merge_for_task,
-/// merge_mixture and the writers of other programs' formats ask it first.
+/// Error NotMergeable for an adapter that is more than a change of weights, one with a prefix, or whose deltas have no
+/// matrix (token routing). merge_for_task, merge_mixture and the writers of other programs' formats ask it first.
 void require_mergeable(const AdapterImpl& adapter);
 
 /// "CMeIE=0.5,MedDG=0.5" → pairs; weights need not sum to 1. Error naming the bad part: no weight, a weight that is no

@@ -8,8 +8,7 @@
 
 #include <vector>
 
-#include "moelora/adapter/config.h"
-#include "moelora/nn/linear_delta.h"
+#include "moelora/adapter/delta_kind.h"
 
 namespace moelora::nn::kernels {
 struct LowRankCall;  // nn/kernels/cpu/low_rank_rows.h
@@ -23,7 +22,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_features, const MoeLoraConfig& config, std::int64_t gate,
                     std::uint64_t key);
   /// A ~ N(0, 0.01²), B = 0, router ~ U(±1/sqrt(d_in)) as LibTorch's Linear.
-  void reset_parameters(at::Generator generator);
+  void reset_parameters(at::Generator generator) override;
   void pretty_print(std::ostream& stream) const override;
 
   /// One custom autograd function: saves x, A x and ω, regenerates dropout's mask, computes no gradient of the base.
@@ -31,9 +30,16 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
                      const nn::RowContext& context) override;
   /// The same by plain differentiable operations: the readable reference that tests compare with; also used when the
   /// base weight is trained along.
-  at::Tensor forward_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+  at::Tensor forward_reference(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                const nn::RowContext& context) const;
-  nn::LowRank low_rank(const at::Tensor& omega) const override;
+  std::string not_mergeable() const override;  ///< Token routing is not.
+  nn::LowRankForm low_rank(const at::Tensor& omega) const override;
+  /// A_i [r/N, d_in] and B_i [d_out, r/N] of one expert: views of the parameters, without s.
+  nn::LowRank expert(std::int64_t expert) const;
+  nn::LowRank expert_gradient(std::int64_t expert) const;  ///< Views of their gradients. Error if there are none.
+  std::int64_t expert_count() const { return experts_; }
+  std::int64_t routing_parameter_count() const override;
+  double operations_per_row() const override;
 
   bool supports_manual_backward() const override { return true; }
   std::vector<at::Tensor> trained() const override;  ///< A, B, router if there is one
@@ -60,6 +66,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   nn::kernels::LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
+  nn::LowRank slices_of_expert(const at::Tensor& a, const at::Tensor& b, std::int64_t expert) const;
   bool trains() const { return A.requires_grad() || B.requires_grad(); }  // else backward leaves A and B out
   bool routes_tokens() const { return router.defined(); }
   bool single_;
@@ -71,5 +78,8 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   std::uint64_t key_;
 };
 TORCH_MODULE(MoeLoraLinear);
+
+/// "moelora", the kind that a configuration has unless it says otherwise.
+DeltaKind moe_lora_kind();
 
 }  // namespace moelora

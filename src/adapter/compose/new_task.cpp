@@ -30,7 +30,7 @@ Adapter with_new_task(torch::nn::Module& base, const AdapterImpl& adapter, const
   std::map<std::string, at::Tensor> tensors;
   for (const auto& [tensor_name, tensor] : adapter_tensors(adapter)) {
     const bool embedding = tensor_name.ends_with(".task_embedding");
-    tensors.emplace(tensor_name, embedding ? with_mean_row(tensor, config.reserved_rows) : tensor);
+    tensors.emplace(tensor_name, embedding ? with_mean_row(tensor, config.gate.reserved_rows) : tensor);
   }
   std::vector<std::string> names = adapter.tasks().names();
   names.push_back(task);

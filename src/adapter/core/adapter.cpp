@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <ostream>
 
+#include "io/number_text.h"
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
 
@@ -20,15 +21,6 @@ std::string module_key(std::string name) {
 std::uint64_t next_identity() {
   static std::atomic<std::uint64_t> last{0};
   return ++last;
-}
-
-// 29360128 → "29,360,128"
-std::string grouped(std::int64_t number) {
-  std::string text = std::to_string(number);
-  for (auto place = static_cast<std::ptrdiff_t>(text.size()) - 3; place > 0; place -= 3) {
-    text.insert(static_cast<std::size_t>(place), ",");
-  }
-  return text;
 }
 
 }  // namespace
@@ -55,10 +47,10 @@ AdapterImpl::AdapterImpl(std::string name, const MoeLoraConfig& config, TaskName
   }
   fixed_weights_ = fixed_expert_weights(config_, tasks_.size());
   if (config_.routing == Routing::task && config_.num_experts > 1 && !linears_.empty()) {
-    const std::size_t count = config_.per_linear ? linears_.size() : 1;
+    const std::size_t count = config_.gate.per_linear ? linears_.size() : 1;
     for (std::size_t i = 0; i < count; ++i) {
-      gates_.emplace_back(config_, tasks_.size());
-      register_module(config_.per_linear ? "gate/" + module_key(linears_[i].name) : "gate", gates_.back());
+      gates_.emplace_back(config_.gate, config_.num_experts, tasks_.size());
+      register_module(config_.gate.per_linear ? "gate/" + module_key(linears_[i].name) : "gate", gates_.back());
     }
   }
   identity_->tasks_differ = fixed_weights_.defined() || !gates_.empty();
@@ -75,16 +67,16 @@ void AdapterImpl::pretty_print(std::ostream& stream) const {
          << ", rank=" << config_.rank << ", experts=" << config_.num_experts << ", alpha=" << config_.alpha
          << ", dropout=" << config_.dropout << ", tasks=" << tasks_.size() << ", linears=" << linears_.size();
   if (prefix_encoder_) {
-    stream << ", prefix=" << config_.prefix.length;
+    stream << ", prefix=" << config_.prefix->length;
   }
   if (saved_modules_) {
     stream << ", modules to save=" << saved_modules_->children().size();
   }
-  stream << ", trainable parameters=" << grouped(trained) << ")";
+  stream << ", trainable parameters=" << io::with_commas(trained) << ")";
 }
 
 at::Device AdapterImpl::device() const {
-  return linears_.empty() ? prefix_encoder_->embedding.device() : linears_.front().delta->A.device();
+  return linears_.empty() ? prefix_encoder_->embedding.device() : linears_.front().delta->device();
 }
 
 at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
@@ -132,7 +124,7 @@ std::vector<std::vector<float>> AdapterImpl::expert_weights_by_task() const {
 }
 
 bool AdapterImpl::has_dropout() const {
-  return (config_.dropout > 0.0 && !linears_.empty()) || config_.prefix.dropout > 0.0;
+  return (config_.dropout > 0.0 && !linears_.empty()) || (config_.prefix && config_.prefix->dropout > 0.0);
 }
 
 nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {

@@ -9,12 +9,12 @@
 
 namespace moelora {
 
-TaskGateImpl::TaskGateImpl(const MoeLoraConfig& config, std::int64_t num_tasks)
+TaskGateImpl::TaskGateImpl(const GateConfig& config, std::int64_t num_experts, std::int64_t num_tasks)
     : top_k_(config.top_k), reserved_rows_(config.reserved_rows), num_tasks_(num_tasks) {
   MOELORA_CHECK(num_tasks >= 1, "a gate needs at least one task; give the adapter its task names");
   task_embedding =
       register_parameter("task_embedding", at::zeros({reserved_rows_ + num_tasks, config.task_embedding_dim}));
-  weight = register_parameter("weight", at::zeros({config.num_experts, config.task_embedding_dim}));
+  weight = register_parameter("weight", at::zeros({num_experts, config.task_embedding_dim}));
 }
 
 void TaskGateImpl::pretty_print(std::ostream& stream) const {

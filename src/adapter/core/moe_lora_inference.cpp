@@ -9,7 +9,7 @@ namespace moelora {
 
 bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega) {
-  return nn::supports_few_rows(x, weight.value(), bias) && nn::supports_few_rows(x, A) && B.is_contiguous() &&
+  return weight.supports_few_rows(x, bias) && nn::supports_few_rows(x, A) && B.is_contiguous() &&
          A.scalar_type() == at::kFloat && B.scalar_type() == at::kFloat &&
          !(c10::GradMode::is_enabled() && (B.requires_grad() || (omega.defined() && omega.requires_grad())));
 }
@@ -30,7 +30,7 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
     for (std::int64_t i = 0; i < v.numel(); ++i) {
       numbers[i] = static_cast<float>(numbers[i] * scaling);
     }
-    return nn::few_rows_product(x, weight.value(), bias, v, B, {}, columns);
+    return weight.few_rows(x, bias, v, B, columns);
   }
   const at::Tensor v = nn::few_rows_product(x, A, {}, {}, {}, at::kFloat);  // u = A x; weighed in place
   const auto rank = v.size(1);
@@ -42,7 +42,7 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
       row[c] *= static_cast<float>(weights != nullptr ? weights[c / share] * scaling : scaling);
     }
   }
-  return nn::few_rows_product(x, weight.value(), bias, v, B);
+  return weight.few_rows(x, bias, v, B);
 }
 
 }  // namespace moelora

@@ -1,69 +1,20 @@
 #include "moelora/adapter/moe_lora_linear.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
 #include <memory>
-#include <optional>
 #include <ostream>
 
 #include "adapter/core/moe_lora_inference.h"
 #include "moelora/io/error.h"
+#include "moelora/nn/delta_function.h"
 #include "moelora/nn/dropout.h"
 #include "nn/dropout_mask.h"
 #include "nn/kernels/cpu/low_rank_rows.h"
 
 namespace moelora {
 namespace {
-
-// One adapted linear as an autograd function of its own, for models whose blocks have no manual backward.
-class MoeLoraFunction : public torch::autograd::Function<MoeLoraFunction> {
- public:
-  struct Call {
-    std::shared_ptr<const MoeLoraLinearImpl> delta;
-    at::Tensor weight;
-    at::Tensor bias;
-    nn::RowContext context;
-  };
-
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const std::optional<at::Tensor>& expert_weights, at::TensorList trained,
-                            std::shared_ptr<Call> call) {
-    at::Tensor tape;
-    at::Tensor y = call->delta->begin_forward(x, call->bias, call->context, tape);
-    nn::FrozenWeight(call->weight).add_forward(y, x);
-    std::vector<at::Tensor> saved{x, tape, expert_weights.value_or(at::Tensor())};
-    saved.insert(saved.end(), trained.begin(), trained.end());
-    context->save_for_backward(std::move(saved));
-    context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(std::move(call)));
-    return y;
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    const auto saved = context->get_saved_variables();  // the parameters are saved to be checked
-    const auto holder = context->saved_data["call"].toCapsule();
-    const Call& call = *static_cast<const CallHolder&>(*holder).call;
-    const at::Tensor dy = gradients[0].contiguous();
-    nn::DeltaGradients found;
-    if (saved[2].defined() && context->needs_input_grad(1)) {
-      found.expert_weights = at::zeros_like(saved[2]);
-    }
-    at::Tensor dx = context->needs_input_grad(0) ? nn::FrozenWeight(call.weight).backward(dy) : at::Tensor();
-    call.delta->finish_backward(dy, nn::StoredRows(saved[0]), saved[1], call.context, dx, found);
-    torch::autograd::variable_list result{dx, found.expert_weights};
-    result.insert(result.end(), found.trained.begin(), found.trained.end());
-    result.emplace_back();  // call
-    return result;
-  }
-
- private:
-  struct CallHolder : torch::CustomClassHolder {
-    explicit CallHolder(std::shared_ptr<Call> held) : call(std::move(held)) {}
-    std::shared_ptr<Call> call;
-  };
-};
 
 // sums [S, N] += scale · Σ of each segment's rows [rows, N]. index_add_ takes as long for a row as for a tensor
 // operation, which counts in a small model.
@@ -85,7 +36,15 @@ void add_by_segment(const at::Tensor& rows, const at::Tensor& segment_of_row, do
   }
 }
 
-// Gradient for ω [rows, N] of Σ_samples weight · N · Σ_i f_i P_i (MoeLoraConfig::balance_loss); f has no gradient.
+std::vector<DeltaTensor> moe_lora_tensors(const MoeLoraConfig& config, const LinearSize& linear) {
+  std::vector<DeltaTensor> tensors{{"A", {config.rank, linear.in_features}}, {"B", {linear.out_features, config.rank}}};
+  if (config.routing == Routing::token) {
+    tensors.push_back({"router", {config.num_experts, linear.in_features}});
+  }
+  return tensors;
+}
+
+// Gradient for ω [rows, N] of Σ_samples weight · N · Σ_i f_i P_i (RouterConfig::balance_loss); f has no gradient.
 at::Tensor balance_gradient(const at::Tensor& omega, const nn::RowContext& context) {
   const auto segments = context.segments.count();
   const auto experts = omega.size(1);
@@ -106,13 +65,12 @@ MoeLoraLinearImpl::MoeLoraLinearImpl(std::int64_t in_features, std::int64_t out_
       experts_(config.num_experts),
       scaling_(config.scaling()),
       dropout_(config.dropout),
-      balance_(config.balance_loss),
+      balance_(config.router.balance_loss),
       gate_(gate),
       key_(key) {
-  A = register_parameter("A", at::zeros({config.rank, in_features}));
-  B = register_parameter("B", at::zeros({out_features, config.rank}));
-  if (config.routing == Routing::token) {
-    router = register_parameter("router", at::zeros({config.num_experts, in_features}));
+  for (const auto& [name, shape] : moe_lora_tensors(config, {in_features, out_features})) {
+    at::Tensor& member = name == "A" ? A : name == "B" ? B : router;
+    member = register_parameter(name, at::zeros(shape));
   }
 }
 
@@ -277,21 +235,15 @@ at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeigh
     return few_rows_adapted(x, weight, bias, A, B, omega.weights, omega.of_row, scaling_,
                             expert_of_segment(omega, context));
   }
-  if (weight.value().requires_grad() || (bias.defined() && bias.requires_grad())) {
-    return forward_reference(x, weight.value(), bias, context);
+  if (weight.requires_grad() || (bias.defined() && bias.requires_grad())) {
+    return forward_reference(x, weight, bias, context);
   }
-  const at::Tensor& all = context.expert_weights;
-  auto self = std::static_pointer_cast<const MoeLoraLinearImpl>(shared_from_this());
-  auto call =
-      std::make_shared<MoeLoraFunction::Call>(MoeLoraFunction::Call{std::move(self), weight.value(), bias, context});
-  const std::vector<at::Tensor> parameters = trained();
-  // Autograd takes no undefined tensors, but absent ones.
-  return MoeLoraFunction::apply(x.contiguous(), all.defined() ? std::optional(all) : std::nullopt,
-                                at::TensorList(parameters), std::move(call));
+  auto self = std::static_pointer_cast<const nn::LinearDelta>(shared_from_this());
+  return nn::forward_as_function(std::move(self), x, weight, bias, context);
 }
 
-at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
-                                                const nn::RowContext& context) const {
+at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const nn::FrozenWeight& weight,
+                                                const at::Tensor& bias, const nn::RowContext& context) const {
   at::Tensor dropped = x;
   if (dropout_ > 0.0 && context.dropout.active()) {
     const at::Tensor keep = nn::keyed_dropout_keep_mask(x.size(1), dropout_, key_, context);
@@ -305,21 +257,63 @@ at::Tensor MoeLoraLinearImpl::forward_reference(const at::Tensor& x, const at::T
   }
   const at::Tensor u = at::linear(dropped, A.to(x.scalar_type()));
   const at::Tensor v = u * diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(x.scalar_type());
-  return nn::FrozenWeight(weight).forward(x, bias) + at::linear(v, B.to(x.scalar_type()));
+  return weight.forward(x, bias) + at::linear(v, B.to(x.scalar_type()));
 }
 
-nn::LowRank MoeLoraLinearImpl::low_rank(const at::Tensor& omega) const {
+std::string MoeLoraLinearImpl::not_mergeable() const {
+  return routes_tokens() ? "depends on each token, so no single matrix holds it" : "";
+}
+
+nn::LowRankForm MoeLoraLinearImpl::low_rank(const at::Tensor& omega) const {
   at::NoGradGuard guard;
-  if (routes_tokens()) {
-    return LinearDelta::low_rank(omega);  // NotMergeable
-  }
+  require_mergeable();
   if (experts_ == 1) {
-    return {A.detach(), B.detach() * scaling_};
+    return {A.detach(), B.detach(), {}, scaling_};
   }
   MOELORA_CHECK(omega.defined() && omega.dim() == 2 && omega.size(1) == experts_ && omega.size(0) > gate_,
                 "low_rank needs expert weights [gates, ", experts_, "]");
-  const at::Tensor diagonal = (omega[gate_] * scaling_).repeat_interleave(A.size(0) / experts_);
-  return {A.detach(), B.detach() * diagonal.to(B.device()).unsqueeze(0)};
+  return {A.detach(), B.detach(), omega[gate_].repeat_interleave(A.size(0) / experts_), scaling_};
+}
+
+nn::LowRank MoeLoraLinearImpl::expert(std::int64_t expert) const { return slices_of_expert(A, B, expert); }
+
+nn::LowRank MoeLoraLinearImpl::expert_gradient(std::int64_t expert) const {
+  MOELORA_CHECK(A.grad().defined() && B.grad().defined(),
+                "expected gradients of A and B, found none; call backward() on a loss first");
+  return slices_of_expert(A.grad(), B.grad(), expert);
+}
+
+nn::LowRank MoeLoraLinearImpl::slices_of_expert(const at::Tensor& a, const at::Tensor& b, std::int64_t expert) const {
+  MOELORA_CHECK(expert >= 0 && expert < experts_, "no expert number ", expert, ": there are ", experts_,
+                ", numbered from 0 to ", experts_ - 1);
+  const auto width = a.size(0) / experts_;
+  return {a.narrow(0, expert * width, width), b.narrow(1, expert * width, width)};
+}
+
+std::int64_t MoeLoraLinearImpl::routing_parameter_count() const { return routes_tokens() ? router.numel() : 0; }
+
+// A row whose segment has one expert takes one of the N slices of A and B (on a CPU).
+double MoeLoraLinearImpl::operations_per_row() const {
+  const auto operations = 6.0 * static_cast<double>(A.numel() + B.numel());
+  return single_ && A.is_cpu() ? operations / static_cast<double>(experts_) : operations;
+}
+
+DeltaKind moe_lora_kind() {
+  DeltaKind kind;
+  kind.name = "moelora";
+  kind.tensors = moe_lora_tensors;
+  kind.make = [](const MoeLoraConfig& config, const LinearSize& linear, std::int64_t gate, std::uint64_t key) {
+    return std::make_shared<MoeLoraLinearImpl>(linear.in_features, linear.out_features, config, gate, key);
+  };
+  kind.size = [](const std::map<std::string, std::vector<std::int64_t>>& shapes) -> std::optional<LinearSize> {
+    const auto a = shapes.find("A");
+    const auto b = shapes.find("B");
+    if (a == shapes.end() || b == shapes.end() || a->second.size() != 2 || b->second.size() != 2) {
+      return std::nullopt;
+    }
+    return LinearSize{a->second[1], b->second[0]};
+  };
+  return kind;
 }
 
 }  // namespace moelora

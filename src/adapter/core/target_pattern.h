@@ -1,8 +1,6 @@
 #pragma once
 // The names of linears that a configuration asks for. They come from files, so a match must end soon whatever they say.
 
-#include <torch/nn/module.h>
-
 #include <algorithm>
 #include <optional>
 #include <regex>
@@ -87,12 +85,5 @@ class TargetPattern {
   std::string text_;
   std::optional<std::regex> expression_;
 };
-
-/// Names of the linears of `base` that take an adapter, in the order of the module tree.
-std::vector<std::string> adaptable_linears(torch::nn::Module& base);
-
-/// The names without repetition, numbers in them as `*` (which also is an expression that matches them), the first few,
-/// or what to do if there is none.
-std::string shown_linears(const std::vector<std::string>& linears);
 
 }  // namespace moelora

@@ -2,12 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
 #include "adapter/formats/adapter_loading.h"
 #include "io/file_kind.h"
+#include "moelora/adapter/delta_kind.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -22,7 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::ordered_json;
 
-const std::string kSavedModules = "modules_to_save.";
 constexpr const char* kDescription = "adapter.json";
 constexpr const char* kTensors = "adapter.safetensors";
 constexpr const char* kFormat = "moelora-adapter";
@@ -142,47 +140,7 @@ std::string saved_modules_hint(const MoeLoraConfig& config) {
                              "both fingerprints: fingerprint(base, config.modules_to_save)";
 }
 
-std::string shape_text(at::ScalarType dtype, at::IntArrayRef sizes) {
-  return detail::concat(c10::toString(dtype), " ", sizes);
-}
-
-void check_tensors(const AdapterShapes& expected, const std::map<std::string, at::Tensor>& tensors,
-                   const std::string& origin) {
-  std::vector<std::string> problems;
-  std::set<std::string> known;
-  for (const auto& [name, shape, dtype] : expected) {
-    known.insert(name);
-    const auto found = tensors.find(name);
-    if (found == tensors.end()) {
-      problems.push_back("missing: " + name + ", expected " + shape_text(dtype, shape));
-    } else if (found->second.sizes() != at::IntArrayRef(shape) ||
-               // A file holds everything as float32, a module's counters too.
-               (found->second.scalar_type() != at::kFloat && found->second.scalar_type() != dtype)) {
-      problems.push_back(name + ": expected " + shape_text(dtype, shape) + ", found " +
-                         shape_text(found->second.scalar_type(), found->second.sizes()));
-    }
-  }
-  for (const auto& [name, tensor] : tensors) {
-    if (!known.contains(name)) {
-      problems.push_back("unexpected: " + name + " " + shape_text(tensor.scalar_type(), tensor.sizes()));
-    }
-  }
-  MOELORA_CHECK(problems.empty(), origin, " does not fit the adapter's configuration and base:", listed(problems),
-                "\nload it with the configuration and the base that it was made for");
-}
-
 }  // namespace
-
-std::string listed(const std::vector<std::string>& entries, std::size_t limit) {
-  std::string text;
-  for (std::size_t i = 0; i < entries.size() && i < limit; ++i) {
-    text += "\n  " + entries[i];
-  }
-  if (entries.size() > limit) {
-    text += detail::concat("\n  … and ", entries.size() - limit, " more");
-  }
-  return text;
-}
 
 void check_replaceable(const fs::path& folder, const std::set<std::string>& own) {
   if (!fs::is_directory(folder)) {
@@ -195,65 +153,7 @@ void check_replaceable(const fs::path& folder, const std::set<std::string>& own)
   }
 }
 
-Adapter inject_filled(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks, const std::string& name,
-                      const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
-  std::map<std::string, at::Tensor> own;  // modules_to_save are as large as in the base, and compared with it below
-  std::copy_if(tensors.begin(), tensors.end(), std::inserter(own, own.end()),
-               [](const auto& entry) { return !entry.first.starts_with(kSavedModules); });
-  check_tensors(adapter_shapes(base, config, tasks.size()), own, origin);
-  std::vector<std::pair<at::Tensor, bool>> trainable;
-  for (const auto& parameter : base.parameters()) {
-    trainable.emplace_back(parameter, parameter.requires_grad());
-  }
-  Adapter adapter = inject(base, config, std::move(tasks), name);
-  try {
-    fill_adapter(*adapter, tensors, origin);
-  } catch (...) {
-    eject(adapter);
-    for (auto& [parameter, requires_grad] : trainable) {
-      parameter.set_requires_grad(requires_grad);
-    }
-    throw;
-  }
-  return adapter;
-}
-
 bool is_adapter_folder(const fs::path& folder) { return fs::is_regular_file(folder / kDescription); }
-
-io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
-  io::NamedTensors tensors;
-  const auto& linears = adapter.linears();
-  for (const auto& linear : linears) {
-    tensors.emplace_back("linears." + linear.name + ".A", linear.delta->A);
-    tensors.emplace_back("linears." + linear.name + ".B", linear.delta->B);
-    if (linear.delta->router.defined()) {
-      tensors.emplace_back("linears." + linear.name + ".router", linear.delta->router);
-    }
-  }
-  const auto& gates = adapter.gates();
-  const bool per_linear = adapter.config().per_linear;
-  TORCH_INTERNAL_ASSERT(gates.empty() || gates.size() == (per_linear ? linears.size() : 1));
-  for (std::size_t i = 0; i < gates.size(); ++i) {
-    const std::string prefix = per_linear ? "gates." + linears[i].name + "." : "gate.";
-    tensors.emplace_back(prefix + "task_embedding", gates[i]->task_embedding);
-    tensors.emplace_back(prefix + "weight", gates[i]->weight);
-  }
-  if (const auto& encoder = adapter.prefix_encoder()) {
-    tensors.emplace_back("prefix.embedding", encoder->embedding);
-    if (adapter.config().prefix.projection) {
-      tensors.emplace_back("prefix.hidden.weight", encoder->hidden_weight);
-      tensors.emplace_back("prefix.hidden.bias", encoder->hidden_bias);
-      tensors.emplace_back("prefix.output.weight", encoder->output_weight);
-      tensors.emplace_back("prefix.output.bias", encoder->output_bias);
-    }
-  }
-  if (const auto& saved = adapter.saved_modules()) {
-    for (const auto& value : saved->values()) {
-      tensors.emplace_back(kSavedModules + value.name, saved->trained(value));
-    }
-  }
-  return tensors;
-}
 
 void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std::string& base_fingerprint,
                   const std::string& tokenizer_fingerprint) {
@@ -284,6 +184,26 @@ void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std:
 
 AdapterInfo read_adapter_info(const fs::path& folder) { return read_description(folder).info; }
 
+std::map<std::string, LinearSize> adapted_linears(const fs::path& folder) {
+  const DeltaKind& kind = delta_kind(read_adapter_info(folder).config.delta);
+  std::map<std::string, std::map<std::string, Shape>> shapes;  // by linear and tensor
+  const io::SafetensorsFile file(folder / kTensors);
+  for (const auto& [name, info] : file.entries()) {
+    if (const auto place = linear_tensor_place(name)) {
+      shapes[place->first][place->second] = info.shape;
+    }
+  }
+  std::map<std::string, LinearSize> linears;
+  for (const auto& [name, of_linear] : shapes) {
+    const auto size = kind.size(of_linear);
+    MOELORA_CHECK(size && size->in_features > 0 && size->out_features > 0, folder.string(),
+                  ": expected the tensors of ", name, " as delta \"", kind.name,
+                  "\" has them, found others; copy the whole adapter folder");
+    linears.emplace(name, *size);
+  }
+  return linears;
+}
+
 Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std::string& base_fingerprint,
                      const std::string& tokenizer_fingerprint, const std::string& name) {
   Description description = read_description(folder);
@@ -299,20 +219,6 @@ Adapter load_adapter(torch::nn::Module& base, const fs::path& folder, const std:
                 description.tensors_sha256, ", found ", sha256, "; copy the adapter again from where it was written");
   return inject_filled(base, description.info.config, std::move(description.info.tasks), name,
                        io::load_safetensors(path), path.string());
-}
-
-void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
-  const auto parameters = adapter_tensors(adapter);
-  AdapterShapes shapes;
-  for (const auto& [name, parameter] : parameters) {
-    shapes.push_back({name, parameter.sizes().vec(), parameter.scalar_type()});
-  }
-  check_tensors(shapes, tensors, origin);
-  at::NoGradGuard no_grad;
-  for (const auto& [name, parameter] : parameters) {
-    at::Tensor target = parameter;
-    target.copy_(tensors.at(name));
-  }
 }
 
 }  // namespace moelora

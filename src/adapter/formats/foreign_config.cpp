@@ -229,8 +229,8 @@ ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
   }
   if (format == ForeignFormat::moelora_peft) {
     config.num_experts = reader.integer("expert_num");
-    config.task_embedding_dim = reader.integer("task_embedding_dim");
-    config.reserved_rows = 1;  // task ids start at 1; row 0 of the embedding is no task
+    config.gate.task_embedding_dim = reader.integer("task_embedding_dim");
+    config.gate.reserved_rows = 1;  // task ids start at 1; row 0 of the embedding is no task
     result.tasks = reader.integer("task_num");
     result.task_names = reader.strings("task_names");
     result.gate_in_every_linear = json["peft_type"] == "MMOELORA";

@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "adapter/core/target_linears.h"
 #include "adapter/core/target_pattern.h"
 #include "adapter/formats/adapter_loading.h"
 #include "adapter/formats/foreign_config.h"
@@ -173,13 +174,13 @@ Tensors our_tensors(const ForeignConfig& foreign, ForeignTensors& sorted, const 
       ours.emplace("linears." + linear + ".A", A);
       ours.emplace("linears." + linear + ".B", B);
     }
-    if (gated && config.per_linear) {
+    if (gated && config.gate.per_linear) {
       keep_gate(found.task_embedding, found.gate, where, "gates." + linear + ".", ours, sorted.problems);
     } else {
       unused += found.task_embedding.defined() || found.gate.defined() ? 1 : 0;
     }
   }
-  if (gated && !config.per_linear) {
+  if (gated && !config.gate.per_linear) {
     keep_gate(sorted.task_embedding, sorted.gate, "", "gate.", ours, sorted.problems);
   }
   if (unused > 0) {
@@ -347,7 +348,7 @@ Adapter load_foreign_adapter(const BaseForShapes& base_for, const fs::path& fold
   const bool moelora = detect_foreign(folder) == ForeignFormat::moelora_peft;
   MOELORA_CHECK(moelora || !options.per_linear, "a PEFT LoRA has no gates; load it without per_linear");
   MoeLoraConfig config = foreign.config;
-  config.per_linear = moelora && (options.per_linear || foreign.gate_in_every_linear);
+  config.gate.per_linear = moelora && (options.per_linear || foreign.gate_in_every_linear);
 
   ForeignTensors sorted = read_foreign_tensors(folder, moelora);
   check_counts(foreign, sorted);

@@ -5,6 +5,7 @@
 #include "adapter/formats/adapter_loading.h"
 #include "adapter/formats/foreign_config.h"
 #include "adapter/formats/pickle_file.h"
+#include "moelora/adapter/expert_factors.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"
@@ -43,7 +44,7 @@ void write_foreign(const std::filesystem::path& folder, const nlohmann::ordered_
 void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const std::string& prefix,
                       io::NamedTensors& tensors) {
   at::Tensor embedding = exported(gate->task_embedding);
-  if (config.reserved_rows == 0) {
+  if (config.gate.reserved_rows == 0) {
     embedding = at::cat({at::zeros({1, embedding.size(1)}), embedding});
   }
   tensors.emplace_back(prefix + "lora_task_embedding.weight", embedding);
@@ -68,17 +69,17 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
   require_finite(adapter);
   const std::int64_t index = adapter.tasks().index(task);
   const auto& config = adapter.config();
-  MOELORA_CHECK(config.routing != Routing::token,
-                "NotMergeable: with token routing the update depends on each token, so no LoRA of PEFT's holds it");
-  const auto& linears = adapter.linears();
-  const at::Tensor omega = exported(adapter.expert_weights(single_tasks({index})).select(1, 0));  // [gates, N]
+  const at::Tensor omega = adapter.expert_weights(single_tasks({index})).select(1, 0);  // [gates, N]
   io::NamedTensors tensors;
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    const auto gate = static_cast<std::int64_t>(omega.size(0) == 1 ? 0 : i);
-    const at::Tensor diagonal = omega[gate].repeat_interleave(config.rank / config.num_experts);
-    const std::string prefix = foreign_prefix(linears[i].name);
-    tensors.emplace_back(prefix + "lora_A.weight", exported(linears[i].delta->A));
-    tensors.emplace_back(prefix + "lora_B.weight", exported(linears[i].delta->B) * diagonal);
+  for (const auto& linear : adapter.linears()) {
+    const nn::LowRankForm update = linear.delta->low_rank(omega);
+    MOELORA_CHECK(update.A.size(0) == config.rank && update.scale == config.scaling(), linear.name,
+                  ": expected an update of the configuration's rank ", config.rank, " and scale ", config.scaling(),
+                  ", as a PEFT adapter has it for all linears, found rank ", update.A.size(0), " and scale ",
+                  update.scale, "; merge the adapter instead");
+    const std::string prefix = foreign_prefix(linear.name);
+    tensors.emplace_back(prefix + "lora_A.weight", exported(update.A));
+    tensors.emplace_back(prefix + "lora_B.weight", exported(update.weighted_B()));
   }
   auto json = shared_foreign_settings(adapter);
   json["base_model_name_or_path"] = base;
@@ -97,44 +98,45 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
   require_exportable(adapter);
   require_finite(adapter);
   const auto& config = adapter.config();
-  MOELORA_CHECK(config.top_k == 0 || config.top_k == config.num_experts,
-                "MOELoRA-peft has no top_k (this adapter's is ", config.top_k,
+  MOELORA_CHECK(config.gate.top_k == 0 || config.gate.top_k == config.num_experts,
+                "MOELoRA-peft has no top_k (this adapter's is ", config.gate.top_k,
                 "); export single tasks to PEFT instead");
   MOELORA_CHECK(!adapter.gates().empty(), "MOELoRA-peft always has a gate, this adapter has none (",
                 config.num_experts == 1 ? "one expert" : routing_name(config.routing) + " routing",
                 "); export it to PEFT instead");
-  MOELORA_CHECK(config.reserved_rows <= 1, "MOELoRA-peft reserves one row of the task embedding, this adapter ",
-                config.reserved_rows, "; export single tasks to PEFT instead");
+  MOELORA_CHECK(config.gate.reserved_rows <= 1, "MOELoRA-peft reserves one row of the task embedding, this adapter ",
+                config.gate.reserved_rows, "; export single tasks to PEFT instead");
   io::NamedTensors tensors;
-  const auto& linears = adapter.linears();
-  for (std::size_t i = 0; i < linears.size(); ++i) {
-    const std::string prefix = foreign_prefix(linears[i].name);
-    const auto A = exported(linears[i].delta->A).chunk(config.num_experts, 0);
-    const auto B = exported(linears[i].delta->B).chunk(config.num_experts, 1);
-    for (std::size_t expert = 0; expert < A.size(); ++expert) {
-      const at::Tensor a = A[expert].contiguous();
-      const at::Tensor b = B[expert].contiguous();
+  std::vector<std::vector<nn::LowRank>> experts;  // [N][linears]
+  for (std::int64_t expert = 0; expert < config.num_experts; ++expert) {
+    experts.push_back(expert_factors(adapter, expert));
+  }
+  for (std::size_t i = 0; i < adapter.linears().size(); ++i) {
+    const std::string prefix = foreign_prefix(adapter.linears()[i].name);
+    for (std::size_t expert = 0; expert < experts.size(); ++expert) {
+      const at::Tensor a = exported(experts[expert][i].A);
+      const at::Tensor b = exported(experts[expert][i].B);
       // The reference registers each factor twice, and looks for both names.
       for (const auto* alias : {".weight", ".mlp.weight"}) {
         tensors.emplace_back(detail::concat(prefix, "lora_A.loraA.", expert, alias), a);
         tensors.emplace_back(detail::concat(prefix, "lora_B.loraB.", expert, alias), b);
       }
     }
-    if (config.per_linear) {
+    if (config.gate.per_linear) {
       add_foreign_gate(adapter.gates()[i], config, prefix, tensors);
     }
   }
-  if (!config.per_linear) {
+  if (!config.gate.per_linear) {
     add_foreign_gate(adapter.gates().front(), config, "", tensors);
   }
   auto json = shared_foreign_settings(adapter);
   json["base_model_name_or_path"] = base;
   json["expert_num"] = config.num_experts;
-  json["peft_type"] = config.per_linear ? "MMOELORA" : "MMOELORAS";
-  json["task_embedding_dim"] = config.task_embedding_dim;
+  json["peft_type"] = config.gate.per_linear ? "MMOELORA" : "MMOELORAS";
+  json["task_embedding_dim"] = config.gate.task_embedding_dim;
   json["task_names"] = adapter.tasks().names();  // the reference knows ids only and ignores other keys
   json["task_num"] = adapter.tasks().size();
-  json["task_type"] = config.per_linear ? "CAUSAL_LM" : "CAUSAL_LMS";
+  json["task_type"] = config.gate.per_linear ? "CAUSAL_LM" : "CAUSAL_LMS";
   write_foreign(folder, json, tensors, /*with_pickle=*/true);  // the reference reads no safetensors
 }
 

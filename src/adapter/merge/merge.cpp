@@ -2,12 +2,14 @@
 
 #include <ATen/ATen.h>
 
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/formats/adapter_loading.h"
+#include "adapter/core/listed.h"
+#include "adapter/merge/fold_weight.h"
+#include "adapter/merge/kept_base.h"
+#include "adapter/merge/mixture.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
@@ -17,158 +19,11 @@
 
 namespace moelora {
 
-/// What an adapter remembers while it is merged.
-struct MergeState {
-  MergeOptions::KeepBase keep = MergeOptions::KeepBase::device;
-  std::vector<at::Tensor> backups;  ///< By linear; empty unless keep is device or host.
-  std::function<at::Tensor(const std::string&)> reread;
-};
-
 namespace {
 
 using nn::kernels::FoldExtremes;
 using KeepBase = MergeOptions::KeepBase;
 using AdaptedLinear = AdapterImpl::AdaptedLinear;
-using Mixture = std::vector<std::pair<std::string, double>>;
-
-std::string weight_name(const AdaptedLinear& linear) { return linear.name + ".weight"; }
-
-bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() != b.scalar_type() || a.sizes() != b.sizes()) {
-    return false;
-  }
-  // As integers, so that -0 and 0 differ and a NaN equals itself.
-  const auto integer = a.element_size() == 2 ? at::kShort : a.element_size() == 4 ? at::kInt : at::kLong;
-  return at::equal(a.contiguous().view(integer), b.contiguous().view(integer));
-}
-
-/// The weight as the file has it, in the dtype and on the device of the linear.
-at::Tensor reread_weight(const MergeState& state, const AdaptedLinear& linear) {
-  const auto& weight = linear.base->weight;
-  const at::Tensor read = state.reread(weight_name(linear));
-  MOELORA_CHECK(read.defined() && read.sizes() == weight.sizes(), "reading ", weight_name(linear),
-                " again: expected a tensor of shape ", weight.sizes(), ", found ",
-                read.defined() ? detail::concat("shape ", read.sizes()) : "nothing",
-                "; pass the model folder that the base was loaded from");
-  return read.to(weight.device(), weight.scalar_type());
-}
-
-/// The original bytes of linear `i`, on its device.
-at::Tensor original_weight(const MergeState& state, const AdaptedLinear& linear, std::size_t i) {
-  const auto& weight = linear.base->weight;
-  return state.keep == KeepBase::reread ? reread_weight(state, linear)
-                                        : state.backups.at(i).to(weight.device(), weight.scalar_type());
-}
-
-/// Makes sure that the bytes of linear `i`, unmerged now, can be had again.
-void keep_original(MergeState& state, const AdaptedLinear& linear) {
-  const auto& weight = linear.base->weight;
-  if (state.keep == KeepBase::device) {
-    state.backups.push_back(weight.detach().clone());
-  } else if (state.keep == KeepBase::host) {
-    state.backups.push_back(weight.detach().to(at::kCPU, weight.scalar_type(), /*non_blocking=*/false, /*copy=*/true));
-  } else if (state.keep == KeepBase::reread) {
-    MOELORA_CHECK(same_bytes(reread_weight(state, linear), weight.detach()), "reading ", weight_name(linear),
-                  " again gives other values than the base has, so unmerging could not restore it; expected the model "
-                  "folder that the base was loaded from (or keep the base on the device or the host)");
-  }
-}
-
-void restore_linears(const AdapterImpl& adapter, const MergeState& state, std::size_t count) {
-  at::NoGradGuard no_grad;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto& linear = adapter.linears()[i];
-    linear.base->weight.copy_(original_weight(state, linear, i));
-    linear.base->merged_adapter.clear();
-  }
-}
-
-double largest_magnitude(const at::Tensor& values) {
-  const auto [low, high] = at::aminmax(values);
-  return std::max(-low.item<double>(), high.item<double>());
-}
-
-/// out = round(source + B A) for some rows, on any device; source may be out itself.
-FoldExtremes fold_tensors(at::Tensor out, const at::Tensor& source, const at::Tensor& B, const at::Tensor& A,
-                          bool measure) {
-  FoldExtremes extremes;
-  if (out.scalar_type() == at::kHalf || out.scalar_type() == at::kBFloat16) {
-    const at::Tensor update = at::mm(B, A);
-    const at::Tensor sum = source.to(at::kFloat).add_(update);
-    out.copy_(sum);
-    if (measure) {
-      extremes = {largest_magnitude(out.to(at::kFloat).sub_(sum)), largest_magnitude(update)};
-    }
-    return extremes;
-  }
-  at::Tensor sum;
-  if (measure) {
-    const at::Tensor update = at::mm(B.to(at::kDouble), A.to(at::kDouble));
-    extremes.update = largest_magnitude(update);
-    sum = update.add_(source);
-  }
-  const at::Tensor left = B.to(out.scalar_type());
-  const at::Tensor right = A.to(out.scalar_type());
-  if (out.is_same(source) || out.data_ptr() == source.data_ptr()) {
-    out.addmm_(left, right);
-  } else {
-    at::addmm_out(out, source, left, right);
-  }
-  if (measure) {
-    extremes.rounding = largest_magnitude(sum.sub_(out));
-  }
-  return extremes;
-}
-
-/// weight = round(source + B A).
-FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure) {
-  const at::Tensor out = weight.detach();
-  const at::Tensor A = update.A.to(weight.device());
-  const at::Tensor B = update.B.to(weight.device());
-  if (nn::kernels::folds_in_one_pass(out, source)) {
-    return nn::kernels::fold_in_one_pass(out, source, B, A, measure);
-  }
-  // In blocks of rows, so that the wide temporaries stay small.
-  const std::int64_t rows = out.size(0);
-  const std::int64_t step = std::max<std::int64_t>(1, (1 << 24) / std::max<std::int64_t>(1, out.size(1)));
-  FoldExtremes extremes;
-  for (std::int64_t first = 0; first < rows; first += step) {
-    const std::int64_t count = std::min(step, rows - first);
-    extremes = larger_of(extremes, fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
-                                                B.narrow(0, first, count), A, measure));
-  }
-  return extremes;
-}
-
-/// Σ weight_t · ΔW_t of each linear. It is linear in B: A stays, B = Σ weight_t · s · B diag(g_t).
-std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture& mixture) {
-  std::vector<std::int64_t> tasks;
-  for (const auto& [task, weight] : mixture) {
-    tasks.push_back(adapter.tasks().index(task));
-  }
-  const at::Tensor omega = adapter.expert_weights(single_tasks(tasks));  // [gates, tasks, N]
-  std::vector<nn::LowRank> updates;
-  for (const auto& linear : adapter.linears()) {
-    nn::LowRank mixed;
-    for (std::size_t t = 0; t < mixture.size(); ++t) {
-      const auto row = omega.defined() ? omega.select(1, static_cast<std::int64_t>(t)) : at::Tensor();
-      const nn::LowRank update = linear.delta->low_rank(row);
-      const double weight = mixture[t].second;
-      mixed.A = update.A;
-      if (t == 0) {
-        mixed.B = weight == 1.0 ? update.B : update.B * weight;
-      } else {
-        mixed.B = mixed.B + update.B * weight;
-      }
-    }
-    if (!io::all_finite(mixed.A) || !io::all_finite(mixed.B)) {
-      throw io::NotFinite(detail::concat("the update of ", linear.name, " is not finite, so it can't be merged: its ",
-                                         "experts' weights or the mixture's are too large"));
-    }
-    updates.push_back(std::move(mixed));
-  }
-  return updates;
-}
 
 void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
   const auto* state = adapter.merge_state();
@@ -177,9 +32,11 @@ void check_foldable(const AdapterImpl& adapter, const MergeOptions& options) {
   MOELORA_CHECK(state == nullptr || state->keep != KeepBase::none, "adapter '", adapter.adapter_name(),
                 "' is merged for good (nothing of the base was kept); load the base again to merge another task");
   for (const auto& linear : adapter.linears()) {
-    MOELORA_CHECK(linear.base->shared_with.empty(), "NotMergeable: ", weight_name(linear), " is also ",
-                  linear.base->shared_with,
-                  ", which a merge would change with it; give the linear a weight of its own, or serve it unmerged");
+    if (!linear.base->shared_with.empty()) {
+      throw NotMergeable(detail::concat(
+          "NotMergeable: ", weight_name(linear), " is also ", linear.base->shared_with,
+          ", which a merge would change with it; give the linear a weight of its own, or serve it unmerged"));
+    }
     MOELORA_CHECK(at::isFloatingType(linear.base->weight.scalar_type()), weight_name(linear), " is ",
                   io::dtype_name(linear.base->weight.scalar_type()),
                   "; expected a floating-point weight to merge into");
@@ -347,9 +204,14 @@ void unmerge(Adapter& adapter) {
 }
 
 void require_mergeable(const AdapterImpl& adapter) {
-  MOELORA_CHECK(!adapter.prefix_encoder(), "NotMergeable: adapter '", adapter.adapter_name(), "' has a prefix of ",
-                adapter.config().prefix.length,
-                " positions: extra keys and values, not a change of weights; serve it unmerged, with the adapter");
+  if (adapter.prefix_encoder()) {
+    throw NotMergeable(detail::concat(
+        "NotMergeable: adapter '", adapter.adapter_name(), "' has a prefix of ", adapter.config().prefix->length,
+        " positions: extra keys and values, not a change of weights; serve it unmerged, with the adapter"));
+  }
+  for (const auto& linear : adapter.linears()) {
+    linear.delta->require_mergeable();
+  }
 }
 
 void require_finite(const AdapterImpl& adapter) {
@@ -366,39 +228,5 @@ void require_finite(const AdapterImpl& adapter) {
 }
 
 bool is_merged(const Adapter& adapter) { return adapter->merge_state() != nullptr; }
-
-std::vector<std::pair<std::string, double>> parse_mixture(std::string_view text) {
-  const auto trim = [](std::string_view part) {
-    const auto first = part.find_first_not_of(" \t");
-    return first == part.npos ? std::string_view() : part.substr(first, part.find_last_not_of(" \t") - first + 1);
-  };
-  Mixture mixture;
-  std::set<std::string_view> seen;
-  for (std::size_t begin = 0; begin <= text.size();) {
-    const auto end = std::min(text.find(',', begin), text.size());
-    const auto part = trim(text.substr(begin, end - begin));
-    const auto equals = part.rfind('=');
-    const auto task = trim(part.substr(0, std::min(equals, part.size())));
-    auto number = equals == part.npos ? std::string_view() : trim(part.substr(equals + 1));
-    const auto check = [&](bool good, const std::string& problem) {
-      MOELORA_CHECK(good, "expected a mixture like \"CMeIE=0.5,MedDG=0.5\", found '", part, "' in \"", text,
-                    "\": ", problem);
-    };
-    check(!task.empty() && equals != part.npos, part.empty() ? "an empty part" : "expected TASK=WEIGHT");
-    const std::string shown(number);
-    if (number.size() > 1 && number.front() == '+' && number[1] != '-') {
-      number.remove_prefix(1);
-    }
-    double weight = 0.0;
-    const auto [stop, failure] = std::from_chars(number.data(), number.data() + number.size(), weight);
-    check(failure != std::errc::result_out_of_range, "the weight " + shown + " is out of range");
-    check(failure == std::errc() && stop == number.data() + number.size(), "the weight '" + shown + "' is no number");
-    check(std::isfinite(weight), "the weight " + shown + " is not finite");
-    check(seen.insert(task).second, "task '" + std::string(task) + "' comes twice; give it one weight");
-    mixture.emplace_back(task, weight);
-    begin = end + 1;
-  }
-  return mixture;
-}
 
 }  // namespace moelora

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <set>
 
+#include "moelora/adapter/parameter_count.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
@@ -74,17 +75,6 @@ std::int64_t parameters_of(const torch::nn::Module& module) {
   return count;
 }
 
-std::int64_t gate_parameters_of(const AdapterImpl& adapter) {
-  std::int64_t count = 0;
-  for (const TaskGate& gate : adapter.gates()) {
-    count += gate->task_embedding.numel() + gate->weight.numel();
-  }
-  for (const auto& linear : adapter.linears()) {
-    count += linear.delta->router.defined() ? linear.delta->router.numel() : 0;
-  }
-  return count;
-}
-
 Product train_row(Workbench& bench) {
   const train::TrainConfig& config = bench.config;
   Product product;
@@ -125,7 +115,7 @@ Product train_row(Workbench& bench) {
   product.validation_loss = result.best_validation_loss;
   product.training_seconds = result.seconds;
   product.trained_parameters = product.adapter ? parameters_of(*product.adapter) : parameters_of(*bench.base.model);
-  product.gate_parameters = product.adapter ? gate_parameters_of(*product.adapter) : 0;
+  product.gate_parameters = product.adapter ? count_parameters(*product.adapter).gates : 0;
   return product;
 }
 

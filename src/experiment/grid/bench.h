@@ -46,9 +46,6 @@ std::optional<double> median_of(std::vector<double> values);
 /// Parameter counts of a module; a tensor that has two names (a tied head) counts once.
 std::int64_t parameters_of(const torch::nn::Module& module);
 
-/// Parameters of gates and routers.
-std::int64_t gate_parameters_of(const AdapterImpl& adapter);
-
 /// The new-task cell and the cost cell: their own files.
 nlohmann::ordered_json run_new_task(const ExperimentConfig& config, const Cell& cell,
                                     const std::filesystem::path& output, const OpenBase& open_base,

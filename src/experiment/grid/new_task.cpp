@@ -51,7 +51,7 @@ class NewTaskCell {
     add_way(result, "MOELoRA (D), mean embedding, nothing fitted", "unfitted", 0, unfitted);
     eject(unfitted);
     Adapter embedding = fit("embedding", true, with_row);
-    add_way(result, "MOELoRA (D), only the new embedding", "embedding", bench_.config.adapter.task_embedding_dim,
+    add_way(result, "MOELoRA (D), only the new embedding", "embedding", bench_.config.adapter.gate.task_embedding_dim,
             embedding);
     eject(embedding);
     eject(*mixture);
@@ -84,7 +84,7 @@ class NewTaskCell {
   }
 
   /// Trains on `examples`; returns the loss on `held_out` at the end.
-  double train_on(const AdapterImpl& adapter, const std::vector<data::Example>& examples,
+  double train_on(AdapterImpl& adapter, const std::vector<data::Example>& examples,
                   const std::vector<data::Example>& held_out, const std::filesystem::path& folder, double rate,
                   bool embedding_only) {
     train::TrainingOptions options = bench_.config.training;
@@ -97,7 +97,7 @@ class NewTaskCell {
     options.validate_every = section_.steps;
     const std::vector<data::Example> none;
     train::TrainInputs inputs{.model = *bench_.base.model,
-                              .adapter = const_cast<AdapterImpl*>(&adapter),
+                              .adapter = &adapter,
                               .train = examples,
                               .validation = none,
                               .tasks = adapter.tasks().names(),

@@ -84,7 +84,7 @@ class Composition : public Method {
     product.details["parameter"] = best.parameter;
     for (const auto& update : loras.of_task) {
       for (const nn::LowRank& low_rank : update) {
-        product.trained_parameters += low_rank.A.numel() + low_rank.B.numel();
+        product.trained_parameters += low_rank.numel();
       }
     }
     save_product(bench, *adapter, product.details);
@@ -144,7 +144,7 @@ class DenseComposition : public Composition {
     for (const auto& updates : loras.of_task) {
       TaskVector& vector = vectors.emplace_back();
       for (const nn::LowRank& update : updates) {
-        vector.push_back(at::mm(update.B, update.A));
+        vector.push_back(update.dense());
       }
     }
     std::vector<nn::LowRank> factors;

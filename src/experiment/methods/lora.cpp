@@ -8,6 +8,7 @@
 
 #include "experiment/methods/registry.h"
 #include "experiment/methods/single_loras.h"
+#include "moelora/adapter/expert_factors.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/io/file_name.h"
 #include "moelora/train/run_data.h"
@@ -18,7 +19,7 @@ namespace {
 void plain_lora(train::TrainConfig& config) {
   config.adapter.num_experts = 1;
   config.adapter.routing = Routing::task;
-  config.adapter.top_k = 0;
+  config.adapter.gate.top_k = 0;
 }
 
 class FullLora : public TrainedMethod {
@@ -84,7 +85,7 @@ class SingleLora : public Method {
   Product make(Workbench& bench) const override {
     Product product;
     product.training_seconds = 0.0;
-    std::vector<std::vector<at::Tensor>> factors;  // [tasks][A, B of each linear]
+    std::vector<std::vector<nn::LowRank>> factors;  // [tasks][linears]
     for (const std::string& task : bench.tasks.names()) {
       Workbench own = bench_of_task(bench, task);
       const Product part = train_row(own);
@@ -93,11 +94,7 @@ class SingleLora : public Method {
         return product;
       }
       Adapter adapter = part.adapter;
-      std::vector<at::Tensor>& kept = factors.emplace_back();
-      for (const auto& linear : adapter->linears()) {
-        kept.push_back(linear.delta->A.detach().clone());
-        kept.push_back(linear.delta->B.detach().clone());
-      }
+      factors.push_back(expert_factors(*adapter, 0));
       eject(adapter);
       product.steps += part.steps;
       product.trained_parameters += part.trained_parameters;
@@ -105,7 +102,9 @@ class SingleLora : public Method {
       product.details["steps"][task] = part.steps;
     }
     product.adapter = inject(*bench.base.model, bench.config.adapter, bench.tasks);
-    fill(*product.adapter, factors);
+    for (std::size_t task = 0; task < factors.size(); ++task) {
+      set_expert_factors(*product.adapter, static_cast<std::int64_t>(task), factors[task]);
+    }
     if (!bench.validation.empty()) {
       product.validation_loss =
           validation_loss_of(bench, *product.adapter,
@@ -137,20 +136,6 @@ class SingleLora : public Method {
         std::max<std::int64_t>(1, std::llround(share * static_cast<double>(training.checkpoint_every)));
     training.steps = std::max<std::int64_t>(1, std::llround(share * whole));
     return own;
-  }
-
-  static void fill(AdapterImpl& adapter, const std::vector<std::vector<at::Tensor>>& factors) {
-    at::NoGradGuard no_grad;
-    for (std::size_t task = 0; task < factors.size(); ++task) {
-      std::size_t next = 0;
-      for (const auto& linear : adapter.linears()) {
-        const at::Tensor& A = factors[task][next++];
-        const at::Tensor& B = factors[task][next++];
-        const auto begin = static_cast<std::int64_t>(task) * A.size(0);
-        linear.delta->A.narrow(0, begin, A.size(0)).copy_(A);
-        linear.delta->B.narrow(1, begin, A.size(0)).copy_(B);
-      }
-    }
   }
 };
 

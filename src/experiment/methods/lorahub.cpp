@@ -58,7 +58,7 @@ class LoraHub : public Method {
     product.adapter = by_task(bench, loras, found);
     for (const auto& updates : loras.of_task) {
       for (const nn::LowRank& update : updates) {
-        product.trained_parameters += update.A.numel() + update.B.numel();
+        product.trained_parameters += update.numel();
       }
     }
     save_product(bench, *product.adapter, product.details);

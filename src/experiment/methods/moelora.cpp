@@ -43,12 +43,12 @@ class Sparse : public Gated {
   Sparse()
       : Gated("moelora-s", "MOELoRA (S)", "the gate keeps the top_k experts",
               [](const ExperimentConfig& experiment, std::int64_t, TrainConfig& config) {
-                config.adapter.top_k = experiment.own.of<SparseSettings>().top_k;
+                config.adapter.gate.top_k = experiment.own.of<SparseSettings>().top_k;
               }) {}
   std::shared_ptr<OwnSettings> own_settings() const override { return std::make_shared<SparseSettings>(); }
   std::vector<SweptNumber> swept() const override {
-    return {{"top_k", [](const MoeLoraConfig& adapter) { return adapter.top_k; },
-             [](MoeLoraConfig& adapter, std::int64_t value) { adapter.top_k = value; }}};
+    return {{"top_k", [](const MoeLoraConfig& adapter) { return adapter.gate.top_k; },
+             [](MoeLoraConfig& adapter, std::int64_t value) { adapter.gate.top_k = value; }}};
   }
 };
 
@@ -56,9 +56,10 @@ class Sparse : public Gated {
 
 std::vector<MethodPtr> moelora_methods() {
   return {std::make_shared<Dense>(), std::make_shared<Sparse>(),
-          std::make_shared<Gated>(
-              "moelora-m", "MOELoRA (M)", "a task embedding and gate for each linear",
-              [](const ExperimentConfig&, std::int64_t, TrainConfig& config) { config.adapter.per_linear = true; }),
+          std::make_shared<Gated>("moelora-m", "MOELoRA (M)", "a task embedding and gate for each linear",
+                                  [](const ExperimentConfig&, std::int64_t, TrainConfig& config) {
+                                    config.adapter.gate.per_linear = true;
+                                  }),
           std::make_shared<TrainedMethod>("moelora-no-gate", "w/o gate", "all experts weigh 1/N for every task",
                                           [](const ExperimentConfig&, std::int64_t, TrainConfig& config) {
                                             config.adapter.routing = Routing::uniform;

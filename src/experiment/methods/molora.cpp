@@ -20,7 +20,7 @@ std::vector<MethodPtr> molora_methods() {
       "molora", "MoLoRA", "a token router for each linear over its own input, with a balancing loss",
       [](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
         config.adapter.routing = Routing::token;
-        config.adapter.balance_loss = experiment.own.of<BalanceSettings>().weight;
+        config.adapter.router.balance_loss = experiment.own.of<BalanceSettings>().weight;
       },
       "routed by token: no single matrix holds the update")};
 }

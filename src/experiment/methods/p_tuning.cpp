@@ -21,9 +21,7 @@ MethodPtr prefix_row(std::string key, std::string title, std::string note, bool 
         adapter.num_experts = 1;
         adapter.targets.clear();
         adapter.seed = config.adapter.seed;
-        adapter.prefix.length = experiment.own.of<PrefixSettings>().length;
-        adapter.prefix.projection = projection;
-        adapter.prefix.dropout = config.adapter.dropout;
+        adapter.prefix = PrefixConfig{experiment.own.of<PrefixSettings>().length, projection, config.adapter.dropout};
         config.adapter = adapter;
       },
       "extra keys and values, no change of weights");

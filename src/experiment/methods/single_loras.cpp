@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/expert_factors.h"
 #include "moelora/adapter/lorahub.h"
 #include "moelora/io/error.h"
 #include "moelora/io/provenance.h"
@@ -22,21 +23,9 @@ SingleLoras read_single_loras(const Workbench& bench) {
   MOELORA_CHECK(info.base_fingerprint == bench.base.fingerprint, folder.string(),
                 " belongs to another base than this experiment's");
   SingleLoras loras{info.config, info.tasks, io::load_safetensors(folder / "adapter.safetensors"), {}, {}};
-  const std::string prefix = "linears.";
-  for (const auto& [name, tensor] : loras.tensors) {
-    if (name.starts_with(prefix) && name.ends_with(".A")) {
-      loras.linears.push_back(name.substr(prefix.size(), name.size() - prefix.size() - 2));
-    }
-  }
-  const auto rank = info.config.rank / info.config.num_experts;
-  for (std::int64_t task = 0; task < info.tasks.size(); ++task) {
-    std::vector<nn::LowRank>& updates = loras.of_task.emplace_back();
-    for (const std::string& linear : loras.linears) {
-      const at::Tensor A = loras.tensors.at(prefix + linear + ".A").narrow(0, task * rank, rank);
-      const at::Tensor B = loras.tensors.at(prefix + linear + ".B").narrow(1, task * rank, rank);
-      updates.push_back({A.contiguous(), B * info.config.scaling()});
-    }
-  }
+  ExpertUpdates updates = expert_updates(info.config, loras.tensors);
+  loras.linears = std::move(updates.linears);
+  loras.of_task = std::move(updates.of_expert);
   return loras;
 }
 
@@ -57,7 +46,7 @@ Adapter inject_factors(Workbench& bench, const SingleLoras& loras,
                        const std::vector<std::vector<nn::LowRank>>& updates) {
   std::int64_t rank = 0;
   for (const nn::LowRank& update : updates.front()) {
-    rank = std::max(rank, update.A.size(0));
+    rank = std::max(rank, update.rank());
   }
   MoeLoraConfig config = loras.config;
   config.num_experts = static_cast<std::int64_t>(updates.size());
@@ -71,8 +60,6 @@ Adapter inject_factors(Workbench& bench, const SingleLoras& loras,
 }
 
 void fill_factors(AdapterImpl& adapter, const std::vector<std::vector<nn::LowRank>>& updates) {
-  at::NoGradGuard no_grad;
-  const auto rank = adapter.config().rank / adapter.config().num_experts;
   // The factors stand in the order of their names, the adapter's linears in that of the model.
   std::map<std::string, std::size_t> places;
   for (const auto& linear : adapter.linears()) {
@@ -82,15 +69,12 @@ void fill_factors(AdapterImpl& adapter, const std::vector<std::vector<nn::LowRan
   for (auto& [name, place] : places) {
     place = next++;
   }
-  for (const auto& linear : adapter.linears()) {
-    linear.delta->A.zero_();
-    linear.delta->B.zero_();
-    for (std::size_t expert = 0; expert < updates.size(); ++expert) {
-      const nn::LowRank& update = updates[expert].at(places.at(linear.name));
-      const auto begin = static_cast<std::int64_t>(expert) * rank;
-      linear.delta->A.narrow(0, begin, update.A.size(0)).copy_(update.A);
-      linear.delta->B.narrow(1, begin, update.B.size(1)).copy_(update.B);
+  for (std::size_t expert = 0; expert < updates.size(); ++expert) {
+    std::vector<nn::LowRank> factors;
+    for (const auto& linear : adapter.linears()) {
+      factors.push_back(updates[expert].at(places.at(linear.name)));
     }
+    set_expert_factors(adapter, static_cast<std::int64_t>(expert), factors);
   }
 }
 

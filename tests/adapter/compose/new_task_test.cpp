@@ -11,11 +11,11 @@
 namespace moelora {
 namespace {
 
-MoeLoraConfig small_config() {
+MoeLoraConfig gated_config() {
   MoeLoraConfig config;
   config.rank = 8;
   config.num_experts = 4;
-  config.task_embedding_dim = 6;
+  config.gate.task_embedding_dim = 6;
   config.targets = {"query_key_value", "dense"};
   return config;
 }
@@ -32,7 +32,7 @@ Adapter ejected_adapter(torch::nn::Module& base, const MoeLoraConfig& config) {
 
 TEST(NewTask, IsTheLastOneAndStartsBetweenTheOthers) {
   const auto base = testing::tiny_base(2, 16);
-  const Adapter old = ejected_adapter(*base, small_config());
+  const Adapter old = ejected_adapter(*base, gated_config());
   const Adapter more = with_new_task(*base, *old, "d");
   EXPECT_EQ(more->tasks().names(), (std::vector<std::string>{"a", "b", "c", "d"}));
   EXPECT_TRUE(more->enabled());
@@ -47,7 +47,7 @@ TEST(NewTask, IsTheLastOneAndStartsBetweenTheOthers) {
 
 TEST(NewTask, LeavesAllOtherTensorsAsTheyAre) {
   const auto base = testing::tiny_base(2, 16);
-  const Adapter old = ejected_adapter(*base, small_config());
+  const Adapter old = ejected_adapter(*base, gated_config());
   const auto before = testing::copy_parameters(*old);
   const Adapter more = with_new_task(*base, *old, "d");
   const auto copies = adapter_tensors(*more);
@@ -66,10 +66,10 @@ TEST(NewTask, LeavesAllOtherTensorsAsTheyAre) {
 }
 
 TEST(NewTask, GetsARowInEachGateBehindReservedOnes) {
-  MoeLoraConfig config = small_config();
-  config.per_linear = true;
-  config.reserved_rows = 1;
-  config.top_k = 2;
+  MoeLoraConfig config = gated_config();
+  config.gate.per_linear = true;
+  config.gate.reserved_rows = 1;
+  config.gate.top_k = 2;
   const auto base = testing::tiny_base(2, 16);
   const Adapter old = ejected_adapter(*base, config);
   const Adapter more = with_new_task(*base, *old, "d", "more");
@@ -87,7 +87,7 @@ TEST(NewTask, GetsARowInEachGateBehindReservedOnes) {
 
 TEST(NewTask, IsAnErrorWhereItCannotBe) {
   const auto base = testing::tiny_base(1, 16);
-  Adapter old = inject(*base, small_config(), TaskNames({"a", "b"}));
+  Adapter old = inject(*base, gated_config(), TaskNames({"a", "b"}));
   EXPECT_TRUE(io::raises([&] { with_new_task(*base, *old, "c"); }, "an adapter named 'default' is attached"));
   EXPECT_TRUE(old->enabled());
   EXPECT_TRUE(io::raises([&] { with_new_task(*base, *old, "b", "more"); }, "expected a new task, found b"));
@@ -97,13 +97,13 @@ TEST(NewTask, IsAnErrorWhereItCannotBe) {
   EXPECT_FALSE(old->enabled());
   eject(more);
   eject(old);
-  MoeLoraConfig config = small_config();
+  MoeLoraConfig config = gated_config();
   config.routing = Routing::uniform;
   Adapter uniform = inject(*base, config, TaskNames({"a", "b"}));
   EXPECT_TRUE(
       io::raises([&] { with_new_task(*base, *uniform, "c", "more"); }, "found routing \"uniform\" with 4 experts"));
   eject(uniform);
-  config = small_config();
+  config = gated_config();
   config.num_experts = 1;
   Adapter lora = inject(*base, config, TaskNames({"a", "b"}));
   EXPECT_TRUE(io::raises([&] { with_new_task(*base, *lora, "c", "more"); }, "with 1 expert;"));

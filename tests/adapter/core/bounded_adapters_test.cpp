@@ -26,7 +26,7 @@ MoeLoraConfig tiny_adapter() {
   MoeLoraConfig config;
   config.rank = 4;
   config.num_experts = 2;
-  config.task_embedding_dim = 6;
+  config.gate.task_embedding_dim = 6;
   return config;
 }
 

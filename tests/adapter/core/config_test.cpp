@@ -31,10 +31,10 @@ TEST(MoeLoraConfig, SurvivesJson) {
   config.num_experts = 3;
   config.alpha = 0.1;
   config.dropout = 0.05;
-  config.top_k = 2;
-  config.per_linear = true;
-  config.task_embedding_dim = 7;
-  config.reserved_rows = 1;
+  config.gate.top_k = 2;
+  config.gate.per_linear = true;
+  config.gate.task_embedding_dim = 7;
+  config.gate.reserved_rows = 1;
   config.targets = {"dense", ".*\\.mlp\\..*"};
   config.seed = 0xfedcba9876543210ull;
   const auto json = config.to_json();
@@ -62,7 +62,7 @@ TEST(MoeLoraConfig, EveryProblemIsListedAtOnce) {
   const auto text = config_error([](MoeLoraConfig& config) {
     config.rank = 16;
     config.num_experts = 5;
-    config.top_k = 6;
+    config.gate.top_k = 6;
     config.dropout = 1.0;
     config.targets.clear();
   });
@@ -77,13 +77,13 @@ TEST(MoeLoraConfig, ValuesOutOfRangeAreErrors) {
   EXPECT_NE(config_error([](auto& config) { config.num_experts = 0; }).find("num_experts"), std::string::npos);
   EXPECT_NE(config_error([](auto& config) { config.alpha = 0; }).find("alpha"), std::string::npos);
   EXPECT_NE(config_error([](auto& config) { config.dropout = -0.1; }).find("dropout"), std::string::npos);
-  EXPECT_NE(config_error([](auto& config) { config.top_k = -1; }).find("top_k"), std::string::npos);
-  EXPECT_NE(config_error([](auto& config) { config.task_embedding_dim = 0; }).find("task_embedding"),
+  EXPECT_NE(config_error([](auto& config) { config.gate.top_k = -1; }).find("top_k"), std::string::npos);
+  EXPECT_NE(config_error([](auto& config) { config.gate.task_embedding_dim = 0; }).find("task_embedding"),
             std::string::npos);
   EXPECT_NE(config_error([](auto& config) { config.targets = {"dense", "dense"}; }).find("twice"), std::string::npos);
   EXPECT_NE(config_error([](auto& config) {
               config.routing = Routing::uniform;
-              config.per_linear = true;
+              config.gate.per_linear = true;
             }).find("per_linear"),
             std::string::npos);
 }

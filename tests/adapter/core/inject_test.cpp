@@ -44,7 +44,7 @@ MoeLoraConfig small_net_config() {
   config.rank = 4;
   config.num_experts = 2;
   config.targets = {"up", "down"};
-  config.task_embedding_dim = 8;
+  config.gate.task_embedding_dim = 8;
   return config;
 }
 
@@ -53,11 +53,11 @@ TaskNames two_tasks() { return TaskNames({"a", "b"}); }
 void wake(Adapter& adapter) {  // B = 0 at the start hides everything
   at::NoGradGuard guard;
   for (const auto& linear : adapter->linears()) {
-    linear.delta->B.normal_();
+    linear.delta->tensor("B").normal_();
   }
 }
 
-std::string error_of(const std::vector<std::string>& targets) {
+std::string injection_error(const std::vector<std::string>& targets) {
   Net net;
   MoeLoraConfig config = small_net_config();
   config.targets = targets;
@@ -101,7 +101,7 @@ TEST(Inject, BaseNamesAndBytesStayTheSameThroughTraining) {
     EXPECT_FALSE(after[i].grad().defined());
     EXPECT_TRUE(at::equal(after[i], bytes[i]));
   }
-  EXPECT_GT(adapter->linears().front().delta->B.abs().max().item<float>(), 0.0f);
+  EXPECT_GT(adapter->linears().front().delta->tensor("B").abs().max().item<float>(), 0.0f);
 }
 
 TEST(Inject, HalvingTheBaseKeepsTheMastersInSinglePrecision) {
@@ -113,7 +113,7 @@ TEST(Inject, HalvingTheBaseKeepsTheMastersInSinglePrecision) {
   const at::Tensor single = net->forward(x, adapter->context(segments, single_tasks({1})));
   for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
     net->to(dtype);
-    EXPECT_EQ(adapter->linears().front().delta->A.scalar_type(), at::kFloat);
+    EXPECT_EQ(adapter->linears().front().delta->tensor("A").scalar_type(), at::kFloat);
     const at::Tensor low = net->forward(x.to(dtype), adapter->context(segments, single_tasks({1})));
     EXPECT_EQ(low.scalar_type(), dtype);
     EXPECT_LE((low.to(at::kFloat) - single).abs().max().item<float>(), 0.05f * single.abs().max().item<float>());
@@ -148,14 +148,15 @@ TEST(Inject, TargetsAreSuffixesAtComponentBoundariesOrExpressions) {
   EXPECT_EQ(inject(*net, config, two_tasks(), "x")->linears().size(), 2u);
   config.targets = {"second.down"};
   EXPECT_EQ(inject(*net, config, two_tasks(), "y")->linears().front().name, "second.down");
-  EXPECT_NE(error_of({"own"}).find("'own' matches no module"), std::string::npos) << error_of({"own"});
+  EXPECT_NE(injection_error({"own"}).find("'own' matches no module"), std::string::npos) << injection_error({"own"});
 }
 
 TEST(Inject, UselessTargetsAreNamed) {
-  EXPECT_NE(error_of({"query"}).find("first.up"), std::string::npos) << error_of({"query"});
-  EXPECT_NE(error_of({"plain"}).find("accept no adapter: plain"), std::string::npos) << error_of({"plain"});
-  EXPECT_NE(error_of({"up", "["}).find("regular expression"), std::string::npos);
-  EXPECT_NE(error_of({}).find("target"), std::string::npos);
+  EXPECT_NE(injection_error({"query"}).find("first.up"), std::string::npos) << injection_error({"query"});
+  EXPECT_NE(injection_error({"plain"}).find("accept no adapter: plain"), std::string::npos)
+      << injection_error({"plain"});
+  EXPECT_NE(injection_error({"up", "["}).find("regular expression"), std::string::npos);
+  EXPECT_NE(injection_error({}).find("target"), std::string::npos);
 }
 
 TEST(Inject, ConfigurationsThatCanNotBeAreErrors) {
@@ -164,7 +165,7 @@ TEST(Inject, ConfigurationsThatCanNotBeAreErrors) {
   config.rank = 5;
   EXPECT_THROW(inject(*net, config, two_tasks()), Error);
   config = small_net_config();
-  config.top_k = 3;
+  config.gate.top_k = 3;
   EXPECT_THROW(inject(*net, config, two_tasks()), Error);
 }
 
@@ -185,7 +186,7 @@ TEST(Adapter, TheSameSeedGivesTheSameInitialValues) {
   const auto values = [&](std::uint64_t seed, const std::string& name) {
     MoeLoraConfig config = small_net_config();
     config.seed = seed;
-    return inject(*net, config, two_tasks(), name)->linears().front().delta->A.detach().clone();
+    return inject(*net, config, two_tasks(), name)->linears().front().delta->tensor("A").detach().clone();
   };
   const at::Tensor a = values(1, "a");
   EXPECT_TRUE(at::equal(a, values(1, "b")));

@@ -42,7 +42,8 @@ TEST(MoeLoraInference, EqualsTheReference) {
           }
           const at::Tensor fast = delta->forward(x_stored, stored, bias_stored, context);
           EXPECT_EQ(fast.scalar_type(), dtype);
-          const at::Tensor exact = delta->forward_reference(x_stored.to(at::kFloat), stored.value().to(at::kFloat),
+          const nn::FrozenWeight widened(weight.to(dtype).to(at::kFloat));
+          const at::Tensor exact = delta->forward_reference(x_stored.to(at::kFloat), widened,
                                                             with_bias ? bias_stored.to(at::kFloat) : bias, context);
           EXPECT_LE((fast.to(at::kFloat) - exact).abs().max().item<double>(),
                     tolerance * exact.abs().max().item<double>())
@@ -73,7 +74,7 @@ TEST(MoeLoraInference, GradientsAndDropoutTakeTheOtherWay) {
   nn::RowContext context = nn::RowContext::plain(nn::Segments::from_lengths({2}, {2}));
   context.dropout = {5, {10}};
   const at::Tensor dropped = delta->forward(x, weight, {}, context);
-  EXPECT_TRUE(at::allclose(dropped, delta->forward_reference(x, weight.value(), {}, context), 1e-4, 1e-3));
+  EXPECT_TRUE(at::allclose(dropped, delta->forward_reference(x, weight, {}, context), 1e-4, 1e-3));
   context.dropout = {};
   EXPECT_FALSE(at::allclose(dropped, delta->forward(x, weight, {}, context), 1e-4, 1e-3));
 }

@@ -68,7 +68,7 @@ TEST_P(MoeLoraLinearCase, EqualsPlainOperationsWithGradients) {
   }
   const at::Tensor probe = at::randn({7, 9});
   const at::Tensor fast = delta->forward(x, nn::FrozenWeight(weight), bias, context);
-  const at::Tensor slow = delta->forward_reference(x, weight, bias, context);
+  const at::Tensor slow = delta->forward_reference(x, nn::FrozenWeight(weight), bias, context);
   EXPECT_LE((fast - slow).abs().max().item<float>(), 1e-4);
   const auto fast_gradients = torch::autograd::grad({(fast * probe).sum()}, inputs);
   const auto slow_gradients = torch::autograd::grad({(slow * probe).sum()}, inputs);
@@ -100,7 +100,7 @@ TEST_P(MoeLoraLinearCase, LowRankIsTheSameUpdate) {
   context.dropout = {};
   const at::Tensor y = delta->forward(x, nn::FrozenWeight(weight), bias, context);
   for (std::int64_t segment = 0; segment < 2; ++segment) {
-    const nn::LowRank update = delta->low_rank(omega.defined() ? omega.select(1, segment) : at::Tensor());
+    const nn::LowRank update = delta->low_rank(omega.defined() ? omega.select(1, segment) : at::Tensor()).update();
     const at::Tensor merged = at::linear(x, weight + at::mm(update.B, update.A), bias);
     const auto begin = context.segments.offsets[segment];
     const auto length = context.segments.length(segment);
@@ -130,7 +130,7 @@ TEST(MoeLoraLinear, ATrainedBaseWeightGetsItsGradientToo) {
 }
 
 TaskGate random_gate(const MoeLoraConfig& config, std::int64_t tasks) {
-  TaskGate gate(config, tasks);
+  TaskGate gate(config.gate, config.num_experts, tasks);
   gate->reset_parameters(at::make_generator<at::CPUGeneratorImpl>(std::uint64_t{4}));
   return gate;
 }
@@ -140,7 +140,7 @@ TEST(TaskGate, WeightsSumToOneAndTopKKeepsTheLargest) {
   const at::Tensor dense = random_gate(config, 5)->forward(single_tasks({0, 1, 2, 3, 4}));
   EXPECT_TRUE(at::allclose(dense.sum(1), at::ones({5})));
   EXPECT_GT(dense.min().item<float>(), 0.0f);
-  config.top_k = 3;
+  config.gate.top_k = 3;
   const at::Tensor sparse = random_gate(config, 5)->forward(single_tasks({0, 1, 2, 3, 4}));
   EXPECT_TRUE(at::allclose(sparse.sum(1), at::ones({5})));
   EXPECT_TRUE(at::equal(sparse.ne(0).sum(1), at::full({5}, 3, at::kLong)));

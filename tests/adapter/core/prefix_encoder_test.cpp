@@ -35,10 +35,9 @@ MoeLoraConfig prefix_config(bool projection, bool linears = false) {
   MoeLoraConfig config;
   config.rank = 4;
   config.num_experts = 2;
-  config.task_embedding_dim = 6;
+  config.gate.task_embedding_dim = 6;
   config.targets = linears ? std::vector<std::string>{"query_key_value"} : std::vector<std::string>{};
-  config.prefix.length = 3;
-  config.prefix.projection = projection;
+  config.prefix = PrefixConfig{3, projection, 0.0};
   config.seed = 5;
   return config;
 }
@@ -144,7 +143,7 @@ TEST(PrefixAdapter, GoesTogetherWithLinearsWhoseValuesItDoesNotChange) {
   PrefixBase base, other;
   MoeLoraConfig config = prefix_config(true, /*linears=*/true);
   const Adapter both = inject(base, config, prefix_tasks());
-  config.prefix = {};
+  config.prefix.reset();
   const Adapter plain = inject(other, config, prefix_tasks());
   for (const auto& [name, tensor] : adapter_tensors(*plain)) {
     bool found = false;
@@ -192,7 +191,7 @@ TEST(PrefixAdapter, SurvivesItsFileAndRefusesAnotherShapeOrBase) {
     PrefixBase base;
     Adapter adapter = inject(base, prefix_config(projection, true), prefix_tasks());
     save_adapter(*adapter, folder.path() / "adapter", "base-print", "tokenizer-print", {});
-    EXPECT_EQ(read_adapter_info(folder.path() / "adapter").config.prefix.projection, projection);
+    EXPECT_EQ(read_adapter_info(folder.path() / "adapter").config.prefix->projection, projection);
     PrefixBase again;
     const Adapter loaded = load_adapter(again, folder.path() / "adapter", "base-print", "tokenizer-print");
     const auto expected = adapter_tensors(*adapter);
@@ -220,7 +219,7 @@ TEST(PrefixAdapter, IsNotMergeableNorExportableAndNothingChanges) {
   {
     at::NoGradGuard guard;
     for (const auto& linear : adapter->linears()) {
-      linear.delta->B.normal_();
+      linear.delta->tensor("B").normal_();
     }
   }
   const auto before = testing::copy_parameters(base);
@@ -244,7 +243,7 @@ TEST(PrefixAdapter, IsNotMergeableNorExportableAndNothingChanges) {
 TEST(PrefixConfig, IsPartOfTheJsonOnlyWhereThereIsAPrefix) {
   EXPECT_FALSE(MoeLoraConfig().to_json().contains("prefix"));
   MoeLoraConfig config = prefix_config(true);
-  config.prefix.dropout = 0.1;
+  config.prefix->dropout = 0.1;
   const auto json = config.to_json();
   EXPECT_EQ(json["prefix"].dump(), R"({"length":3,"projection":true,"dropout":0.1})");
   EXPECT_EQ(MoeLoraConfig::from_json(json).to_json(), json);

@@ -14,6 +14,7 @@
 #include "moelora/adapter/adapter.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/adapter/moe_lora_linear.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/gelu.h"
 #include "moelora/nn/linear_manual_backward.h"
@@ -27,7 +28,7 @@ MoeLoraConfig token_config(double dropout, double balance) {
   config.num_experts = 4;
   config.routing = Routing::token;
   config.dropout = dropout;
-  config.balance_loss = balance;
+  config.router.balance_loss = balance;
   return config;
 }
 
@@ -57,7 +58,7 @@ TEST_P(TokenRouting, EqualsPlainOperationsWithGradients) {
   const std::vector<at::Tensor> inputs{f.x, f.delta->A, f.delta->B, f.delta->router};
   const at::Tensor probe = at::randn({7, 9});
   const at::Tensor fast = f.delta->forward(f.x, nn::FrozenWeight(f.weight), f.bias, f.context);
-  const at::Tensor slow = f.delta->forward_reference(f.x, f.weight, f.bias, f.context);
+  const at::Tensor slow = f.delta->forward_reference(f.x, nn::FrozenWeight(f.weight), f.bias, f.context);
   EXPECT_LE((fast - slow).abs().max().item<float>(), 1e-4);
   const auto fast_gradients = torch::autograd::grad({(fast * probe).sum()}, inputs);
   const auto slow_gradients = torch::autograd::grad({(slow * probe).sum()}, inputs);
@@ -117,7 +118,8 @@ TEST(TokenRouting, ManualBackwardGoesThroughTheActivation) {
   linear->activate("a");
   const at::Tensor inner = at::randn({7, 12}).set_requires_grad(true);
   const at::Tensor dy = at::randn({7, 9});
-  const at::Tensor y = f.delta->forward_reference(at::gelu(inner, "tanh"), f.weight, f.bias, f.context);
+  const at::Tensor y =
+      f.delta->forward_reference(at::gelu(inner, "tanh"), nn::FrozenWeight(f.weight), f.bias, f.context);
   const auto expected = torch::autograd::grad({(y * dy).sum()}, {inner, f.delta->router, f.delta->A});
   at::NoGradGuard no_grad;
   at::Tensor tape;
@@ -157,8 +159,8 @@ Adapter fixed_adapter(torch::nn::Module& base, Routing routing, std::vector<std:
   at::NoGradGuard no_grad;
   auto generator = at::make_generator<at::CPUGeneratorImpl>(7);
   for (const auto& linear : adapter->linears()) {
-    linear.delta->A.normal_(0.0, 0.2, generator);
-    linear.delta->B.normal_(0.0, 0.2, generator);
+    linear.delta->tensor("A").normal_(0.0, 0.2, generator);
+    linear.delta->tensor("B").normal_(0.0, 0.2, generator);
   }
   return adapter;
 }
@@ -169,11 +171,11 @@ TEST(SingleRouting, EachTaskTrainsItsOwnFactorsOnly) {
   const nn::RowContext context = adapter->context(nn::Segments::from_lengths({2, 3}, {1, 1}), single_tasks({2, 0}));
   const auto& linear = adapter->linears().front();
   linear.base->forward(at::randn({5, 16}), context).square().sum().backward();
-  const at::Tensor gradient = linear.delta->A.grad();
+  const at::Tensor gradient = linear.delta->tensor("A").grad();
   EXPECT_GT(gradient.narrow(0, 0, 4).abs().min().item<float>(), 0.0f);
   EXPECT_EQ(gradient.narrow(0, 4, 4).abs().max().item<float>(), 0.0f);  // task b was not there
   EXPECT_GT(gradient.narrow(0, 8, 4).abs().min().item<float>(), 0.0f);
-  EXPECT_EQ(linear.delta->B.grad().narrow(1, 4, 4).abs().max().item<float>(), 0.0f);
+  EXPECT_EQ(linear.delta->tensor("B").grad().narrow(1, 4, 4).abs().max().item<float>(), 0.0f);
 }
 
 TEST(SingleRouting, MergesTheTasksOwnLora) {
@@ -183,7 +185,8 @@ TEST(SingleRouting, MergesTheTasksOwnLora) {
   merge_for_task(adapter, "b");
   for (const auto& linear : adapter->linears()) {
     const at::Tensor update =
-        at::mm(linear.delta->B.narrow(1, 4, 4), linear.delta->A.narrow(0, 4, 4)) * adapter->config().scaling();
+        at::mm(linear.delta->tensor("B").narrow(1, 4, 4), linear.delta->tensor("A").narrow(0, 4, 4)) *
+        adapter->config().scaling();
     EXPECT_LE((linear.base->weight - before.at(linear.name + ".weight") - update).abs().max().item<float>(), 1e-6);
   }
 }
@@ -220,7 +223,7 @@ struct SingleFixture {
     delta->B.normal_();
   }
   at::Tensor fast() { return delta->forward(x, nn::FrozenWeight(weight), bias, context); }
-  at::Tensor slow() { return delta->forward_reference(x, weight, bias, context); }
+  at::Tensor slow() { return delta->forward_reference(x, nn::FrozenWeight(weight), bias, context); }
   std::int64_t tape_width() {
     at::Tensor tape;
     delta->begin_forward(x.detach(), bias, context, tape);
@@ -293,7 +296,8 @@ TEST(SingleRouting, ManualBackwardGoesThroughTheActivation) {
   linear->activate("a");
   const at::Tensor inner = at::randn(f.x.sizes()).set_requires_grad(true);
   const at::Tensor dy = at::randn({f.context.rows(), 9});
-  const at::Tensor y = f.delta->forward_reference(at::gelu(inner, "tanh"), f.weight, f.bias, f.context);
+  const at::Tensor y =
+      f.delta->forward_reference(at::gelu(inner, "tanh"), nn::FrozenWeight(f.weight), f.bias, f.context);
   const auto expected = torch::autograd::grad({(y * dy).sum()}, {inner, f.delta->A, f.delta->B});
   at::NoGradGuard no_grad;
   at::Tensor tape;
@@ -321,8 +325,8 @@ TEST(SingleRouting, AStepOfDecodingEqualsTheReferenceAndIsTheSameInEveryBatch) {
       const nn::FrozenWeight weight(f.weight.to(dtype));
       const at::Tensor bias = f.bias.to(dtype);
       const at::Tensor y = f.delta->forward(x, weight, bias, f.context);
-      const at::Tensor exact =
-          f.delta->forward_reference(x.to(at::kFloat), weight.value().to(at::kFloat), bias.to(at::kFloat), f.context);
+      const at::Tensor exact = f.delta->forward_reference(
+          x.to(at::kFloat), nn::FrozenWeight(f.weight.to(dtype).to(at::kFloat)), bias.to(at::kFloat), f.context);
       EXPECT_LE((y.to(at::kFloat) - exact).abs().max().item<float>(),
                 (dtype == at::kFloat ? 1e-6f : 1e-3f) * exact.abs().max().item<float>());
       for (std::int64_t row = 0; row < 7 && !several; ++row) {
@@ -352,7 +356,9 @@ TEST(TableRouting, GivesEachTaskItsRow) {
   at::Tensor update = at::zeros_like(linear.base->weight);
   const double weights[] = {0.5, -1.0, 2.0};
   for (std::int64_t i = 0; i < 3; ++i) {
-    update = update + at::mm(linear.delta->B.narrow(1, 4 * i, 4), linear.delta->A.narrow(0, 4 * i, 4)) * weights[i];
+    update =
+        update + at::mm(linear.delta->tensor("B").narrow(1, 4 * i, 4), linear.delta->tensor("A").narrow(0, 4 * i, 4)) *
+                     weights[i];
   }
   EXPECT_LE((linear.base->weight - before.at(linear.name + ".weight") - update * adapter->config().scaling())
                 .abs()
@@ -370,7 +376,7 @@ TEST(TableRouting, IsWrittenAndReadWithTheAdapter) {
   auto other = testing::tiny_base(1, 16);
   const Adapter read = load_adapter(*other, folder, "base", "tokenizer");
   EXPECT_TRUE(at::equal(read->expert_weights(single_tasks({1})), adapter->expert_weights(single_tasks({1}))));
-  EXPECT_TRUE(at::equal(read->linears()[2].delta->B, adapter->linears()[2].delta->B));
+  EXPECT_TRUE(at::equal(read->linears()[2].delta->tensor("B"), adapter->linears()[2].delta->tensor("B")));
   std::filesystem::remove_all(folder);
 }
 

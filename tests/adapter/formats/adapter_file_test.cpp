@@ -25,7 +25,7 @@ MoeLoraConfig small_config() {
   MoeLoraConfig config;
   config.rank = 4;
   config.num_experts = 2;
-  config.task_embedding_dim = 6;
+  config.gate.task_embedding_dim = 6;
   config.seed = 5;
   return config;
 }
@@ -34,7 +34,7 @@ Adapter filled_adapter(torch::nn::Module& base, const MoeLoraConfig& config, con
   Adapter adapter = inject(base, config, TaskNames({"CMeIE", "MedDG", "问答"}), name);
   at::NoGradGuard no_grad;
   for (const auto& linear : adapter->linears()) {
-    linear.delta->B.normal_();
+    linear.delta->tensor("B").normal_();
   }
   return adapter;
 }
@@ -122,10 +122,10 @@ TEST_F(AdapterFile, ComesBackBitForBit) {
 TEST_F(AdapterFile, EveryVariantComesBack) {
   for (int variant = 0; variant < 4; ++variant) {
     MoeLoraConfig config = small_config();
-    config.per_linear = variant == 0;
+    config.gate.per_linear = variant == 0;
     config.routing = variant == 1 ? Routing::uniform : Routing::task;
     config.num_experts = variant == 2 ? 1 : 2;
-    config.reserved_rows = variant == 3 ? 1 : 0;
+    config.gate.reserved_rows = variant == 3 ? 1 : 0;
     auto base = testing::tiny_base(1, 8);
     const Adapter adapter = filled_adapter(*base, config);
     save_adapter(*adapter, folder_, "", "", nullptr);
@@ -294,7 +294,7 @@ TEST_F(AdapterFile, IsWrittenWithoutNamingAProvenance) {
   EXPECT_TRUE(json["provenance"].contains("version") && json["provenance"].contains("time_utc"));
   auto base = testing::tiny_base(1, 8);
   Adapter loaded = load_adapter(*base, folder_, "base-print");
-  EXPECT_TRUE(at::equal(loaded->linears().front().delta->B, adapter_->linears().front().delta->B));
+  EXPECT_TRUE(at::equal(loaded->linears().front().delta->tensor("B"), adapter_->linears().front().delta->tensor("B")));
 }
 
 }  // namespace

@@ -57,7 +57,7 @@ TEST(MoeloraPeft, IsReadWithTheReferencesGate) {
   EXPECT_EQ(adapter->config().rank, 8);
   EXPECT_EQ(adapter->config().num_experts, 4);
   EXPECT_DOUBLE_EQ(adapter->config().scaling(), 4.0);
-  EXPECT_EQ(adapter->config().reserved_rows, 1);
+  EXPECT_EQ(adapter->config().gate.reserved_rows, 1);
   EXPECT_EQ(adapter->tasks().size(), 8);
   EXPECT_EQ(adapter->tasks().name(0), "task1");
   const auto golden = io::load_safetensors(testing::fixtures() / "moelora-tiny" / "golden.safetensors");
@@ -104,7 +104,7 @@ TEST(MoeloraPeft, PerLinearUsesEachLayersOwnGate) {
   auto other = testing::tiny_chatglm_base();
   ForeignCopy copy("moelora-tiny");
   copy.config([](auto& json) { json["peft_type"] = "MMOELORA"; });
-  EXPECT_TRUE(copy.load(*other)->config().per_linear);
+  EXPECT_TRUE(copy.load(*other)->config().gate.per_linear);
 }
 
 TEST(MoeloraPeft, TakesTaskNames) {
@@ -125,7 +125,7 @@ TEST(MoeloraPeft, HalfPrecisionFactorsAreWidenedExactly) {
                              }
                            })
                            .load(*base);
-  EXPECT_EQ(adapter->linears()[0].delta->A.scalar_type(), at::kFloat);
+  EXPECT_EQ(adapter->linears()[0].delta->tensor("A").scalar_type(), at::kFloat);
 }
 
 TEST(MoeloraPeft, EveryDamageIsNamedInOneError) {
@@ -224,7 +224,9 @@ TEST(PeftLora, SettingsThatChangeTheComputationAreRefusedByName) {
                                                     {"lora_alpha", "16"},
                                                     {"target_modules", nullptr}};
   for (const auto& [key, value] : refused) {
-    expect_named(ForeignCopy("lora-tiny").config([&](auto& json) { json[key] = value; }).error(), {key + ": expected"});
+    expect_named(
+        ForeignCopy("lora-tiny").config([&key = key, &value = value](auto& json) { json[key] = value; }).error(),
+        {key + ": expected"});
   }
   EXPECT_EQ(ForeignCopy("lora-tiny").config([](auto& json) { json["a_setting_of_the_future"] = false; }).error(),
             "no error");
@@ -253,8 +255,8 @@ TEST(ExportPeft, WritesTheTasksWeightsIntoB) {
   const auto omega = adapter->expert_weights(single_tasks({2}))[0][0];
   const auto& linear = adapter->linears()[0];
   const auto prefix = foreign_prefix(linear.name);
-  EXPECT_TRUE(at::equal(written.at(prefix + "lora_A.weight"), linear.delta->A));
-  EXPECT_TRUE(at::equal(written.at(prefix + "lora_B.weight"), linear.delta->B * omega.repeat_interleave(2)));
+  EXPECT_TRUE(at::equal(written.at(prefix + "lora_A.weight"), linear.delta->tensor("A")));
+  EXPECT_TRUE(at::equal(written.at(prefix + "lora_B.weight"), linear.delta->tensor("B") * omega.repeat_interleave(2)));
   const auto json = io::read_json_file(folder.path() / "out" / "adapter_config.json");
   EXPECT_EQ(json["peft_type"], "LORA");
   EXPECT_EQ(json["r"], 8);
@@ -264,8 +266,10 @@ TEST(ExportPeft, WritesTheTasksWeightsIntoB) {
   auto other = testing::tiny_chatglm_base();
   const Adapter read = load_foreign_adapter(*other, folder.path() / "out");
   for (std::size_t i = 0; i < adapter->linears().size(); ++i) {
-    const auto ours = adapter->linears()[i].delta->low_rank(adapter->expert_weights(single_tasks({2})).select(1, 0));
-    const auto theirs = read->linears()[i].delta->low_rank(read->expert_weights(single_tasks({0})).select(1, 0));
+    const auto ours =
+        adapter->linears()[i].delta->low_rank(adapter->expert_weights(single_tasks({2})).select(1, 0)).update();
+    const auto theirs =
+        read->linears()[i].delta->low_rank(read->expert_weights(single_tasks({0})).select(1, 0)).update();
     EXPECT_LE(largest_difference(ours.B.mm(ours.A), theirs.B.mm(theirs.A)), 1e-6);
   }
   EXPECT_THROW(export_peft(*adapter, "task9", folder.path() / "out"), Error);
@@ -342,10 +346,10 @@ TEST(ExportMoeloraPeft, WhatTheFormatCanNotSayIsAnError) {
     }
     return "no error";
   };
-  expect_named(error_with([](auto& config) { config.top_k = 2; }), {"top_k"});
+  expect_named(error_with([](auto& config) { config.gate.top_k = 2; }), {"top_k"});
   expect_named(error_with([](auto& config) { config.routing = Routing::uniform; }), {"uniform"});
   expect_named(error_with([](auto& config) { config.num_experts = 1; }), {"one expert"});
-  expect_named(error_with([](auto& config) { config.reserved_rows = 2; }), {"reserves one row"});
+  expect_named(error_with([](auto& config) { config.gate.reserved_rows = 2; }), {"reserves one row"});
   EXPECT_FALSE(fs::exists(folder.path() / "out"));
 }
 
@@ -367,7 +371,7 @@ TEST(Export, AnAdapterThatIsNotFiniteIsRefusedAndNothingIsWritten) {
     const Adapter adapter = load_foreign_adapter(*base, testing::fixtures() / "moelora-tiny");
     {
       at::NoGradGuard no_grad;
-      adapter->linears()[2].delta->B.view(-1)[5] = bad;
+      adapter->linears()[2].delta->tensor("B").view(-1)[5] = bad;
     }
     testing::TemporaryFolder folder;
     EXPECT_THROW(export_peft(*adapter, "task1", folder.path() / "out"), io::NotFinite);

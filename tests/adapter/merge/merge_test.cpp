@@ -10,6 +10,7 @@
 
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/foreign.h"
+#include "moelora/adapter/moe_lora_linear.h"
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/nn/row_context.h"
@@ -25,7 +26,7 @@ MoeLoraConfig merge_config() {
   config.rank = 8;
   config.num_experts = 4;
   config.alpha = 16;
-  config.task_embedding_dim = 8;
+  config.gate.task_embedding_dim = 8;
   return config;
 }
 
@@ -42,8 +43,8 @@ struct Fixture {
     at::NoGradGuard no_grad;
     auto generator = at::make_generator<at::CPUGeneratorImpl>(7);
     for (const auto& linear : adapter->linears()) {
-      linear.delta->A.normal_(0.0, 0.2, generator);
-      linear.delta->B.normal_(0.0, 0.2, generator);
+      linear.delta->tensor("A").normal_(0.0, 0.2, generator);
+      linear.delta->tensor("B").normal_(0.0, 0.2, generator);
     }
     original = testing::copy_parameters(*base);
   }
@@ -68,7 +69,7 @@ struct Fixture {
     at::Tensor sum = original.at(linear.name + ".weight").to(at::kDouble);
     for (const auto& [task, weight] : tasks) {
       const auto omega = adapter->expert_weights(single_tasks({task})).select(1, 0);
-      const auto update = linear.delta->low_rank(omega);
+      const auto update = linear.delta->low_rank(omega).update();
       sum = sum + weight * at::mm(update.B.to(at::kDouble), update.A.to(at::kDouble));
     }
     return sum;
@@ -255,7 +256,7 @@ TEST(Merge, AnUpdateThatOverflowsTheDtypeIsAnErrorAndLeavesTheBaseAsItWas) {
   merge_for_task(fixture.adapter, "a");
   {
     at::NoGradGuard no_grad;
-    fixture.adapter->linears().back().delta->B.fill_(1e5);
+    fixture.adapter->linears().back().delta->tensor("B").fill_(1e5);
   }
   const auto text = error_of([&] { merge_for_task(fixture.adapter, "b"); });
   EXPECT_NE(text.find("leaves the range of float16"), text.npos) << text;
@@ -270,7 +271,7 @@ TEST(Merge, AnUpdateThatIsNotFiniteIsRefusedBeforeAnythingChanges) {
   const auto merged = testing::copy_parameters(*fixture.base);
   {
     at::NoGradGuard no_grad;
-    fixture.adapter->linears()[1].delta->A.view(-1)[3] = std::numeric_limits<float>::quiet_NaN();
+    fixture.adapter->linears()[1].delta->tensor("A").view(-1)[3] = std::numeric_limits<float>::quiet_NaN();
   }
   EXPECT_NE(error_of([&] { merge_for_task(fixture.adapter, "b"); }).find("attention.dense"), std::string::npos);
   EXPECT_TRUE(is_merged(fixture.adapter));
@@ -323,7 +324,7 @@ TEST(Merge, EveryDamagedTensorOfTheAdapterIsNamed) {
   Fixture fixture;
   {
     at::NoGradGuard no_grad;
-    fixture.adapter->linears()[0].delta->B.view(-1)[0] = std::numeric_limits<float>::infinity();
+    fixture.adapter->linears()[0].delta->tensor("B").view(-1)[0] = std::numeric_limits<float>::infinity();
     fixture.adapter->gates()[0]->task_embedding.view(-1)[1] = std::numeric_limits<float>::quiet_NaN();
   }
   EXPECT_THROW(require_finite(*fixture.adapter), io::NotFinite);
@@ -349,7 +350,7 @@ TEST(Merge, AnUnknownTaskIsNamedAndChangesNothing) {
 class TokenDelta : public MoeLoraLinearImpl {
  public:
   using MoeLoraLinearImpl::MoeLoraLinearImpl;
-  nn::LowRank low_rank(const at::Tensor& omega) const override { return nn::LinearDelta::low_rank(omega); }
+  std::string not_mergeable() const override { return "depends on each token"; }
 };
 
 TEST(Merge, AnUpdateThatIsNoMatrixIsRefused) {
@@ -358,8 +359,8 @@ TEST(Merge, AnUpdateThatIsNoMatrixIsRefused) {
   const std::shared_ptr<MoeLoraLinearImpl> delta = std::make_shared<TokenDelta>(16, 16, merge_config(), 0, 0);
   linear->attach("default", delta);
   Adapter adapter("default", merge_config(), TaskNames({"a"}),
-                  std::vector<AdapterImpl::AdaptedLinear>{{"linear", linear, MoeLoraLinear(delta)}});
-  EXPECT_THROW(merge_for_task(adapter, "a"), Error);
+                  std::vector<AdapterImpl::AdaptedLinear>{{"linear", linear, delta}});
+  EXPECT_THROW(merge_for_task(adapter, "a"), NotMergeable);
   EXPECT_FALSE(is_merged(adapter));
   EXPECT_TRUE(at::equal(linear->weight, before));
 }
@@ -436,9 +437,9 @@ TEST(Merge, PlainLoraAndUniformRoutingMergeToo) {
     Adapter adapter = inject(*base, config, TaskNames({"a"}));
     at::NoGradGuard no_grad;
     auto& linear = adapter->linears()[0];
-    linear.delta->B.normal_();
-    const auto expected =
-        linear.base->weight + 2.0 / static_cast<double>(experts) * linear.delta->B.mm(linear.delta->A);
+    linear.delta->tensor("B").normal_();
+    const auto expected = linear.base->weight +
+                          2.0 / static_cast<double>(experts) * linear.delta->tensor("B").mm(linear.delta->tensor("A"));
     merge_for_task(adapter, "a");
     EXPECT_LE((linear.base->weight - expected).abs().max().item<double>(), 1e-6);
   }
