@@ -1,6 +1,7 @@
 // Model folders of any family: reading, and new models.
 
-#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
@@ -110,6 +111,8 @@ std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const Model
 }
 
 }  // namespace
+
+at::Device automatic_device() { return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU); }
 
 LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   MOELORA_CHECK(fs::is_directory(folder), "no model folder at ", folder.string(),
