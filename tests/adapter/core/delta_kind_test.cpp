@@ -213,13 +213,5 @@ TEST(DeltaKind, IsWrittenOnlyIfItIsNotTheUsualOne) {
   EXPECT_EQ(MoeLoraConfig::from_json(config.to_json()).delta, "mixed-rank");
 }
 
-TEST(LinearDelta, NamesItsTensors) {
-  testing::UserModel model;
-  Adapter adapter = inject(*model, testing::user_config(), testing::user_tasks());
-  const auto& delta = *adapter->linears().front().delta;
-  EXPECT_TRUE(delta.tensor("A").is_same(delta.tensors().front().second));
-  EXPECT_TRUE(has(error_text([&] { delta.tensor("C"); }), "(A, B), found 'C'"));
-}
-
 }  // namespace
 }  // namespace moelora

@@ -1,17 +1,15 @@
 #include "moelora/adapter/merge.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "adapter/merge/merge_fixture.h"
 #include "adapter/tiny_base.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/moe_lora_linear.h"
-#include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/nn/row_context.h"
 
@@ -19,71 +17,9 @@ namespace moelora {
 namespace {
 
 using KeepBase = MergeOptions::KeepBase;
-using Copies = std::map<std::string, at::Tensor>;
-
-MoeLoraConfig merge_config() {
-  MoeLoraConfig config;
-  config.rank = 8;
-  config.num_experts = 4;
-  config.alpha = 16;
-  config.gate.task_embedding_dim = 8;
-  return config;
-}
-
-/// A base with an adapter whose factors are all non-zero.
-struct Fixture {
-  std::shared_ptr<torch::nn::Module> base;
-  Adapter adapter{nullptr};
-  Copies original;
-
-  explicit Fixture(at::ScalarType dtype = at::kFloat, std::int64_t layers = 1, std::int64_t hidden = 16) {
-    base = testing::tiny_base(layers, hidden);
-    base->to(dtype);
-    adapter = inject(*base, merge_config(), TaskNames({"a", "b", "c"}));
-    at::NoGradGuard no_grad;
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(7);
-    for (const auto& linear : adapter->linears()) {
-      linear.delta->tensor("A").normal_(0.0, 0.2, generator);
-      linear.delta->tensor("B").normal_(0.0, 0.2, generator);
-    }
-    original = testing::copy_parameters(*base);
-  }
-
-  bool base_is_original() const {
-    for (const auto& parameter : base->named_parameters()) {
-      const auto& now = parameter.value();
-      const auto& then = original.at(parameter.key());
-      if (now.scalar_type() != then.scalar_type() || std::memcmp(now.data_ptr(), then.data_ptr(), now.nbytes()) != 0) {
-        return false;
-      }
-    }
-    return true;
-  }
-  std::function<at::Tensor(const std::string&)> reread() const {
-    return [this](const std::string& name) { return original.at(name); };
-  }
-  /// W0 + Σ weight ΔW of linear `i`, in fp64 from the update as it is folded.
-  at::Tensor exact(std::size_t i, const std::vector<std::pair<std::int64_t, double>>& tasks) const {
-    at::NoGradGuard no_grad;
-    const auto& linear = adapter->linears()[i];
-    at::Tensor sum = original.at(linear.name + ".weight").to(at::kDouble);
-    for (const auto& [task, weight] : tasks) {
-      const auto omega = adapter->expert_weights(single_tasks({task})).select(1, 0);
-      const auto update = linear.delta->low_rank(omega).update();
-      sum = sum + weight * at::mm(update.B.to(at::kDouble), update.A.to(at::kDouble));
-    }
-    return sum;
-  }
-};
-
-std::string error_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
+using Fixture = testing::MergeFixture;
+using testing::error_of;
+using testing::merge_config;
 
 class MergeInDtype : public ::testing::TestWithParam<at::ScalarType> {};
 
@@ -365,53 +301,6 @@ TEST(Merge, AnUpdateThatIsNoMatrixIsRefused) {
   EXPECT_TRUE(at::equal(linear->weight, before));
 }
 
-TEST(Merge, WithNothingKeptTheMergeIsFinal) {
-  Fixture fixture;
-  MergeOptions options;
-  options.keep_base = KeepBase::none;
-  merge_for_task(fixture.adapter, "a", options);
-  EXPECT_TRUE(is_merged(fixture.adapter));
-  EXPECT_FALSE(fixture.base_is_original());
-  EXPECT_NE(error_of([&] { unmerge(fixture.adapter); }).find("load the base again"), std::string::npos);
-  EXPECT_NE(error_of([&] { merge_for_task(fixture.adapter, "b"); }).find("load the base again"), std::string::npos);
-}
-
-TEST(Merge, RereadChecksBeforehandThatTheFileHasTheBasesBytes) {
-  Fixture fixture;
-  MergeOptions options;
-  options.keep_base = KeepBase::reread;
-  EXPECT_NE(error_of([&] { merge_for_task(fixture.adapter, "a", options); }).find("reread"), std::string::npos);
-  options.reread = [&](const std::string& name) {
-    const auto tensor = fixture.original.at(name);
-    return name.find("mlp") == name.npos ? tensor : tensor + 1;
-  };
-  EXPECT_NE(error_of([&] { merge_for_task(fixture.adapter, "a", options); }).find("other values"), std::string::npos);
-  EXPECT_FALSE(is_merged(fixture.adapter));
-  EXPECT_TRUE(fixture.base_is_original());
-  options.reread = [&](const std::string& name) -> at::Tensor {
-    MOELORA_CHECK(name.find("mlp") == name.npos, "no such tensor");
-    return fixture.original.at(name);
-  };
-  EXPECT_THROW(merge_for_task(fixture.adapter, "a", options), Error);
-  EXPECT_TRUE(fixture.base_is_original());
-  EXPECT_TRUE(fixture.adapter->enabled());
-}
-
-TEST(Merge, TheFileMayHaveAnotherDtypeThanTheBase) {
-  Fixture fixture;
-  for (auto& [name, tensor] : fixture.original) {
-    const auto half = tensor.to(at::kHalf);
-    fixture.base->named_parameters()[name].copy_(half);
-    tensor = half.to(at::kFloat);
-  }
-  MergeOptions options;
-  options.keep_base = KeepBase::reread;
-  options.reread = [&](const std::string& name) { return fixture.original.at(name).to(at::kHalf); };
-  merge_for_task(fixture.adapter, "a", options);
-  unmerge(fixture.adapter);
-  EXPECT_TRUE(fixture.base_is_original());
-}
-
 TEST(Merge, TwoAdaptersCanNotBeMergedIntoTheSameWeights) {
   Fixture fixture;
   Adapter other = inject(*fixture.base, merge_config(), TaskNames({"x"}), "other");
@@ -454,26 +343,6 @@ TEST(Merge, TheCertificateIsWrittenWithNullForWhatWasNotMeasured) {
   EXPECT_EQ(json["dtype"], "float32");
   EXPECT_TRUE(json["largest_rounding"].is_null());
   EXPECT_TRUE(json["largest_logit_difference"].is_null());
-}
-
-TEST(ParseMixture, ReadsTasksAndWeights) {
-  EXPECT_EQ(parse_mixture("CMeIE=0.5,MedDG=0.5"),
-            (std::vector<std::pair<std::string, double>>{{"CMeIE", 0.5}, {"MedDG", 0.5}}));
-  EXPECT_EQ(parse_mixture(" a = -1e-2 , b=2"), (std::vector<std::pair<std::string, double>>{{"a", -0.01}, {"b", 2.0}}));
-  EXPECT_EQ(parse_mixture("x=y=3").front().first, "x=y");
-  EXPECT_EQ(parse_mixture("A=1"), (std::vector<std::pair<std::string, double>>{{"A", 1.0}}));
-  EXPECT_EQ(parse_mixture("A=+0.25,B=1e-3").front().second, 0.25);
-}
-
-TEST(ParseMixture, NamesTheBadPart) {
-  for (const auto* bad : {"", "a", "a=", "=1", "a=1,", "a=1,b", "a=x", "a=1.5y", "a=inf", "a=nan", "a=1,a=2", "a=1e999",
-                          "a=++1", "a=+-1", "a==1,=", "a=1,,b=2", "a=0x10", "a=1 2"}) {
-    EXPECT_THROW(parse_mixture(bad), Error) << bad;
-  }
-  EXPECT_NE(error_of([] { parse_mixture("a=1,b=two"); }).find("'b=two'"), std::string::npos);
-  EXPECT_NE(error_of([] { parse_mixture("a=1,b=two"); }).find("'two' is no number"), std::string::npos);
-  EXPECT_NE(error_of([] { parse_mixture("a=1,b=1,a=3"); }).find("task 'a' comes twice"), std::string::npos);
-  EXPECT_NE(error_of([] { parse_mixture("a=-inf"); }).find("not finite"), std::string::npos);
 }
 
 }  // namespace
