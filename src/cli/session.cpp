@@ -207,14 +207,4 @@ void require_empty(const std::filesystem::path& folder) {
                 ": exists and is not an empty folder; choose another --output");
 }
 
-std::string with_commas(std::int64_t number) {
-  std::string text = std::to_string(number);
-  const std::size_t first = number < 0 ? 1 : 0;  // a sign stays in front
-  for (std::size_t at = text.size(); at > 3 + first;) {
-    at -= 3;
-    text.insert(at, ",");
-  }
-  return text;
-}
-
 }  // namespace moelora::cli

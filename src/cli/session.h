@@ -9,6 +9,7 @@
 
 #include "moelora/adapter/adapter.h"
 #include "moelora/data/record.h"
+#include "moelora/io/readable.h"
 #include "moelora/model/chatglm/load.h"
 #include "moelora/model/chatglm/tokenizer.h"
 #include "moelora/model/generation.h"
@@ -63,7 +64,6 @@ at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfl
 /// Error if `folder` exists and holds anything.
 void require_empty(const std::filesystem::path& folder);
 
-/// 6173286400 → "6,173,286,400".
-std::string with_commas(std::int64_t number);
+using io::with_commas;
 
 }  // namespace moelora::cli

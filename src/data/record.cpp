@@ -268,25 +268,6 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
   return file;
 }
 
-nlohmann::ordered_json to_json(const Record& record) {
-  nlohmann::ordered_json json;
-  json["input"] = record.input;
-  json["target"] = record.target;
-  json["answer_choices"] = nullptr;
-  if (!record.answer_choices.empty()) {
-    json["answer_choices"] = record.answer_choices;
-  }
-  json["task_type"] = record.task_type;
-  if (!record.task.empty()) {
-    json["task_dataset"] = record.task;
-  }
-  json["sample_id"] = record.sample_id;
-  if (!record.history.empty()) {
-    json["history"] = record.history;
-  }
-  return json;
-}
-
 std::string data_hash(const std::vector<Record>& records) {
   io::Sha256 hash;
   for (const Record& record : records) {
