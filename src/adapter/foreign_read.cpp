@@ -9,10 +9,10 @@
 #include "adapter/foreign_config.h"
 #include "adapter/foreign_tensors.h"
 #include "adapter/target_pattern.h"
-#include "io/saved_names.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora {

@@ -6,10 +6,10 @@
 
 #include "adapter/adapter_loading.h"
 #include "adapter/target_pattern.h"
-#include "io/saved_names.h"
 #include "moelora/adapter/adapter.h"
 #include "moelora/io/error.h"
 #include "moelora/io/memory.h"
+#include "moelora/io/saved_names.h"
 
 namespace moelora {
 namespace {

@@ -7,12 +7,12 @@
 #include <utility>
 
 #include "data/record_text.h"
-#include "io/file_kind.h"
-#include "io/json_text.h"
-#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/json_text.h"
 #include "moelora/io/sha256.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {

@@ -5,7 +5,7 @@
 #include <iterator>
 #include <limits>
 
-#include "eval/page.h"
+#include "moelora/eval/page.h"
 #include "moelora/io/readable.h"
 
 namespace moelora::eval::page {

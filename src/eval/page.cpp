@@ -1,9 +1,9 @@
-#include "eval/page.h"
+#include "moelora/eval/page.h"
 
 #include <algorithm>
 #include <map>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/readable.h"
 
 namespace moelora::eval::page {

@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "eval/page.h"
-#include "eval/python_text.h"
+#include "moelora/eval/page.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "eval/python_text.h"
-#include "eval/text_table.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/eval/scorer.h"
+#include "moelora/eval/text_table.h"
 #include "moelora/io/readable.h"
 
 namespace moelora::eval {

@@ -9,8 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
-#include "io/file_kind.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 
 namespace moelora::io {
 

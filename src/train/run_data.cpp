@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <map>
 
-#include "io/saved_names.h"
 #include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/io/error.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora::train {

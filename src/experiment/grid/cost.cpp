@@ -7,10 +7,10 @@
 #include <chrono>
 #include <functional>
 
-#include "data/random.h"
 #include "experiment/grid/bench.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/data/random.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/model/generation.h"
 #include "moelora/train/optimizer.h"

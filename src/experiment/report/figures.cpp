@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "eval/page.h"
 #include "experiment/report/table.h"
+#include "moelora/eval/page.h"
 #include "moelora/io/readable.h"
 
 namespace moelora::experiment {

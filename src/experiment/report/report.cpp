@@ -2,13 +2,13 @@
 
 #include <nlohmann/json.hpp>
 
-#include "eval/page.h"
-#include "eval/python_text.h"
-#include "eval/text_table.h"
 #include "experiment/report/analysis.h"
 #include "experiment/report/figures.h"
 #include "experiment/report/json.h"
 #include "experiment/report/tables.h"
+#include "moelora/eval/page.h"
+#include "moelora/eval/python_text.h"
+#include "moelora/eval/text_table.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/readable.h"
 

@@ -5,7 +5,7 @@
 #include <functional>
 #include <set>
 
-#include "eval/page.h"
+#include "moelora/eval/page.h"
 #include "moelora/io/readable.h"
 
 namespace moelora::experiment {

@@ -7,11 +7,11 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "io/saved_names.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/fingerprint.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
 #include "moelora/model/chatglm/other_families.h"
