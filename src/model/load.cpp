@@ -6,11 +6,11 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "io/saved_names.h"
 #include "model/foreign_weights.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/memory.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 #include "moelora/model/registry.h"
 

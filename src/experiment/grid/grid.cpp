@@ -2,22 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <set>
 
 #include "moelora/experiment/method.h"
 #include "moelora/io/error.h"
 #include "moelora/io/file_name.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
-
-std::string rate_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
 
 std::vector<std::string> tune_ids(const ExperimentConfig& config, const std::string& method) {
   std::vector<std::string> ids;
@@ -177,7 +171,9 @@ double chosen_rate(const ExperimentConfig& config, const std::filesystem::path& 
   return best;
 }
 
-std::string tune_id(const std::string& method, double rate) { return "tune/" + method + "/rate-" + rate_text(rate); }
+std::string tune_id(const std::string& method, double rate) {
+  return "tune/" + method + "/rate-" + io::significant(rate, 6);
+}
 
 std::string run_id(const std::string& method, std::uint64_t seed) {
   return "run/" + method + "/seed-" + std::to_string(seed);
