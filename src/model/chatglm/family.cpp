@@ -1,3 +1,4 @@
+#include "moelora/model/chatglm/family.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
