@@ -11,6 +11,7 @@
 #include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/sha256.h"
+#include "moelora/io/splitmix64.h"
 #include "moelora/log/log.h"
 
 namespace moelora::eval {
