@@ -128,15 +128,15 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   const ExpectedTensors expected = loaded.config->expected_tensors();
   io::TensorFolder weights(folder);
   drop_wrapper(weights, expected);
+  loaded.stored_dtype = stored_dtype_of(weights, expected);
+  const at::ScalarType dtype =
+      options.dtype ? *options.dtype : automatic_dtype(expected, loaded.stored_dtype, options.device);
   check_is_base(weights, *loaded.family);
   check_layers(weights, *loaded.config);
   const std::string problems = tensor_problems(weights, expected);
   MOELORA_CHECK(problems.empty(), folder.string(),
                 " does not hold the weights that its config.json describes:", problems);
   compare_forms_of(weights, expected);
-  loaded.stored_dtype = stored_dtype_of(weights, expected);
-  const at::ScalarType dtype =
-      options.dtype ? *options.dtype : automatic_dtype(expected, loaded.stored_dtype, options.device);
   // A fingerprint is over the stored values: rounding comes after it.
   const bool rounded_later = options.fingerprint && dtype != at::kFloat;
   loaded.model =
