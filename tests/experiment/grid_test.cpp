@@ -61,6 +61,17 @@ TEST_F(Grid, EveryCellIsNamedOnceAndComesAfterWhatItNeeds) {
   EXPECT_FALSE(seen.contains("tune/ties/rate-0.001"));
 }
 
+TEST_F(Grid, CellsOfATaskWithAnyNameAreFoundAgain) {
+  const auto config = read({{"new_tasks", {{"tasks", {"问/答"}}}}, {"sweeps", {{"rank", {4}}}}});
+  std::set<std::string> planned;
+  for (const Cell& cell : plan_cells(config)) {
+    planned.insert(cell.id);
+  }
+  EXPECT_TRUE(planned.contains(new_task_id("问/答", 1)));
+  EXPECT_TRUE(planned.contains(sweep_id("rank", 4, 1)));
+  EXPECT_EQ(new_task_id("问/答", 1).find("问/答"), std::string::npos) << "a folder of its own";
+}
+
 TEST_F(Grid, TheRateWithTheLowestFiniteValidationLossIsChosen) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 3e-3, 1e-2}}}}});
   finish(fixture::cell_of(config, "tune/molora/rate-0.001"), {{"validation_loss", 2.0}});
