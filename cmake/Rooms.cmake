@@ -18,6 +18,7 @@ endif()
 function(moelora_room name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
   list(FILTER sources EXCLUDE REGEX "${MOELORA_LEFT_OUT}")
+  list(FILTER sources EXCLUDE REGEX "/kernels/cpu/isa/")  # Kernels.cmake compiles these
   if(NOT sources)
     file(TOUCH ${CMAKE_BINARY_DIR}/empty.cpp)
     set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
@@ -26,10 +27,6 @@ function(moelora_room name)
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
     moelora_sentencepiece ${MOELORA_LIBRARIES_OF_${name}} Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
-  # Loops of our own: vectorised, each file by itself (no LibTorch headers or few).
-  list(FILTER sources INCLUDE REGEX "(_kernel|_loops)\\.cpp$")
-  set_source_files_properties(${sources} PROPERTIES SKIP_UNITY_BUILD_INCLUSION ON
-    COMPILE_OPTIONS "-O3;-fno-math-errno;-fno-trapping-math")
   set(all ${name})
   foreach(import IN LISTS ARGN)
     list(APPEND all ${MOELORA_ROOM_${import}})
@@ -45,34 +42,10 @@ target_compile_definitions(moelora_log PRIVATE FMT_HEADER_ONLY=1)
 target_link_libraries(moelora_log PUBLIC moelora_settings PRIVATE spdlog::spdlog_header_only)
 set(MOELORA_ROOM_log log)
 
-# LibTorch's own BLAS, called directly where it can be (nn/gemm.h).
-include(CheckCXXSourceCompiles)
-set(CMAKE_REQUIRED_LIBRARIES moelora_libtorch)
-check_cxx_source_compiles("
-  extern \"C\" void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
-                          const int*, const float*, const int*, const float*, float*, const int*);
-  int main() { sgemm_(nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,
-                      nullptr, nullptr); }" MOELORA_HAVE_SGEMM)
-unset(CMAKE_REQUIRED_LIBRARIES)
-if(MOELORA_HAVE_SGEMM)
-  set_source_files_properties(${CMAKE_SOURCE_DIR}/src/nn/gemm.cpp PROPERTIES COMPILE_DEFINITIONS MOELORA_HAVE_SGEMM)
-endif()
-
-# The same loops for several instruction sets; the program chooses when it runs. Never part of a unity file: the flags
-# must reach nothing else.
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
-  # g++ 12 warns of its own AVX-512 header's deliberately undefined values.
-  set(quiet "-Wno-uninitialized;-Wno-maybe-uninitialized")
-  set(kernels ${CMAKE_SOURCE_DIR}/src/nn/kernels/row_kernels)
-  set_source_files_properties(${kernels}_avx512.cpp PROPERTIES
-    COMPILE_OPTIONS "-O3;-march=x86-64-v4;-mprefer-vector-width=512;-ffp-contract=fast;${quiet}")
-  set_source_files_properties(${kernels}_avx2.cpp PROPERTIES COMPILE_OPTIONS "-O3;-march=x86-64-v3;-ffp-contract=fast")
-  set_source_files_properties(${kernels}_avx512.cpp ${kernels}_avx2.cpp ${kernels}_plain.cpp PROPERTIES
-    SKIP_UNITY_BUILD_INCLUSION ON)
-endif()
+include(${CMAKE_CURRENT_LIST_DIR}/Kernels.cmake)
 
 moelora_room(io log)
-moelora_room(nn io)
+moelora_room(nn io ${MOELORA_KERNELS_kernels})
 moelora_room(adapter nn)
 moelora_room(model nn)
 moelora_room(data model)
@@ -81,7 +54,7 @@ moelora_room(train adapter data)
 moelora_room(verify adapter eval train)
 moelora_room(experiment adapter eval train)
 
-set(MOELORA_ROOMS log io nn adapter model data eval train verify experiment)
+set(MOELORA_ROOMS log io ${MOELORA_KERNELS_kernels} nn adapter model data eval train verify experiment)
 
 add_library(moelora STATIC)
 add_library(moelora::moelora ALIAS moelora)
@@ -100,9 +73,12 @@ elseif(MOELORA_SANITIZE_THREADS)
   target_link_options(moelora PUBLIC -fsanitize=thread)
 endif()
 
+# The program without its main(), so that tests can run it with another family of models registered.
 file(GLOB cli_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/cli/*.cpp)
-if(cli_sources)
-  add_executable(moelora_cli ${cli_sources})
-  set_target_properties(moelora_cli PROPERTIES OUTPUT_NAME moelora UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
-  target_link_libraries(moelora_cli PRIVATE moelora_settings moelora CLI11::CLI11)
-endif()
+list(FILTER cli_sources EXCLUDE REGEX "/main[.]cpp$")
+add_library(moelora_program OBJECT ${cli_sources})
+set_target_properties(moelora_program PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
+target_link_libraries(moelora_program PUBLIC moelora_settings moelora CLI11::CLI11)
+add_executable(moelora_cli ${CMAKE_SOURCE_DIR}/src/cli/main.cpp)
+set_target_properties(moelora_cli PROPERTIES OUTPUT_NAME moelora)
+target_link_libraries(moelora_cli PRIVATE moelora_program)

@@ -18,45 +18,46 @@
 
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
-#include "moelora/model/chatglm/load.h"
-#include "moelora/model/chatglm/tokenizer.h"
 #include "moelora/model/generation.h"
+#include "moelora/model/registry.h"
 
 namespace {
 
-std::string answer(moelora::model::ChatGlm& model, const moelora::model::ChatGlmTokenizer& tokenizer,
-                   const std::string& prompt, const moelora::nn::ContextMaker& context) {
+std::string answer(const moelora::model::LoadedModel& base, const std::string& prompt,
+                   const moelora::nn::ContextMaker& context) {
+  const moelora::model::Tokenizer& tokenizer = *base.tokenizer;
   moelora::model::GenerationOptions options;
   options.max_new_tokens = 64;
   options.eos_id = tokenizer.eos_id();
   const auto generated =
-      moelora::model::generate(*model, {tokenizer.build_prompt(tokenizer.encode(prompt))}, options, context);
+      moelora::model::generate(*base.model, {tokenizer.build_prompt(tokenizer.encode(prompt))}, options, context);
   return tokenizer.clean_response(tokenizer.decode(generated.front().ids));
 }
 
 int run(char** argv) {
   const std::string folder = argv[1], task = argv[3], other = argv[4], prompt = argv[5];
-  moelora::model::ChatGlm model = moelora::model::load_chatglm(folder);
-  const moelora::model::ChatGlmTokenizer tokenizer(folder);
-  const std::string fingerprint = moelora::model::base_fingerprint(*model);
-  moelora::Adapter adapter = moelora::load_adapter(*model, argv[2], fingerprint, tokenizer.fingerprint());
+  moelora::model::LoadOptions options;
+  options.fingerprint = true;  // ties the adapter to its base
+  const moelora::model::LoadedModel base = moelora::model::load(folder, options);
+  moelora::Adapter adapter =
+      moelora::load_adapter(*base.model, argv[2], base.base_fingerprint, base.tokenizer->fingerprint());
 
   // Unmerged: each sequence of a batch has its own task, given by the context.
-  const std::string unmerged = answer(model, tokenizer, prompt, moelora::for_task(adapter, task));
+  const std::string unmerged = answer(base, prompt, moelora::for_task(adapter, task));
   std::printf("with the adapter: %s\n", unmerged.c_str());
 
   // Merged: an ordinary model. Without a context maker, generation runs plain.
   const moelora::Certificate certificate = moelora::merge_for_task(adapter, task);
-  const std::string merged = answer(model, tokenizer, prompt, {});
+  const std::string merged = answer(base, prompt, {});
   std::printf("merged:           %s\n", merged.c_str());
   std::printf("largest rounding of a weight: %.1e\n", certificate.largest_rounding);
 
   // A switch starts from the base's bytes, not from the other task's.
   moelora::merge_for_task(adapter, other);
-  std::printf("%s merged: %s\n", other.c_str(), answer(model, tokenizer, prompt, {}).c_str());
+  std::printf("%s merged: %s\n", other.c_str(), answer(base, prompt, {}).c_str());
 
   moelora::unmerge(adapter);
-  const bool restored = moelora::model::base_fingerprint(*model) == fingerprint;
+  const bool restored = moelora::model::base_fingerprint(*base.model) == base.base_fingerprint;
   std::printf("restored: %s\n", restored ? "the base's bytes are back" : "NO");
   return restored && merged == unmerged ? 0 : 1;
 }

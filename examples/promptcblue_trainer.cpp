@@ -18,8 +18,7 @@
 #include "moelora/eval/evaluate.h"
 #include "moelora/eval/report.h"
 #include "moelora/io/provenance.h"
-#include "moelora/model/chatglm/load.h"
-#include "moelora/model/chatglm/tokenizer.h"
+#include "moelora/model/registry.h"
 #include "moelora/train/trainer.h"
 
 namespace {
@@ -41,9 +40,11 @@ std::vector<Example> encode(const std::vector<Record>& records, const moelora::T
 
 void run(const std::string& model_folder, const std::string& train_file, const std::string& dev_file,
          const std::string& output, std::int64_t steps) {
-  moelora::model::ChatGlm model = moelora::model::load_chatglm(model_folder);
-  const moelora::model::ChatGlmTokenizer tokenizer(model_folder);
-  const std::string base = moelora::model::base_fingerprint(*model);
+  moelora::model::LoadOptions load;
+  load.fingerprint = true;  // ties the adapter to its base
+  const moelora::model::LoadedModel base = moelora::model::load(model_folder, load);
+  moelora::model::CausalLM& model = *base.model;
+  const moelora::model::Tokenizer& tokenizer = *base.tokenizer;
 
   // The validation part comes out of the training records: dev is scored once, at the end.
   auto records = moelora::data::read_records(train_file, {.deduplicate = true, .need_target = true}).records;
@@ -52,21 +53,21 @@ void run(const std::string& model_folder, const std::string& train_file, const s
   const auto train_examples = encode(split.train, tasks, tokenizer);
   const auto validation_examples = encode(split.validation, tasks, tokenizer);
 
-  moelora::Adapter adapter = moelora::inject(*model, moelora::MoeLoraConfig{}, tasks);
+  moelora::Adapter adapter = moelora::inject(model, moelora::MoeLoraConfig{}, tasks);
   moelora::train::TrainingOptions options;
   options.steps = steps;
   options.batch_size = 32;
   options.learning_rate = 5e-3;
   options.warmup_steps = std::min<std::int64_t>(20, steps);
   options.checkpoint_every = 100;
-  const moelora::train::TrainInputs inputs{.model = *model,
+  const moelora::train::TrainInputs inputs{.model = model,
                                            .adapter = adapter.get(),
                                            .train = train_examples,
                                            .validation = validation_examples,
                                            .tasks = tasks.names(),
                                            .output = output,
                                            .resume = true,
-                                           .base_fingerprint = base,
+                                           .base_fingerprint = base.base_fingerprint,
                                            .tokenizer_fingerprint = tokenizer.fingerprint(),
                                            .provenance = moelora::io::provenance()};
   moelora::train::train(inputs, options);
@@ -78,10 +79,10 @@ void run(const std::string& model_folder, const std::string& train_file, const s
     for (const std::int64_t record : batch) {
       batch_tasks.push_back(tasks.index(dev[record].task));
     }
-    return moelora::for_tasks(adapter, batch_tasks);
+    return moelora::for_tasks(adapter, moelora::single_tasks(batch_tasks));
   };
   const auto evaluation =
-      moelora::eval::evaluate(*model, tokenizer, dev, {.encode = encode_options(), .max_target_length = 128}, context);
+      moelora::eval::evaluate(model, tokenizer, dev, {.encode = encode_options(), .max_target_length = 128}, context);
   moelora::eval::EvaluationReport report;
   report.title = "PromptCBLUE";
   report.scores = moelora::eval::score(dev, evaluation.predictions);

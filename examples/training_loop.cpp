@@ -23,28 +23,27 @@
 #include "moelora/data/example.h"
 #include "moelora/data/record.h"
 #include "moelora/data/sampler.h"
-#include "moelora/model/chatglm/load.h"
-#include "moelora/model/chatglm/tokenizer.h"
+#include "moelora/model/registry.h"
 
 namespace {
 
 int run(const std::string& folder, const std::string& data_file) {
-  moelora::model::ChatGlm model = moelora::model::load_chatglm(folder);
-  const moelora::model::ChatGlmTokenizer tokenizer(folder);
+  const moelora::model::LoadedModel loaded = moelora::model::load(folder);
+  moelora::model::CausalLM& model = *loaded.model;
 
   const auto records = moelora::data::read_records(data_file, {.deduplicate = true, .need_target = true}).records;
   const moelora::TaskNames tasks(moelora::data::task_names_of(records));
   std::vector<moelora::data::Example> examples;
   std::vector<std::int64_t> task_of_sample;
   for (const auto& record : records) {
-    examples.push_back(moelora::data::encode_pair(record, tasks.index(record.task), tokenizer,
+    examples.push_back(moelora::data::encode_pair(record, tasks.index(record.task), *loaded.tokenizer,
                                                   {.max_source_length = 256, .max_target_length = 128}));
     task_of_sample.push_back(examples.back().task);
   }
 
   moelora::MoeLoraConfig config;  // rank 16, 8 experts, alpha 32, the four linears of every block
   config.dropout = 0.05;
-  moelora::Adapter adapter = moelora::inject(*model, config, tasks);  // freezes the base
+  moelora::Adapter adapter = moelora::inject(model, config, tasks);  // freezes the base
   torch::optim::AdamW optimizer(adapter->parameters(), torch::optim::AdamWOptions(3e-3).weight_decay(0.0));
 
   const std::uint64_t seed = 1;
@@ -62,11 +61,11 @@ int run(const std::string& folder, const std::string& data_file) {
     // those of the sampler's draw.
     const auto dropout = moelora::nn::DropoutKey::for_step(seed, step - 1, batch_size);
     // All sequences back to back, no padding; the batch knows which rows predict which labels.
-    const moelora::data::Batch batch = moelora::data::pack(chosen, dropout.draws, *model, model->device());
+    const moelora::data::Batch batch = moelora::data::pack(chosen, dropout.draws, model, model.device());
     const auto context = adapter->context(batch.segments, moelora::single_tasks(batch.tasks), dropout);
 
-    const at::Tensor hidden = model->hidden(batch.ids, batch.positions, context, {.output_rows = batch.label_rows});
-    const at::Tensor loss = moelora::model::token_losses(*model, hidden, batch.labels).mean();
+    const at::Tensor hidden = model.hidden(batch.ids, batch.positions, context, {.output_rows = batch.label_rows});
+    const at::Tensor loss = moelora::model::token_losses(model, hidden, batch.labels).mean();
     optimizer.zero_grad();
     loss.backward();
     optimizer.step();

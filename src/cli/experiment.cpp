@@ -15,6 +15,7 @@
 #include "moelora/experiment/cell.h"
 #include "moelora/experiment/collect.h"
 #include "moelora/experiment/inputs.h"
+#include "moelora/experiment/method.h"
 #include "moelora/experiment/report.h"
 #include "moelora/experiment/schedule.h"
 #include "moelora/io/error.h"
@@ -39,6 +40,7 @@ struct ExperimentVerbOptions {
   bool resume = false;
   bool list = false;
   bool report_only = false;
+  bool print_config = false;
   std::string cell;
   std::int64_t jobs = -1;
 };
@@ -103,9 +105,11 @@ ordered_json effective_config(const ExperimentVerbOptions& options) {
   }
   ordered_json before = then;
   ordered_json after = json;
-  for (const char* free : {"jobs", "scorer"}) {  // answers don't depend on them
-    before.erase(free);
-    after.erase(free);
+  for (const auto& [key, field] : experiment::experiment_fields().all) {
+    if (key == field.key && field.on_resume == io::OnResume::free) {  // answers don't depend on it
+      before.erase(key);
+      after.erase(key);
+    }
   }
   std::string changes;
   list_changes(before, after, "", changes);
@@ -165,7 +169,27 @@ void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig&
   }
 }
 
+/// The keys of all rows, broken into lines.
+std::string listed_methods() {
+  constexpr std::size_t kWidth = 112;
+  std::string text = "Methods:";
+  std::size_t begin = 0;
+  for (const experiment::MethodPtr& method : experiment::methods()) {
+    const std::string word = method->key() + (method == experiment::methods().back() ? "." : ",");
+    const bool fits = text.size() - begin + 1 + word.size() <= kWidth;
+    text += (fits ? " " : "\n") + word;
+    begin = fits ? begin : text.size() - word.size();
+  }
+  return text + "\n";
+}
+
 int run_experiment(const ExperimentVerbOptions& options) {
+  if (options.print_config) {
+    std::cout << experiment::documented_default_experiment() << std::flush;
+    return 0;
+  }
+  MOELORA_CHECK(!options.config.empty(),
+                "--config is required: a configuration file (--print-config shows one with every key)");
   MOELORA_CHECK(options.list || !options.output.empty(), "--output is required: the folder of the experiment");
   if (!options.cell.empty()) {
     return run_one_cell(options, ExperimentConfig::from_json(io::read_json_file(options.config)));
@@ -217,23 +241,24 @@ int run_experiment(const ExperimentVerbOptions& options) {
 void add_experiment(CLI::App& app, int& status) {
   auto* verb = app.add_subcommand("experiment", "compare methods on the same base and records: one table, one page");
   auto options = std::make_shared<ExperimentVerbOptions>();
-  verb->add_option("--config", options->config, "configuration (JSON; lines of // are comments)")->required();
+  verb->add_option("--config", options->config, "configuration (JSON; lines of // are comments)");
   verb->add_option("--set", options->overrides, "KEY=VALUE: overrides a key, e.g. training.steps=100; repeatable")
       ->take_all();
   verb->add_option("--output", options->output, "new folder: cells/, results.{md,json,html}, config.json");
   verb->add_flag("--resume", options->resume, "go on with the experiment in --output; finished cells are not repeated");
   verb->add_option("--jobs", options->jobs, "cells at one time; 0: one for each core (default: the configuration's)")
       ->check(whole_number(0, 4096));
+  verb->add_flag("--print-config", options->print_config, "print every key with its meaning and default");
   verb->add_flag("--list", options->list, "print the cells, and which of them are finished in --output");
   verb->add_flag("--report", options->report_only, "only write the report of what is finished in --output");
   verb->add_option("--cell", options->cell,
                    "run this cell alone, into --output (how the cells themselves are started)");
   verb->footer(
-      "Each cell (a method with a seed or a learning rate) is a process of its own. Ctrl-C stops all with checkpoints\n"
-      "(exit code 130); a kill loses at most the steps since a cell's last checkpoint. Exit code 1: cells failed.\n"
-      "Methods: base, in-context-random, in-context-similar, p-tuning, p-tuning-projection, lora-full, lora-single,\n"
-      "lora-full-tp, task-arithmetic, ties, dare, lorahub, lorahub-update, molora, moelora-d, moelora-s, moelora-m,\n"
-      "moelora-no-gate, moelora-d-by-task, full.\n"
+      std::string("Each cell (a method with a seed or a learning rate) is a process of its own. Ctrl-C stops all with "
+                  "checkpoints\n"
+                  "(exit code 130); a kill loses at most the steps since a cell's last checkpoint. Exit code 1: cells "
+                  "failed.\n") +
+      listed_methods() +
       "Examples:\n"
       "  moelora experiment --config configs/experiments/sample.json --output out/experiment\n"
       "  moelora experiment --config configs/experiments/sample.json --output out/experiment --resume\n"

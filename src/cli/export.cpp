@@ -99,7 +99,7 @@ void write_probe(Session& session, const ExportOptions& options, const std::vect
                               {"tasks", nlohmann::ordered_json::array()}};
   for (std::size_t task = 0; task < exported.size(); ++task) {
     const std::vector<std::int64_t> tasks(probe.prompts.size(), static_cast<std::int64_t>(task));
-    const at::Tensor with = probe_logits(*session.model, probe, for_tasks(loaded, tasks));
+    const at::Tensor with = probe_logits(*session.model, probe, for_tasks(loaded, single_tasks(tasks)));
     const double largest = (with - without).abs().max().item<double>();
     nlohmann::ordered_json entry{{"task", exported[task]}, {"largest_change", largest}};
     for (std::size_t prompt = 0; prompt < probe.texts.size(); ++prompt) {

@@ -82,7 +82,7 @@ Session open_session(const SessionOptions& options) {
 }
 
 nn::ContextMaker Session::context_maker(std::vector<std::int64_t> tasks) const {
-  return !adapter || is_merged(adapter) ? nn::ContextMaker() : for_tasks(adapter, std::move(tasks));
+  return !adapter || is_merged(adapter) ? nn::ContextMaker() : for_tasks(adapter, single_tasks(tasks));
 }
 
 std::vector<std::int64_t> Session::tasks_of(const std::vector<data::Record>& records) const {

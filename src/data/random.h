@@ -5,17 +5,17 @@
 #include <utility>
 #include <vector>
 
+#include "io/splitmix64.h"
+
 namespace moelora::data {
 
-/// SplitMix64 (Steele, Lea, Flood 2014).
+/// SplitMix64 (io/splitmix64.h).
 class SplitMix64 {
  public:
   explicit SplitMix64(std::uint64_t state) : state_(state) {}
   std::uint64_t next() {
-    std::uint64_t z = (state_ += 0x9e3779b97f4a7c15ull);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
+    state_ += io::kSplitMixStep;
+    return io::splitmix_output(state_);
   }
   /// Uniform in [0, bound), without bias.
   std::uint64_t below(std::uint64_t bound) {

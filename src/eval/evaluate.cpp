@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "eval/python_text.h"
+#include "io/splitmix64.h"
 #include "moelora/data/balance.h"
 #include "moelora/io/error.h"
 #include "moelora/io/sha256.h"
@@ -124,13 +125,12 @@ void warn_of_cut_prompts(const data::CountedRecords& cut, std::size_t count, con
 }
 
 std::vector<std::uint64_t> random_streams(const std::vector<data::Record>& records) {
-  constexpr std::uint64_t kNextEqual = 0x9E3779B97F4A7C15ULL;
   std::unordered_map<std::string, std::uint64_t> seen;
   std::vector<std::uint64_t> streams;
   streams.reserve(records.size());
   for (const data::Record& record : records) {
     const std::string key = stream_key(record);
-    streams.push_back(std::stoull(key.substr(0, 16), nullptr, 16) + kNextEqual * seen[key]++);
+    streams.push_back(std::stoull(key.substr(0, 16), nullptr, 16) + io::kSplitMixStep * seen[key]++);
   }
   return streams;
 }

@@ -14,6 +14,8 @@
 namespace moelora::model {
 namespace {
 
+constexpr std::int64_t kUsualAnswer = 256;  // tokens
+
 void check_options(const GenerationOptions& options) {
   MOELORA_CHECK(options.max_new_tokens >= 1, "max_new_tokens must be at least 1, found ", options.max_new_tokens);
   MOELORA_CHECK(!options.sample || options.temperature > 0.0, "temperature must be above 0, found ",
@@ -74,9 +76,9 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& pro
   const nn::RowContext of_prompts = make_context ? make_context(segments) : nn::RowContext::plain(segments, device);
   nn::RowContext context = of_prompts;
   const auto prefix_rows = context.prefix.empty() ? 0 : context.prefix.front().length();
-  KvCache cache(shape.layers, static_cast<std::int64_t>(prompts.size()),
-                std::min(longest + options.max_new_tokens, limit) + prefix_rows, shape.kv_heads, shape.head_dim,
-                model.dtype(), device);
+  // Room for most answers; the cache grows for longer ones.
+  const auto room = std::min(longest + std::min(options.max_new_tokens, kUsualAnswer), limit) + prefix_rows;
+  KvCache cache(shape, static_cast<std::int64_t>(prompts.size()), room, model.dtype(), device);
 
   std::vector<TokenSampler> samplers;
   GenerationOptions choices = options;

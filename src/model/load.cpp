@@ -114,7 +114,7 @@ std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const Model
 LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   MOELORA_CHECK(fs::is_directory(folder), "no model folder at ", folder.string(),
                 "; expected a folder with config.json, the weights and the tokenizer's files");
-  FamilyConfig known = read_config(folder);
+  FamilyConfig known = read_config_of(folder);
   LoadedModel loaded;
   loaded.family = std::move(known.family);
   loaded.config = std::move(known.config);
@@ -171,7 +171,7 @@ LoadedModel create(const nlohmann::ordered_json& config, const fs::path& tokeniz
 }
 
 at::ScalarType stored_dtype(const fs::path& folder) {
-  const ExpectedTensors expected = read_config(folder).config->expected_tensors();
+  const ExpectedTensors expected = read_config_of(folder).config->expected_tensors();
   io::TensorFolder weights(folder);
   drop_wrapper(weights, expected);
   return stored_dtype_of(weights, expected);

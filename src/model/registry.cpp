@@ -102,7 +102,7 @@ FamilyConfig read_config(const ordered_json& config) {
   return {family, family->read_config(config)};
 }
 
-FamilyConfig read_config(const fs::path& folder) {
+FamilyConfig read_config_of(const fs::path& folder) {
   const fs::path config_file = folder / "config.json";
   MOELORA_CHECK(fs::exists(config_file), folder.string(), " holds no config.json, so it is no model folder");
   const ordered_json json = io::read_json_file(config_file);

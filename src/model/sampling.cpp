@@ -5,23 +5,15 @@
 #include <numeric>
 #include <vector>
 
+#include "io/splitmix64.h"
+
 namespace moelora::model {
-namespace {
-
-std::uint64_t mixed(std::uint64_t x) {  // splitmix64's output function
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
-}  // namespace
-
 TokenSampler::TokenSampler(const GenerationOptions& options, std::uint64_t sequence)
-    : options_(options), state_(mixed(mixed(options.seed + 0x9e3779b97f4a7c15ull) + sequence)) {}
+    : options_(options), state_(io::splitmix_output(io::splitmix(options.seed) + sequence)) {}
 
 double TokenSampler::uniform() {
-  state_ += 0x9e3779b97f4a7c15ull;
-  return static_cast<double>(mixed(state_) >> 11) * 0x1.0p-53;
+  state_ += io::kSplitMixStep;
+  return static_cast<double>(io::splitmix_output(state_) >> 11) * 0x1.0p-53;
 }
 
 std::int64_t TokenSampler::next(const at::Tensor& logits) {

@@ -6,10 +6,14 @@
 #include <cmath>
 
 #include "moelora/io/error.h"
-#include "nn/attention_kernel.h"
+#include "nn/kernels/cpu/attention.h"
 
 namespace moelora::nn {
 namespace {
+
+using kernels::HeadRows;
+using kernels::query_chunks;
+using kernels::QueryChunk;
 
 // One block of queries of one segment: the bidirectional rows, which see each other, or the rows behind them, which see
 // everything up to themselves.
@@ -42,6 +46,11 @@ at::Tensor heads_first(const at::Tensor& x, std::int64_t begin, std::int64_t cou
   return x.narrow(0, begin, count).transpose(0, 1);
 }
 
+// [heads, count, d] → [kv_heads, count, d]: sums over the query heads that share a head.
+at::Tensor sum_of_groups(const at::Tensor& x, std::int64_t kv_heads) {
+  return x.size(0) == kv_heads ? x : x.unflatten(0, {kv_heads, x.size(0) / kv_heads}).sum(1);
+}
+
 // Softmax over the keys of one block, fp32 [heads, count, keys].
 at::Tensor probabilities(const at::Tensor& q, const at::Tensor& k, bool causal, std::int64_t count) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
@@ -72,10 +81,10 @@ std::vector<QueryChunk> chunks_of(const Segments& segments, const at::Tensor& ou
 at::Tensor forward_by_blocks(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments) {
   at::Tensor output = at::empty_like(q, at::MemoryFormat::Contiguous);
   for (const QueryBlock& block : query_blocks(segments)) {
-    const at::Tensor p = probabilities(heads_first(q, block.begin, block.count),
-                                       heads_first(k, block.first, block.keys), block.causal, block.count);
-    heads_first(output, block.begin, block.count)
-        .copy_(at::bmm(p.to(v.scalar_type()), heads_first(v, block.first, block.keys)));
+    const at::Tensor kb = repeat_heads(heads_first(k, block.first, block.keys), 0, q.size(1));
+    const at::Tensor vb = repeat_heads(heads_first(v, block.first, block.keys), 0, q.size(1));
+    const at::Tensor p = probabilities(heads_first(q, block.begin, block.count), kb, block.causal, block.count);
+    heads_first(output, block.begin, block.count).copy_(at::bmm(p.to(v.scalar_type()), vb));
   }
   return output;
 }
@@ -85,15 +94,16 @@ void backward_by_blocks(const at::Tensor& dy, const at::Tensor& q, const at::Ten
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
   for (const QueryBlock& block : query_blocks(segments)) {
     const at::Tensor qb = heads_first(q, block.begin, block.count);
-    const at::Tensor kb = heads_first(k, block.first, block.keys);
-    const at::Tensor vb = heads_first(v, block.first, block.keys);
+    const at::Tensor kb = repeat_heads(heads_first(k, block.first, block.keys), 0, q.size(1));
+    const at::Tensor vb = repeat_heads(heads_first(v, block.first, block.keys), 0, q.size(1));
     const at::Tensor dyb = heads_first(dy, block.begin, block.count);
     const at::Tensor p = probabilities(qb, kb, block.causal, block.count);
     const at::Tensor dp = at::bmm(dyb, vb.transpose(1, 2)).to(at::kFloat);
     const at::Tensor ds = at::_softmax_backward_data(dp, p, 2, at::kFloat).mul_(scale).to(q.scalar_type());
-    heads_first(dv, block.first, block.keys).add_(at::bmm(p.to(v.scalar_type()).transpose(1, 2), dyb));
+    heads_first(dv, block.first, block.keys)
+        .add_(sum_of_groups(at::bmm(p.to(v.scalar_type()).transpose(1, 2), dyb), v.size(1)));
     heads_first(dq, block.begin, block.count).copy_(at::bmm(ds, kb));
-    heads_first(dk, block.first, block.keys).add_(at::bmm(ds.transpose(1, 2), qb));
+    heads_first(dk, block.first, block.keys).add_(sum_of_groups(at::bmm(ds.transpose(1, 2), qb), k.size(1)));
   }
 }
 
@@ -173,6 +183,11 @@ class PrefixedRows {
 
 }  // namespace
 
+at::Tensor repeat_heads(const at::Tensor& x, std::int64_t dim, std::int64_t heads) {
+  TORCH_INTERNAL_ASSERT(heads % x.size(dim) == 0);
+  return heads == x.size(dim) ? x : x.repeat_interleave(heads / x.size(dim), dim);
+}
+
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const Segments& segments, const at::Tensor& output_rows,
                                   const KeyValuePrefix& prefix) {
@@ -189,9 +204,9 @@ AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, cons
   const auto count = output_rows.defined() ? output_rows.size(0) : q.size(0);
   AttentionResult result{at::empty({count, q.size(1), q.size(2)}, q.options()),
                          at::empty({count, q.size(1)}, q.options())};
-  attention_kernel({q.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q),
-                   values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
-                   result.log_sum.mutable_data_ptr<float>());
+  kernels::attend_segments({q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows),
+                           values_of(q), values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
+                           result.log_sum.mutable_data_ptr<float>());
   return result;
 }
 
@@ -213,10 +228,10 @@ void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Ten
     dq.zero_();
   }
   const at::Tensor gradient = dy.contiguous();
-  attention_backward_kernel({q.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q),
-                            values_of(k), values_of(v), gradient.const_data_ptr<float>(),
-                            result.output.const_data_ptr<float>(), result.log_sum.const_data_ptr<float>(),
-                            places_of(dq), places_of(dk), places_of(dv));
+  kernels::attend_segments_backward(
+      {q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows), values_of(q), values_of(k),
+      values_of(v), gradient.const_data_ptr<float>(), result.output.const_data_ptr<float>(),
+      result.log_sum.const_data_ptr<float>(), places_of(dq), places_of(dk), places_of(dv));
 }
 
 KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -227,10 +242,11 @@ KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, con
   const PrefixedRows rows(segments, output_rows, prefix, q.device());
   const at::Tensor keys = rows.extend(k, prefix.key);
   const at::Tensor values = rows.extend(v, prefix.value);
-  at::Tensor all_dq = at::empty_like(keys);
+  const at::Tensor queries = rows.extend(q);
+  at::Tensor all_dq = at::empty_like(queries);
   at::Tensor all_dk = at::empty_like(keys);
   at::Tensor all_dv = at::empty_like(values);
-  attention_backward(dy, rows.extend(q), keys, values, result, rows.segments, rows.queries, all_dq, all_dk, all_dv);
+  attention_backward(dy, queries, keys, values, result, rows.segments, rows.queries, all_dq, all_dk, all_dv);
   dq.copy_(rows.own_rows(all_dq));
   dk.copy_(rows.own_rows(all_dk));
   dv.copy_(rows.own_rows(all_dv));
@@ -255,6 +271,8 @@ at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& 
       values = at::cat({of_segment(prefix.value), values}, 1);
       extra = keys.size(1) - length;
     }
+    keys = repeat_heads(keys, 0, q.size(1));
+    values = repeat_heads(values, 0, q.size(1));
     const at::Tensor queries = heads_first(q, begin, length);
     const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
     const at::Tensor scores = at::bmm(queries * scale, keys.transpose(1, 2)).to(at::kFloat);

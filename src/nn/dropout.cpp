@@ -9,19 +9,13 @@
 
 #include <algorithm>
 
+#include "io/splitmix64.h"
 #include "moelora/io/error.h"
 #include "nn/dropout_mask.h"
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
 namespace {
-
-std::uint64_t splitmix(std::uint64_t x) {
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 
 template <typename scalar>
 void drop_row(const scalar* x, scalar* y, std::int64_t width, const DropoutMask& mask, std::uint64_t key) {
@@ -32,7 +26,7 @@ void drop_row(const scalar* x, scalar* y, std::int64_t width, const DropoutMask&
     for (std::int64_t c = 0; c < count; ++c) {
       block[c] = static_cast<float>(x[begin + c]);
     }
-    kernels::drop_row(block, block, begin, count, key, mask.threshold, mask.scale);
+    kernels::cpu_kernels().drop_row(block, block, begin, count, key, mask.threshold, mask.scale);
     for (std::int64_t c = 0; c < count; ++c) {
       y[begin + c] = static_cast<scalar>(block[c]);
     }
@@ -41,7 +35,7 @@ void drop_row(const scalar* x, scalar* y, std::int64_t width, const DropoutMask&
 
 template <>
 void drop_row<float>(const float* x, float* y, std::int64_t width, const DropoutMask& mask, std::uint64_t key) {
-  kernels::drop_row(x, y, 0, width, key, mask.threshold, mask.scale);
+  kernels::cpu_kernels().drop_row(x, y, 0, width, key, mask.threshold, mask.scale);
 }
 
 // The same bits by tensor operations, for devices that have no kernel of their own. int64 holds the 32-bit products.
@@ -70,11 +64,11 @@ DropoutMask dropout_mask(double p, std::uint64_t linear, const RowContext& conte
   const auto* segment = segments.const_data_ptr<std::int64_t>();
   const auto* position = positions.const_data_ptr<std::int64_t>();
   const auto& dropout = context.dropout;
-  const std::uint64_t stem = splitmix(splitmix(dropout.seed) ^ linear);
+  const std::uint64_t stem = io::splitmix(io::splitmix(dropout.seed) ^ linear);
   mask.keys.resize(static_cast<std::size_t>(context.rows()));
   for (std::int64_t row = 0; row < context.rows(); ++row) {
-    const std::uint64_t sample = splitmix(stem ^ static_cast<std::uint64_t>(dropout.draws[segment[row]]));
-    mask.keys[row] = splitmix(sample ^ static_cast<std::uint64_t>(position[row]));
+    const std::uint64_t sample = io::splitmix(stem ^ static_cast<std::uint64_t>(dropout.draws[segment[row]]));
+    mask.keys[row] = io::splitmix(sample ^ static_cast<std::uint64_t>(position[row]));
   }
   mask.threshold = static_cast<std::uint32_t>(p * 4294967296.0);
   mask.scale = static_cast<float>(1.0 / (1.0 - p));

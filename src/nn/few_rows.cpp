@@ -7,17 +7,17 @@
 #include <algorithm>
 #include <functional>
 
-#include "nn/kernels/row_kernels.h"
-#include "nn/kernels/stored.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/stored_dtype.h"
 
 namespace moelora::nn {
 namespace {
 
 // Elements of the weight that are worth a thread of their own.
-constexpr std::int64_t kThreadNumbers = 16384;
+constexpr std::int64_t kThreadElements = 16384;
 
 // Elements of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
-constexpr std::int64_t kMostNumbers = 48 * 1024;
+constexpr std::int64_t kMostElements = 48 * 1024;
 
 at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
@@ -26,7 +26,7 @@ at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); 
 bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const bool gradient = x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad());
   return x.device().is_cpu() && weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 &&
-         x.size(0) <= kernels::row_kernels().most_rows && x.numel() <= kMostNumbers &&
+         x.size(0) <= kernels::cpu_kernels().most_rows && x.numel() <= kMostElements &&
          kernels::is_stored(x.scalar_type()) && kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 &&
          weight.size(1) == x.size(1) && weight.is_contiguous() && !(gradient && c10::GradMode::is_enabled());
 }
@@ -64,9 +64,9 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   call.rows = x.size(0);
   call.d_in = x.size(1);
   call.d_out = weight.size(0);
-  const auto grain = std::max<std::int64_t>(1, kThreadNumbers / std::max<std::int64_t>(call.d_in, 1));
+  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(call.d_in, 1));
   at::parallel_for(0, call.d_out, grain,
-                   [&](std::int64_t begin, std::int64_t end) { kernels::row_kernels().product(call, begin, end); });
+                   [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
   return y.to(dtype.value_or(x.scalar_type()));
 }
 
@@ -76,22 +76,22 @@ at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
                         static_cast<std::int64_t>(first_rows.size()) == x.size(0));
   const at::Tensor input = as_fp32(x);
   const at::Tensor y = at::empty({x.size(0), count}, at::TensorOptions(at::kFloat));
-  const auto* numbers = static_cast<const char*>(weight.const_data_ptr());
+  const auto* elements = static_cast<const char*>(weight.const_data_ptr());
   kernels::FewRows all{};
   all.stored = kernels::stored(weight.scalar_type());
   all.rows = 1;
   all.d_in = x.size(1);
   all.d_out = count;
-  const auto grain = std::max<std::int64_t>(1, kThreadNumbers / std::max<std::int64_t>(all.d_in, 1));
+  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(all.d_in, 1));
   at::parallel_for(0, y.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
     while (begin < end) {
       const auto row = begin / count;
       const auto stop = std::min(end, (row + 1) * count);
       kernels::FewRows call = all;
       call.x = input.const_data_ptr<float>() + row * all.d_in;
-      call.weight = numbers + first_rows[static_cast<std::size_t>(row)] * all.d_in * weight.element_size();
+      call.weight = elements + first_rows[static_cast<std::size_t>(row)] * all.d_in * weight.element_size();
       call.y = y.mutable_data_ptr<float>() + row * count;
-      kernels::row_kernels().product(call, begin - row * count, stop - row * count);
+      kernels::cpu_kernels().few_rows(call, begin - row * count, stop - row * count);
       begin = stop;
     }
   });

@@ -6,7 +6,7 @@
 #include <ATen/ops/gelu.h>
 #include <ATen/ops/gelu_backward.h>
 
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
 namespace {
@@ -26,7 +26,7 @@ at::Tensor gelu(const at::Tensor& x) {
   const auto* from = x.const_data_ptr<float>();
   auto* to = y.mutable_data_ptr<float>();
   at::parallel_for(0, x.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    kernels::gelu_row(from + begin, to + begin, end - begin);
+    kernels::cpu_kernels().gelu_row(from + begin, to + begin, end - begin);
   });
   return y;
 }
@@ -40,7 +40,7 @@ void gelu_backward_(at::Tensor& dy, const at::Tensor& x) {
   const auto* input = x.const_data_ptr<float>();
   auto* gradient = dy.mutable_data_ptr<float>();
   at::parallel_for(0, x.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
-    kernels::gelu_backward_row(input + begin, gradient + begin, gradient + begin, end - begin);
+    kernels::cpu_kernels().gelu_backward_row(input + begin, gradient + begin, gradient + begin, end - begin);
   });
 }
 

@@ -1,71 +1,161 @@
 #include "moelora/nn/rotary.h"
 
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cos.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/sin.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <vector>
 
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
+namespace {
 
-at::Tensor rotary_inverse_frequencies(std::int64_t half, at::Device device) {
-  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
-  const at::Tensor exponent = at::arange(0, half, 2, options) / static_cast<double>(half);
-  return (1.0 / at::pow(10000.0, exponent)).to(at::kHalf).to(at::kFloat);
+// The pairs of d columns: in blocks of `block` columns, pair i of a block is (i·step, i·step + offset).
+struct Pairs {
+  std::int64_t block;
+  std::int64_t offset;
+  std::int64_t step;
+
+  Pairs(RotaryPairing pairing, std::int64_t d)
+      : block(pairing == RotaryPairing::two_axes ? d / 2 : d),
+        offset(pairing == RotaryPairing::interleaved ? 1 : block / 2),
+        step(pairing == RotaryPairing::interleaved ? 2 : 1) {
+    TORCH_INTERNAL_ASSERT(d % (pairing == RotaryPairing::two_axes ? 4 : 2) == 0);
+  }
+};
+
+// One head's first d columns, x to out (which may be x), in fp32 without fused multiply-add.
+template <typename scalar>
+void turn_head(const scalar* x, const float* cos, const float* sin, const Pairs& pairs, std::int64_t d, float sign,
+               float* out) {
+  for (std::int64_t block = 0; block < d; block += pairs.block) {
+    for (std::int64_t i = 0; i < pairs.block / 2; ++i) {
+      const std::int64_t first = block + i * pairs.step;
+      const std::int64_t second = first + pairs.offset;
+      const auto a = static_cast<float>(x[first]);
+      const auto b = static_cast<float>(x[second]);
+      out[first] = a * cos[first] - b * (sign * sin[first]);
+      out[second] = b * cos[second] + a * (sign * sin[second]);
+    }
+  }
 }
 
-RotaryTables rotary_axis(const at::Tensor& positions, std::int64_t half, at::ScalarType dtype) {
-  // bf16 keeps 8 bits: angles of large positions would be noise, so it computes them in fp32 (as the reference does).
-  const at::ScalarType angle_dtype = dtype == at::kHalf ? at::kHalf : at::kFloat;
-  const at::Tensor inv_freq = rotary_inverse_frequencies(half, positions.device()).to(angle_dtype);
-  const at::Tensor angles = positions.to(angle_dtype).unsqueeze(1) * inv_freq.unsqueeze(0);  // [n, half/2]
-  const at::Tensor both = at::cat({angles, angles}, 1);                                      // [n, half]
-  return {both.cos().to(dtype), both.sin().to(dtype)};
-}
-
-RotaryTables rotary_tables(const at::Tensor& positions, std::int64_t head_dim, at::ScalarType dtype) {
-  const RotaryTables first = rotary_axis(positions[0], head_dim / 2, dtype);
-  const RotaryTables second = rotary_axis(positions[1], head_dim / 2, dtype);
-  return {at::cat({first.cos, second.cos}, 1), at::cat({first.sin, second.sin}, 1)};
-}
-
-at::Tensor apply_rotary(const at::Tensor& x, const RotaryTables& tables) {
+// (a, b) → (-b, a) for each pair of all columns of x [rows, heads, d].
+at::Tensor quarter_turn(const at::Tensor& x, RotaryPairing pairing) {
   const auto rows = x.size(0);
   const auto heads = x.size(1);
-  const auto head_dim = x.size(2);
-  const at::Tensor quarters = x.reshape({rows, heads, 2, 2, head_dim / 4});  // [rows, heads, axis, pair half, d/4]
-  const at::Tensor rotated =
-      at::cat({quarters.select(3, 1).neg().unsqueeze(3), quarters.select(3, 0).unsqueeze(3)}, 3).view(x.sizes());
-  return x * tables.cos.unsqueeze(1) + rotated * tables.sin.unsqueeze(1);
+  const auto d = x.size(2);
+  if (pairing == RotaryPairing::interleaved) {
+    const at::Tensor pairs = x.reshape({rows, heads, d / 2, 2});
+    return at::stack({pairs.select(3, 1).neg(), pairs.select(3, 0)}, 3).view(x.sizes());
+  }
+  const std::int64_t block = Pairs(pairing, d).block;
+  const at::Tensor halves = x.reshape({rows, heads, d / block, 2, block / 2});  // [rows, heads, block, half, pair]
+  return at::cat({halves.select(3, 1).neg().unsqueeze(3), halves.select(3, 0).unsqueeze(3)}, 3).view(x.sizes());
 }
 
-void rotate_in_place(at::Tensor x, const RotaryTables& tables, bool inverse) {
+// Heads that a thread takes at a time.
+std::int64_t grain_of(std::int64_t width) { return std::max<std::int64_t>(1, 16384 / width); }
+
+}  // namespace
+
+at::Tensor rotary_frequencies(std::int64_t d, double theta, at::Device device) {
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const at::Tensor exponent = at::arange(0, d, 2, options) / static_cast<double>(d);
+  return 1.0 / at::pow(theta, exponent);
+}
+
+at::Tensor rotary_angles(const at::Tensor& positions, const at::Tensor& frequencies, at::ScalarType dtype) {
+  return positions.to(dtype).unsqueeze(1) * frequencies.to(positions.device(), dtype).unsqueeze(0);
+}
+
+Rotary make_rotary(const at::Tensor& positions, const at::Tensor& frequencies, RotaryPairing pairing,
+                   at::ScalarType dtype, at::ScalarType angle_dtype) {
+  TORCH_INTERNAL_ASSERT(positions.dim() == 2 && positions.size(0) == (pairing == RotaryPairing::two_axes ? 2 : 1));
+  std::vector<at::Tensor> cos, sin;  // of each axis
+  for (std::int64_t axis = 0; axis < positions.size(0); ++axis) {
+    const at::Tensor angles = rotary_angles(positions[axis], frequencies, angle_dtype);
+    const at::Tensor of_columns =
+        pairing == RotaryPairing::interleaved ? angles.repeat_interleave(2, 1) : at::cat({angles, angles}, 1);
+    cos.push_back(of_columns.cos().to(dtype));
+    sin.push_back(of_columns.sin().to(dtype));
+  }
+  return {{at::cat(cos, 1), at::cat(sin, 1)}, pairing};
+}
+
+at::Tensor apply_rotary(const at::Tensor& x, const Rotary& rotary) {
+  const auto d = rotary.rotary_dim();
+  const auto rest = x.size(2) - d;
+  const at::Tensor turning = rest == 0 ? x : x.narrow(2, 0, d);
+  const at::Tensor turned =
+      turning * rotary.tables.cos.unsqueeze(1) + quarter_turn(turning, rotary.pairing) * rotary.tables.sin.unsqueeze(1);
+  return rest == 0 ? turned : at::cat({turned, x.narrow(2, d, rest)}, 2);
+}
+
+void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse) {
   at::NoGradGuard no_grad;
+  const RotaryTables& tables = rotary.tables;
+  const auto d = rotary.rotary_dim();
   if (!x.is_cpu() || x.scalar_type() != at::kFloat || x.stride(2) != 1) {
-    x.copy_(apply_rotary(x, inverse ? RotaryTables{tables.cos, -tables.sin} : tables));
+    const at::Tensor turning = x.narrow(2, 0, d);
+    turning.copy_(apply_rotary(turning, inverse ? Rotary{{tables.cos, -tables.sin}, rotary.pairing} : rotary));
     return;
   }
   const auto heads = x.size(1);
-  const auto width = x.size(2);
+  const Pairs pairs(rotary.pairing, d);
   auto* data = x.mutable_data_ptr<float>();
   const auto* cos = tables.cos.const_data_ptr<float>();
   const auto* sin = tables.sin.const_data_ptr<float>();
-  at::parallel_for(0, x.size(0), std::max<std::int64_t>(1, 16384 / (heads * width)),
-                   [&](std::int64_t begin, std::int64_t end) {
-                     for (std::int64_t row = begin; row < end; ++row) {
-                       for (std::int64_t head = 0; head < heads; ++head) {
-                         kernels::rotate_row(data + row * x.stride(0) + head * x.stride(1), cos + row * width,
-                                             sin + row * width, width, inverse);
-                       }
-                     }
-                   });
+  at::parallel_for(0, x.size(0) * heads, grain_of(d), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t task = begin; task < end; ++task) {
+      const std::int64_t row = task / heads;
+      float* head = data + row * x.stride(0) + task % heads * x.stride(1);
+      if (rotary.pairing == RotaryPairing::two_axes) {
+        kernels::cpu_kernels().rotate_row(head, cos + row * d, sin + row * d, d, inverse);
+      } else {
+        turn_head(head, cos + row * d, sin + row * d, pairs, d, inverse ? -1.0f : 1.0f, head);
+      }
+    }
+  });
+}
+
+at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary) {
+  at::NoGradGuard no_grad;
+  const Rotary exact = rotary.to(at::kFloat);
+  if (!x.is_cpu() || x.stride(2) != 1) {
+    return apply_rotary(x.to(at::kFloat), exact);
+  }
+  const auto heads = x.size(1);
+  const auto width = x.size(2);
+  const auto d = rotary.rotary_dim();
+  const Pairs pairs(rotary.pairing, d);
+  const auto* cos = exact.tables.cos.const_data_ptr<float>();
+  const auto* sin = exact.tables.sin.const_data_ptr<float>();
+  const at::Tensor result = at::empty(x.sizes(), x.options().dtype(at::kFloat));
+  auto* out = result.mutable_data_ptr<float>();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "rotated_in_float", [&] {
+    const auto* data = x.const_data_ptr<scalar_t>();
+    at::parallel_for(0, x.size(0) * heads, grain_of(width), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t task = begin; task < end; ++task) {
+        const std::int64_t row = task / heads;
+        const scalar_t* head = data + row * x.stride(0) + task % heads * x.stride(1);
+        turn_head(head, cos + row * d, sin + row * d, pairs, d, 1.0f, out + task * width);
+        std::transform(head + d, head + width, out + task * width + d,
+                       [](scalar_t value) { return static_cast<float>(value); });
+      }
+    });
+  });
+  return result;
 }
 
 }  // namespace moelora::nn

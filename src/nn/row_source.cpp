@@ -6,7 +6,7 @@
 #include <cstring>
 
 #include "moelora/nn/gelu.h"
-#include "nn/row_loops.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora::nn {
 
@@ -43,8 +43,8 @@ void NormalisedRows::some(std::int64_t begin, std::int64_t count, float* out) co
   const auto* rstd = rstd_.const_data_ptr<float>();
   const auto* x = x_.const_data_ptr<float>();
   for (std::int64_t row = begin; row < begin + count; ++row, out += width) {
-    kernels::normalise_row(x + row * width, mean[row], rstd[row], weight_.const_data_ptr<float>(),
-                           bias_.const_data_ptr<float>(), out, width);
+    kernels::cpu_kernels().normalise_row(x + row * width, mean[row], rstd[row], weight_.const_data_ptr<float>(),
+                                         bias_.const_data_ptr<float>(), out, width);
   }
 }
 
@@ -52,12 +52,13 @@ at::Tensor GeluRows::all() const { return nn::gelu(x_); }
 
 void GeluRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = x_.size(1);
-  kernels::gelu_row(x_.const_data_ptr<float>() + begin * width, out, count * width);
+  kernels::cpu_kernels().gelu_row(x_.const_data_ptr<float>() + begin * width, out, count * width);
 }
 
 void GeluRows::some_with_derivative(std::int64_t begin, std::int64_t count, float* out, float* derivative) const {
   const auto width = x_.size(1);
-  kernels::gelu_derivative_row(x_.const_data_ptr<float>() + begin * width, out, derivative, count * width);
+  kernels::cpu_kernels().gelu_derivative_row(x_.const_data_ptr<float>() + begin * width, out, derivative,
+                                             count * width);
 }
 
 void GeluRows::multiply_by_derivative(at::Tensor& dx) const { gelu_backward_(dx, x_); }

@@ -27,7 +27,7 @@ void load_optimizer(AdamW& optimizer, const std::filesystem::path& folder);
 std::filesystem::path save_result(const TrainInputs& inputs, const std::vector<RunChange>& changes,
                                   const Callbacks& callbacks, bool writes);
 
-/// SHA-256 over the ids, context lengths and tasks of all examples.
+/// SHA-256 over the ids, first labels and tasks of all examples.
 std::string examples_hash(const std::vector<data::Example>& train, const std::vector<data::Example>& validation);
 
 }  // namespace moelora::train

@@ -1,34 +1,18 @@
 #include "moelora/train/run_identity.h"
 
-#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "moelora/io/error.h"
 #include "moelora/log/log.h"
+#include "train/config_fields.h"
 
 namespace moelora::train {
 namespace {
 
-enum class Weight {
-  none,      // no trained number depends on it
-  rounding,  // sums are only added up in another order
-  learned,   // the course of the run changes from here on
-  fixed,     // another run
-};
-
-Weight weight_of(const std::string& section, const std::string& key) {
-  static const std::map<std::string, Weight> weights{
-      {"log_every", Weight::none},        {"checkpoint_every", Weight::none},
-      {"keep_checkpoints", Weight::none}, {"threads", Weight::none},
-      {"validate_every", Weight::none},   {"memory_budget_gb", Weight::none},
-      {"learning_rate", Weight::learned}, {"micro_batch_tokens", Weight::rounding},
-      {"schedule", Weight::learned},      {"warmup_steps", Weight::learned},
-      {"steps", Weight::learned},         {"max_grad_norm", Weight::learned},
-      {"weight_decay", Weight::learned},  {"beta1", Weight::learned},
-      {"beta2", Weight::learned},         {"epsilon", Weight::learned}};
-  const auto found = weights.find(key);
-  return section == "training" && found != weights.end() ? found->second : Weight::fixed;
+io::OnResume weight_of(const std::string& path) {
+  const io::Field* field = train_fields().find(path);
+  return field == nullptr ? io::OnResume::another_run : field->on_resume;
 }
 
 struct Comparison {
@@ -61,16 +45,16 @@ void compare_sections(const std::string& section, const std::string& then, const
     if (change.before == change.after) {
       continue;
     }
-    switch (weight_of(section, key)) {
-      case Weight::none:
+    switch (weight_of(change.key)) {
+      case io::OnResume::free:
         break;
-      case Weight::rounding:
+      case io::OnResume::rounding:
         log::warning(began_with(change) + ": " + kLastBits);
         break;
-      case Weight::learned:
+      case io::OnResume::learned:
         comparison.changes.push_back(change);
         break;
-      case Weight::fixed:
+      case io::OnResume::another_run:
         comparison.problems.push_back(began_with(change));
         break;
     }

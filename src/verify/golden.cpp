@@ -181,11 +181,12 @@ at::Tensor GoldenBatch::pad(const at::Tensor& rows) const {
   return padded;
 }
 
-GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens) {
+GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens,
+                       const model::CausalLM& model) {
   GoldenBatch batch;
   batch.columns = ids.size(1);
   batch.real = at::zeros(ids.sizes(), at::kBool);
-  std::vector<std::int64_t> lengths, contexts, label_rows;
+  std::vector<std::int64_t> lengths, label_begins, label_rows;
   std::vector<at::Tensor> parts, label_parts;
   std::int64_t row = 0;
   for (std::int64_t i = 0; i < ids.size(0); ++i) {
@@ -209,7 +210,7 @@ GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const mo
                   tokens.bos, ")");
     batch.begin.push_back(first);
     lengths.push_back(end - first);
-    contexts.push_back(sop - first);
+    label_begins.push_back(sop - first);
     parts.push_back(ids[i].narrow(0, first, end - first));
     batch.real[i].narrow(0, first, end - first).fill_(true);
     for (std::int64_t j = sop; j < end; ++j) {
@@ -219,18 +220,19 @@ GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const mo
     row += end - first;
   }
   batch.ids = at::cat(parts);
-  batch.segments = nn::Segments::from_lengths(lengths, contexts);
+  batch.segments = model.segments(lengths, label_begins);
   batch.label_rows = at::tensor(label_rows, at::kLong);
   batch.labels = at::cat(label_parts);
   return batch;
 }
 
-std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens) {
+std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens,
+                                                    const model::CausalLM& model) {
   std::map<std::string, GoldenBatch> batches;
   for (const std::string& name : golden.names()) {
     const auto side = text_between(name, "", ".labels");
     if (side && golden.contains(*side + ".input_ids")) {
-      batches.emplace(*side, read_batch(golden.peek(*side + ".input_ids"), golden.peek(name), tokens));
+      batches.emplace(*side, read_batch(golden.peek(*side + ".input_ids"), golden.peek(name), tokens, model));
     }
   }
   return batches;
@@ -266,7 +268,7 @@ std::vector<at::Tensor> hidden_states(model::CausalLM& model, const GoldenBatch&
 
 GreedyRun greedy_run(model::CausalLM& model, const at::Tensor& prompts, const model::SpecialTokens& tokens,
                      std::int64_t new_tokens, const nn::ContextMaker& context) {
-  const GoldenBatch batch = read_batch(prompts, {}, tokens);
+  const GoldenBatch batch = read_batch(prompts, {}, tokens, model);
   std::vector<model::Prompt> golden_prompts;
   for (std::int64_t i = 0; i < batch.segments.count(); ++i) {
     const auto* id = batch.ids.const_data_ptr<std::int64_t>();

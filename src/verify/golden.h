@@ -64,10 +64,12 @@ struct GoldenBatch {
 };
 
 /// ids [S, columns]; labels [S, columns] or undefined (prompts).
-GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens);
+GoldenBatch read_batch(const at::Tensor& ids, const at::Tensor& labels, const model::SpecialTokens& tokens,
+                       const model::CausalLM& model);
 
 /// The batches with labels that a golden file holds, SIDE.input_ids and SIDE.labels, by that name.
-std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens);
+std::map<std::string, GoldenBatch> labelled_batches(const GoldenFile& golden, const model::SpecialTokens& tokens,
+                                                    const model::CausalLM& model);
 
 /// Greedy decoding of left-padded golden prompts: ids [S, columns + new] and logits [S, new, V] as the goldens have
 /// them.

@@ -158,7 +158,7 @@ void decoding(const Options& options) {
   };
   const auto unmerged = [&](Decoder& decoder, std::vector<std::int64_t> tasks) {
     adapter->enable();
-    return decoder.seconds_per_step(for_tasks(adapter, std::move(tasks)));
+    return decoder.seconds_per_step(for_tasks(adapter, single_tasks(tasks)));
   };
 
   const std::int64_t numbers = weights_read(model);

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "moelora/nn/rotary.h"
+#include "moelora/model/chatglm/rotary.h"
 
 namespace moelora::bench {
 namespace {
@@ -25,7 +25,7 @@ at::Tensor rotate(const at::Tensor& x, const nn::RotaryTables& first, const nn::
 }
 
 nn::RotaryTables tables_for(const at::Tensor& positions, std::int64_t half) {
-  nn::RotaryTables tables = nn::rotary_axis(positions.reshape({-1}), half, at::kFloat);
+  nn::RotaryTables tables = model::chatglm_rotary_axis(positions.reshape({-1}), half, at::kFloat);
   const auto shape = {positions.size(0), positions.size(1), std::int64_t{1}, half};
   return {tables.cos.view(shape), tables.sin.view(shape)};
 }

@@ -6,7 +6,7 @@
 #include <iostream>
 
 #include "moelora/adapter/merge.h"
-#include "moelora/model/chatglm/load.h"
+#include "moelora/model/registry.h"
 #include "own_headers.h"
 
 int main(int argc, char** argv) {
@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
     std::cerr << "usage: consumer MODEL_FOLDER NEW_ADAPTER_FOLDER\n";
     return 2;
   }
-  moelora::model::ChatGlm model = moelora::model::load_chatglm(argv[1]);
+  const auto model = moelora::model::load(argv[1]).model;
   const std::string fingerprint = fingerprint_of(*model);
   if (fingerprint != moelora::model::base_fingerprint(*model) ||
       fingerprint != saved_and_loaded(*model, argv[2], fingerprint)) {

@@ -57,6 +57,10 @@ inline experiment::Results made_up_results(std::size_t methods, std::size_t task
       {"molora", "MoLoRA"},         {"p-tuning", "P-Tuning v2"}};
   experiment::Results results;
   results.title = "Methods on PromptCBLUE";
+  results.base = "base";
+  results.baseline = "moelora-d";
+  results.single = "lora-single";
+  results.equal_to = "lora-full";
   results.facts = {{"base", "ChatGLM-6B"}, {"data", "1,000 training records per task"}};
   results.references =
       made_up_references({all_tasks.begin(), all_tasks.begin() + static_cast<std::ptrdiff_t>(tasks)}, samples);

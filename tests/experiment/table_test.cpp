@@ -1,4 +1,4 @@
-#include "experiment/table.h"
+#include "experiment/report/table.h"
 
 #include <gtest/gtest.h>
 

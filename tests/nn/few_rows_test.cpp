@@ -8,8 +8,8 @@
 #include <algorithm>
 
 #include "moelora/nn/frozen_weight.h"
-#include "nn/kernels/row_kernels.h"
-#include "nn/kernels/stored.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/stored_dtype.h"
 
 namespace moelora::nn {
 namespace {
@@ -137,10 +137,6 @@ TEST(FewRows, ARowsResultDependsOnNothingElse) {
 // Every instruction set that this processor has, also those that the program would not choose here.
 TEST(FewRows, InstructionSetsAgree) {
   at::manual_seed(4);
-  const std::string best = kernels::row_kernels().name;
-  std::vector<const kernels::RowKernels*> sets{kernels::plain_row_kernels()};
-  if (best != "plain") sets.push_back(kernels::avx2_row_kernels());
-  if (best == "avx512") sets.push_back(kernels::avx512_row_kernels());
   for (const at::ScalarType dtype : kDtypes) {
     const at::Tensor x = at::randn({9, 75});
     // Zeros, subnormals and both signs are among the weights.
@@ -149,7 +145,7 @@ TEST(FewRows, InstructionSetsAgree) {
     weight.narrow(1, 20, 5).zero_();
     weight = weight.to(dtype);
     const at::Tensor q = at::randn({75});
-    for (const kernels::RowKernels* set : sets) {
+    for (const kernels::CpuKernels* set : kernels::available_cpu_kernels()) {
       at::Tensor y = at::empty({9, 21});
       const kernels::FewRows call{x.const_data_ptr<float>(),
                                   weight.const_data_ptr(),
@@ -164,8 +160,8 @@ TEST(FewRows, InstructionSetsAgree) {
                                   0,
                                   0,
                                   nullptr};
-      set->product(call, 0, 10);
-      set->product(call, 10, 21);
+      set->few_rows(call, 0, 10);
+      set->few_rows(call, 10, 21);
       EXPECT_LT(rounding_of(y, x, weight, {}, {}, {}), 1e-6) << set->name << " " << dtype;
 
       at::Tensor out = at::empty({75});

@@ -61,7 +61,7 @@ class Work {
     for (int i = 0; i < 3; ++i) {
       tasks.push_back((worker * 3 + i) % adapter_->tasks().size());
     }
-    return for_tasks(adapter_, tasks);
+    return for_tasks(adapter_, single_tasks(tasks));
   }
 
   ChatGlm model_;

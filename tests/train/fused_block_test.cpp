@@ -65,8 +65,8 @@ class BlockByHand : public ::testing::TestWithParam<Variant> {
     // More rows than one chunk of queries and one block of low-rank rows hold.
     const nn::Segments segments = nn::Segments::from_lengths({90, 3, 41}, {37, 3, 0});
     const nn::RowContext context = adapter_->context(segments, single_tasks({2, 0, 1}), {9, {5, 6, 7}});
-    const nn::RotaryTables rotary =
-        nn::rotary_tables(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
+    const nn::Rotary rotary =
+        model::chatglm_rotary(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
     model::LayerInput input{rotary, context, 0, nullptr, {}, {}, GetParam().recompute};
     if (GetParam().some_rows) {
       input.output_rows = at::tensor({36, 37, 38, 89, 91, 92, 93, 133}, at::kLong);
@@ -113,8 +113,8 @@ TEST_P(BlockByHand, IsTheSameWithoutRecordingGradients) {
   const nn::Segments segments = nn::Segments::from_lengths({90, 3, 41}, {37, 3, 0});
   at::NoGradGuard no_grad;
   const nn::RowContext context = adapter_->context(segments, single_tasks({2, 0, 1}), {9, {5, 6, 7}});
-  const nn::RotaryTables rotary =
-      nn::rotary_tables(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
+  const nn::Rotary rotary =
+      model::chatglm_rotary(model_->positions(segments), small_config().head_dim(), GetParam().dtype);
   const model::LayerInput input{rotary, context, 0, nullptr, {}, {}, false};
   at::Tensor silent = model_->transformer->layers[0]->as<model::ChatGlmBlock>()->forward(x, input);
   if (GetParam().some_rows) {

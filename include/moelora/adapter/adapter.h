@@ -107,9 +107,9 @@ TORCH_MODULE(Adapter);
 Adapter inject(torch::nn::Module& base, const MoeLoraConfig& config, TaskNames tasks,
                const std::string& name = "default");
 
-/// The contexts of forwards whose sequence i is of task `tasks[i]` (indices in adapter->tasks()): what generation and
-/// evaluation ask for.
-nn::ContextMaker for_tasks(Adapter adapter, std::vector<std::int64_t> tasks);
+/// The contexts of forwards whose sequence i is of the tasks `tasks[i]`, as AdapterImpl::context takes them: what
+/// generation and evaluation ask for.
+nn::ContextMaker for_tasks(Adapter adapter, TaskIds tasks);
 /// The same where every sequence is of one task. Error naming the tasks that there are.
 nn::ContextMaker for_task(Adapter adapter, std::string_view task);
 

@@ -10,9 +10,11 @@
 
 #include "moelora/adapter/delta_kind.h"
 
-namespace moelora {
+namespace moelora::nn::kernels {
+struct LowRankCall;  // nn/kernels/cpu/low_rank_rows.h
+}
 
-struct LowRankCall;  // adapter/low_rank_rows.h
+namespace moelora {
 
 class MoeLoraLinearImpl : public nn::LinearDelta {
  public:
@@ -61,7 +63,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   // segment with several tasks, or expert weights that get a gradient.
   std::vector<std::int64_t> expert_of_segment(const Omega& omega, const nn::RowContext& context) const;
   at::Tensor diagonal(const Omega& omega, std::int64_t segments) const;  // s · g, [n, r]
-  LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
+  nn::kernels::LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
   nn::LowRank slices_of_expert(const at::Tensor& a, const at::Tensor& b, std::int64_t expert) const;

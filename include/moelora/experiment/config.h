@@ -9,29 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "moelora/experiment/own_settings.h"
+#include "moelora/io/field_visitors.h"
 #include "moelora/train/config.h"
 
 namespace moelora::experiment {
-
-/// Section "in_context": examples in front of the question, no training.
-struct InContextSection {
-  std::int64_t examples = 3;           ///< Of the same task; fewer where they don't fit.
-  std::int64_t max_source_length = 0;  ///< Tokens; 0: data.max_source_length.
-};
-
-/// Section "composition": task arithmetic, TIES and DARE over the single LoRAs.
-struct CompositionSection {
-  std::vector<double> lambdas{0.1, 0.2, 0.3, 0.5, 0.7, 1.0};  ///< Of sums over tasks; tried on the validation part.
-  std::vector<double> ties_lambdas{1.0, 2.0, 4.0, 8.0};  ///< Of TIES' mean over tasks, which is smaller than a sum.
-  std::vector<double> densities{0.2, 0.5};               ///< TIES: shares of entries that are kept.
-  std::vector<double> drop_rates{0.5, 0.9};              ///< DARE.
-};
-
-/// Section "lorahub".
-struct LoraHubSection {
-  std::int64_t examples = 16;     ///< Of the task, out of the validation part: the LoRAs have not seen them.
-  std::int64_t evaluations = 40;  ///< Of the loss on them.
-};
 
 /// Section "new_tasks": each task is left out of training, then learned from a few examples.
 struct NewTasksSection {
@@ -47,13 +29,6 @@ struct TuningSection {
   std::int64_t steps = 0;              ///< 0: as many as the runs have.
 };
 
-/// Section "sweeps": MOELoRA (D) with other numbers (top_k: MOELoRA (S)), the first seed.
-struct SweepsSection {
-  std::vector<std::int64_t> num_experts;
-  std::vector<std::int64_t> rank;
-  std::vector<std::int64_t> top_k;
-};
-
 struct ExperimentConfig {
   std::string title = "Methods compared";
   train::ModelSection model;
@@ -67,22 +42,25 @@ struct ExperimentConfig {
   std::vector<std::string> methods;     ///< Keys of rows; empty: all.
   std::vector<std::uint64_t> seeds{1};  ///< Of every row not in seeds_of.
   std::map<std::string, std::vector<std::uint64_t>> seeds_of;
-  double balance_loss = 0.01;       ///< MoLoRA's.
-  std::int64_t sparse_top_k = 2;    ///< MOELoRA (S)'s.
-  std::int64_t prefix_length = 16;  ///< P-Tuning v2's.
+  AllOwnSettings own;  ///< Keys that belong to single methods; they stand in their files.
   TuningSection tuning;
-  SweepsSection sweeps;
-  InContextSection in_context;
-  CompositionSection composition;
-  LoraHubSection lorahub;
+  /// Section "sweeps": values of a row's SweptNumber, by its parameter, on the first seed.
+  std::map<std::string, std::vector<std::int64_t>> sweeps;
   NewTasksSection new_tasks;
   bool costs = true;             ///< Measure step times and latencies, one method at a time.
   std::int64_t cost_rounds = 8;  ///< Pairs of steps.
   std::int64_t jobs = 0;         ///< Cells at one time; 0: one for each core. Each has its share of the cores.
 
   static ExperimentConfig from_json(const nlohmann::ordered_json& json);
+  nlohmann::ordered_json to_json() const;  ///< Every key with its value, defaults too.
   const std::vector<std::uint64_t>& seeds_for(const std::string& method) const;
   bool has(const std::string& method) const;  ///< Whether it is one of `methods`.
 };
+
+/// All keys with their sections, the model's, adapter's, data's and training's too.
+const io::FieldList& experiment_fields();
+
+/// Every key's default with its meaning, as JSON with comment lines; "FOLDER" and "FILE" stand for what has none.
+std::string documented_default_experiment();
 
 }  // namespace moelora::experiment

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "moelora/adapter/adapter.h"
@@ -70,6 +71,22 @@ struct Product {
   nlohmann::ordered_json details;  ///< Chosen λ, weights found, …: kept with the result.
 };
 
+/// What a row is to the whole comparison; at most one row has each.
+enum class Role {
+  none,
+  base,       ///< The model without training.
+  baseline,   ///< Others are compared with it, and new tasks are learned with it.
+  single,     ///< One adapter for each task: gains and losses are against it.
+  yardstick,  ///< Its parameters and step time are the measure of the others'.
+};
+
+/// A number of the adapter's configuration that is swept with a row (section "sweeps").
+struct SweptNumber {
+  std::string parameter;  ///< Key in "sweeps".
+  std::function<std::int64_t(const MoeLoraConfig&)> value;
+  std::function<void(MoeLoraConfig&, std::int64_t)> set;
+};
+
 class Method {
  public:
   Method(std::string key, std::string title, std::string note)
@@ -80,10 +97,26 @@ class Method {
   const std::string& title() const { return title_; }  ///< "MOELoRA (D)"
   const std::string& note() const { return note_; }    ///< One line: what it is.
 
+  virtual Role role() const { return Role::none; }
   /// Whether the trainer runs, so that seeds and a learning rate matter.
   virtual bool is_trained() const { return false; }
   /// Rows whose adapters it is made of.
   virtual std::vector<std::string> needs() const { return {}; }
+  /// Whether it chooses something on the validation part, beside the learning rate of a trained row.
+  virtual bool needs_validation() const { return false; }
+  /// Whether times are measured: not where nothing is trained and a token costs what the base's does.
+  virtual bool has_cost() const { return true; }
+  /// Whether the experts' weights of each task are shown.
+  virtual bool shows_expert_weights() const { return false; }
+  /// A remark below the report, the same one of several rows once; may be empty.
+  virtual std::string remark() const { return {}; }
+  /// Keys of the experiment's configuration that are this method's own, with their defaults; may be null.
+  virtual std::shared_ptr<OwnSettings> own_settings() const { return nullptr; }
+  virtual std::vector<SweptNumber> swept() const { return {}; }
+  /// What is wrong with an experiment that has this row: (key of the configuration, text).
+  virtual std::vector<std::pair<std::string, std::string>> problems(const ExperimentConfig&) const { return {}; }
+  /// Why this build does not have it and how to get it; empty: it is there.
+  virtual std::string missing() const { return {}; }
   /// Changes the common configuration to the row's own. `tasks`: number of tasks.
   virtual void configure(const ExperimentConfig&, std::int64_t /*tasks*/, train::TrainConfig&) const {}
   /// Why one task of it can't be folded into the weights; empty: it can.
@@ -98,10 +131,13 @@ class Method {
 
 using MethodPtr = std::shared_ptr<const Method>;
 
-/// All rows, in the order of the table.
+/// All rows that this build has, in the order of the table.
 const std::vector<MethodPtr>& methods();
-/// Error listing the known keys.
+/// Error listing the known keys, or saying how to get a row that this build does not have.
 const Method& find_method(const std::string& key);
+const Method& method_with(Role role);
+/// Those of every row, with their defaults; also of rows that this build does not have.
+AllOwnSettings default_own_settings();
 
 /// Trains what bench.config says in bench.folder / "run", resuming what is there: the way of every trained row.
 Product train_row(Workbench& bench);

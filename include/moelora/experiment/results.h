@@ -94,10 +94,10 @@ struct Results {
   std::optional<eval::Scores> majority;  ///< eval::majority_scores
   std::int64_t base_parameters = 0;
   std::vector<Row> rows;
-  std::string base = "base";           ///< key of the row without training: never marked best
-  std::string baseline = "moelora-d";  ///< key of the row that others are compared with
-  std::string single = "lora-single";  ///< key of one adapter per task: gains and losses are against it
-  std::string equal_to = "lora-full";  ///< key of the row whose parameters and step time are the measure
+  std::string base;      ///< key of the row without training: never marked best
+  std::string baseline;  ///< key of the row that others are compared with
+  std::string single;    ///< key of one adapter per task: gains and losses are against it
+  std::string equal_to;  ///< key of the row whose parameters and step time are the measure
   std::vector<SweepPoint> sweeps;
   std::vector<ExpertWeights> expert_weights;
   std::vector<NewTask> new_tasks;

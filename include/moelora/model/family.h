@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -15,6 +16,7 @@
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/tokenizer.h"
 #include "moelora/model/weights.h"
+#include "moelora/nn/rotary.h"
 
 namespace moelora::model {
 
@@ -43,9 +45,9 @@ class ModelConfig {
   virtual std::vector<std::pair<std::string, std::string>> summary() const = 0;
 };
 
-/// How texts speak of a family.
+/// How texts speak of a family: "NAME, EDITION", "NAME's (EDITION: CONFIG_KEYS)".
 struct FamilyTitle {
-  std::string name;         ///< "ChatGLM-6B"
+  std::string name;         ///< As its publisher calls it.
   std::string edition;      ///< What tells it from others of that name: "the first generation"; may be empty.
   std::string config_keys;  ///< Keys by which a person knows its config.json.
 };
@@ -55,6 +57,12 @@ struct LinearShape {
   std::string name;
   std::int64_t in_features = 0;
   std::int64_t out_features = 0;
+};
+
+/// One axis of rotary positions, [n] int64, as a graph computes it for `width` columns.
+struct RotaryAxis {
+  at::Tensor frequencies;   ///< [width/2]
+  nn::RotaryTables tables;  ///< [n, width]
 };
 
 class Family {
@@ -83,6 +91,12 @@ class Family {
                                                     const nlohmann::ordered_json& settings) const = 0;
   /// Keys that `settings` may have.
   virtual std::vector<std::string> tokenizer_settings() const { return {}; }
+
+  /// What verification compares with recorded tables; nothing: the family has none of its own.
+  virtual std::optional<RotaryAxis> rotary_axis(const at::Tensor& /*positions*/, std::int64_t /*width*/,
+                                                at::ScalarType /*dtype*/) const {
+    return std::nullopt;
+  }
 
   /// Other models that are easily taken for this family's, so that an error can say what a file is instead of listing
   /// what it lacks: the model to which tensors or modules of these names belong, e.g. "BLOOM or Falcon"; empty for this

@@ -1,7 +1,7 @@
 #pragma once
 // Models of any family, by what their folder holds: config.json decides which family reads it.
 //
-//   auto [family, config] = read_config(folder);    nothing but config.json
+//   auto [family, config] = read_config_of(folder); nothing but config.json
 //   LoadedModel loaded = load(folder);              weights and tokenizer
 //   loaded.save(other_folder);                      as it came
 
@@ -27,7 +27,7 @@ void register_family(std::shared_ptr<const Family> family);
 /// All families, in the order in which they are asked.
 std::vector<std::shared_ptr<const Family>> families();
 
-/// "ChatGLM-6B (the first generation) or …": the families, for texts.
+/// "NAME, EDITION or NAME …": the families, for texts.
 std::string known_families();
 
 struct FamilyConfig {
@@ -38,7 +38,7 @@ struct FamilyConfig {
 /// Error: no family recognises it (the text lists the known ones and what was found), or its family can't follow it.
 FamilyConfig read_config(const nlohmann::ordered_json& config);
 /// Reads a model folder's config.json. Error also if the folder holds a P-Tuning v2 prefix alone.
-FamilyConfig read_config(const std::filesystem::path& folder);
+FamilyConfig read_config_of(const std::filesystem::path& folder);
 
 /// The family whose tokenizer a folder or file holds, by config.json or else by its files; nullptr: none.
 std::shared_ptr<const Family> family_of_tokenizer(const std::filesystem::path& path);

@@ -9,7 +9,9 @@
 
 namespace moelora::nn {
 
-/// q, k, v [rows, heads, head_dim] → [rows, heads, head_dim]. Scores are scaled by 1/sqrt(head_dim).
+/// q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim] → [rows, heads, head_dim]. kv_heads divides heads: key
+/// and value head i serves the query heads i · heads / kv_heads, … (grouped-query attention, Ainslie et al. 2023, arXiv
+/// 2305.13245). Scores are scaled by 1/sqrt(head_dim). A prefix has kv_heads heads, as k and v.
 at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
                                const KeyValuePrefix& prefix = {});
 
@@ -19,12 +21,13 @@ struct AttentionResult {
   at::Tensor output;   ///< [n, heads, head_dim]: all rows, or those of `output_rows`
   at::Tensor log_sum;  ///< [n, heads] fp32: log of each query's sum of exponentials
 };
-/// q, k, v [rows, heads, head_dim], unit stride in the last axis. output_rows [n] int64: the queries wanted, on the
+/// q, k, v as above, unit stride in the last axis. output_rows [n] int64: the queries wanted, on the
 /// CPU; undefined: all. A prefix stands in front of every segment as rows that have no queries.
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                   const Segments& segments, const at::Tensor& output_rows = {},
                                   const KeyValuePrefix& prefix = {});
-/// dy [n, heads, head_dim]. Fills dq, dk and dv, views as q, k and v; dq of rows that were no queries becomes 0.
+/// dy [n, heads, head_dim]. Fills dq, dk and dv, views as q, k and v; dq of rows that were no queries becomes 0. dk and
+/// dv are sums over the query heads that share a head.
 void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const AttentionResult& result, const Segments& segments, const at::Tensor& output_rows,
                         at::Tensor dq, at::Tensor dk, at::Tensor dv);
@@ -33,6 +36,10 @@ KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, con
                                   const AttentionResult& result, const Segments& segments,
                                   const at::Tensor& output_rows, const KeyValuePrefix& prefix, at::Tensor dq,
                                   at::Tensor dk, at::Tensor dv);
+
+/// x with each of its heads (along axis `dim`) repeated for the query heads that it serves; x itself where there are
+/// already `heads` of them. Differentiable.
+at::Tensor repeat_heads(const at::Tensor& x, std::int64_t dim, std::int64_t heads);
 
 /// The same by plain differentiable operations with a mask: the readable reference that tests compare with, and the
 /// path that carries gradients into a prefix.

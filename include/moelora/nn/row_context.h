@@ -45,7 +45,7 @@ struct DropoutKey {
 
 /// A key/value prefix of one layer, seen by every row, never masked, not rotated (P-Tuning v2).
 struct KeyValuePrefix {
-  at::Tensor key;    ///< [P, heads, head_dim], or [S, P, heads, head_dim] for one prefix per segment
+  at::Tensor key;    ///< [P, kv_heads, head_dim], or [S, P, kv_heads, head_dim] for one prefix per segment
   at::Tensor value;  ///< as key
   bool defined() const { return key.defined(); }
   std::int64_t length() const { return key.defined() ? key.size(-3) : 0; }  ///< P

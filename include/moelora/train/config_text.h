@@ -3,9 +3,13 @@
 
 #include <string>
 
+#include "moelora/io/field_visitors.h"
 #include "moelora/train/config.h"
 
 namespace moelora::train {
+
+/// All keys with their sections ("training.steps"), those of the adapter too.
+const io::FieldList& train_fields();
 
 /// JSON with comment lines, as `moelora train --config` reads it. Keys that exclude others or are left out by default
 /// are shown as comments.

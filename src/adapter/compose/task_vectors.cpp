@@ -10,6 +10,7 @@
 #include <cmath>
 #include <mutex>
 
+#include "io/splitmix64.h"
 #include "moelora/io/error.h"
 
 namespace moelora {
@@ -156,13 +157,6 @@ std::uint32_t trim_threshold(const TaskVector& task, std::size_t number, double 
   return (upper << 16) | bin_from_top(count_magnitudes(task, upper), rank);
 }
 
-std::uint64_t dare_mix(std::uint64_t x) {  // splitmix64's step
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
-
 /// An entry of a task after DARE: 0 or rescaled.
 class DareValue {
  public:
@@ -172,12 +166,12 @@ class DareValue {
                   options.drop, "; 0 drops nothing");
     for (std::uint64_t task = 0; task < tasks.size(); ++task) {
       for (std::uint64_t linear = 0; linear < linears_; ++linear) {
-        stems_.push_back(dare_mix(dare_mix(dare_mix(options.seed) ^ task) ^ linear));
+        stems_.push_back(io::splitmix(io::splitmix(io::splitmix(options.seed) ^ task) ^ linear));
       }
     }
   }
   double operator()(std::size_t task, std::size_t linear, std::int64_t i, float x) const {
-    const std::uint64_t hash = dare_mix(stems_[task * linears_ + linear] ^ static_cast<std::uint64_t>(i));
+    const std::uint64_t hash = io::splitmix(stems_[task * linears_ + linear] ^ static_cast<std::uint64_t>(i));
     return static_cast<double>(hash >> 11) * 0x1p-53 >= drop_ ? x / keep_ : 0.0;
   }
 

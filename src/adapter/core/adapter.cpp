@@ -231,8 +231,8 @@ void AdapterImpl::update_saved_modules() {
   }
 }
 
-nn::ContextMaker for_tasks(Adapter adapter, std::vector<std::int64_t> tasks) {
-  return [adapter = std::move(adapter), tasks = single_tasks(tasks)](const nn::Segments& segments) {
+nn::ContextMaker for_tasks(Adapter adapter, TaskIds tasks) {
+  return [adapter = std::move(adapter), tasks = std::move(tasks)](const nn::Segments& segments) {
     return adapter->context(segments, tasks);
   };
 }

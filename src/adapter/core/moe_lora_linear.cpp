@@ -7,11 +7,11 @@
 #include <ostream>
 
 #include "adapter/core/moe_lora_inference.h"
-#include "adapter/low_rank_rows.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/delta_function.h"
 #include "moelora/nn/dropout.h"
 #include "nn/dropout_mask.h"
+#include "nn/kernels/cpu/low_rank_rows.h"
 
 namespace moelora {
 namespace {
@@ -146,7 +146,7 @@ at::Tensor MoeLoraLinearImpl::begin_forward(const at::Tensor& x, const at::Tenso
   at::NoGradGuard no_grad;
   const Omega omega = omega_of(x, context);
   if (x.is_cpu() && x.scalar_type() == at::kFloat) {
-    return low_rank_forward(call(omega, context), x.contiguous(), bias, tape);
+    return nn::kernels::low_rank_forward(call(omega, context), x.contiguous(), bias, tape);
   }
   const at::Tensor dropped = nn::apply_keyed_dropout(x, dropout_, key_, context);
   tape = at::mm(dropped, A.to(x.scalar_type()).t());
@@ -169,7 +169,8 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
   const Omega omega = omega_of(rows, context);
   at::Tensor expert_sums;
   if (dy.is_cpu() && dy.scalar_type() == at::kFloat) {
-    LowRankGradients found = low_rank_backward(call(omega, context), dy, source, tape, dx, need_omega);
+    nn::kernels::LowRankGradients found =
+        nn::kernels::low_rank_backward(call(omega, context), dy, source, tape, dx, need_omega);
     gradients.trained = {std::move(found.A), std::move(found.B)};
     expert_sums = std::move(found.expert_sums);
   } else {
@@ -217,7 +218,7 @@ void MoeLoraLinearImpl::finish_router(const at::Tensor& x, const at::Tensor& ome
   }
 }
 
-LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& context) const {
+nn::kernels::LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::RowContext& context) const {
   std::vector<std::int64_t> only = expert_of_segment(omega, context);
   const auto segments = context.segments.count();
   const at::Tensor weights =

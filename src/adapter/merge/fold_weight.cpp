@@ -7,6 +7,8 @@
 namespace moelora {
 namespace {
 
+using nn::kernels::FoldExtremes;
+
 /// out = round(source + B A) for some rows, on any device; source may be out itself.
 FoldExtremes fold_tensors(at::Tensor out, const at::Tensor& source, const at::Tensor& B, const at::Tensor& A,
                           bool measure) {
@@ -46,12 +48,13 @@ double largest_magnitude(const at::Tensor& values) {
   return std::max(-low.item<double>(), high.item<double>());
 }
 
-FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure) {
+nn::kernels::FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update,
+                                      bool measure) {
   const at::Tensor out = weight.detach();
   const at::Tensor A = update.A.to(weight.device());
   const at::Tensor B = update.B.to(weight.device());
-  if (folds_in_one_pass(out, source)) {
-    return fold_in_one_pass(out, source, B, A, measure);
+  if (nn::kernels::folds_in_one_pass(out, source)) {
+    return nn::kernels::fold_in_one_pass(out, source, B, A, measure);
   }
   // In blocks of rows, so that the wide temporaries stay small.
   const std::int64_t rows = out.size(0);
@@ -59,8 +62,8 @@ FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, con
   FoldExtremes extremes;
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t count = std::min(step, rows - first);
-    extremes.include(fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
-                                  B.narrow(0, first, count), A, measure));
+    extremes = larger_of(extremes, fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
+                                                B.narrow(0, first, count), A, measure));
   }
   return extremes;
 }

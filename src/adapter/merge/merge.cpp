@@ -15,11 +15,13 @@
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/log/log.h"
+#include "nn/kernels/cpu/fold.h"
 
 namespace moelora {
 
 namespace {
 
+using nn::kernels::FoldExtremes;
 using KeepBase = MergeOptions::KeepBase;
 using AdaptedLinear = AdapterImpl::AdaptedLinear;
 

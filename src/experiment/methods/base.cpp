@@ -6,11 +6,27 @@
 namespace moelora::experiment {
 namespace {
 
+/// Section "in_context": examples in front of the question, no training.
+class InContextSettings : public OwnSettings {
+ public:
+  std::int64_t examples = 3;           ///< Of the same task; fewer where they don't fit.
+  std::int64_t max_source_length = 0;  ///< Tokens; 0: data.max_source_length.
+
+  void fields(io::FieldVisitor& visit) override {
+    visit.section({"in_context", "Examples in front of the question, no training."}, [&](io::FieldVisitor& section) {
+      section({"examples", "of the same task; fewer where they don't fit"}, examples, io::at_least(1));
+      section({"max_source_length", "tokens of a prompt with its examples; 0: data.max_source_length"},
+              max_source_length);
+    });
+  }
+};
+
 constexpr const char* kNothingTrained = "nothing is trained, so there is nothing to fold";
 
 class BaseMethod : public Method {
  public:
   BaseMethod() : Method("base", "Base", "the frozen model without adapter") {}
+  Role role() const override { return Role::base; }
   std::string not_mergeable() const override { return kNothingTrained; }
   Product make(Workbench&) const override { return {}; }
 };
@@ -19,9 +35,11 @@ class InContext : public Method {
  public:
   InContext(std::string key, std::string title, std::string note, data::DemonstrationOptions::Choice choice)
       : Method(std::move(key), std::move(title), std::move(note)), choice_(choice) {}
+  bool has_cost() const override { return false; }
+  std::shared_ptr<OwnSettings> own_settings() const override { return std::make_shared<InContextSettings>(); }
   std::string not_mergeable() const override { return kNothingTrained; }
   Product make(Workbench& bench) const override {
-    const InContextSection& section = bench.experiment.in_context;
+    const auto& section = bench.experiment.own.of<InContextSettings>();
     data::DemonstrationOptions options;
     options.count = section.examples;
     options.choice = choice_;

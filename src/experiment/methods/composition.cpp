@@ -16,6 +16,29 @@
 namespace moelora::experiment {
 namespace {
 
+std::string not_empty(const std::vector<double>& values) {
+  return values.empty() ? "expected at least one value in lambdas, ties_lambdas, densities and drop_rates each" : "";
+}
+
+/// Section "composition".
+class CompositionSettings : public OwnSettings {
+ public:
+  std::vector<double> lambdas{0.1, 0.2, 0.3, 0.5, 0.7, 1.0};  ///< Of sums over tasks; tried on the validation part.
+  std::vector<double> ties_lambdas{1.0, 2.0, 4.0, 8.0};  ///< Of TIES' mean over tasks, which is smaller than a sum.
+  std::vector<double> densities{0.2, 0.5};               ///< TIES: shares of entries that are kept.
+  std::vector<double> drop_rates{0.5, 0.9};              ///< DARE.
+
+  void fields(io::FieldVisitor& visit) override {
+    visit.section({"composition", "Task arithmetic, TIES and DARE over the single LoRAs; all are tried on validation."},
+                  [&](io::FieldVisitor& section) {
+                    section({"lambdas", "factors of sums over tasks"}, lambdas, not_empty);
+                    section({"ties_lambdas", "factors of TIES' mean over tasks"}, ties_lambdas, not_empty);
+                    section({"densities", "TIES: shares of entries that are kept"}, densities, not_empty);
+                    section({"drop_rates", "DARE: shares of entries that are dropped"}, drop_rates, not_empty);
+                  });
+  }
+};
+
 struct Candidate {
   double lambda = 1.0;
   double parameter = 0.0;  // density or drop rate; unused by task arithmetic
@@ -25,13 +48,16 @@ class Composition : public Method {
  public:
   using Method::Method;
   std::vector<std::string> needs() const override { return {kSingleRow}; }
+  bool needs_validation() const override { return true; }
+  std::string remark() const override { return kCompositionRemark; }
+  std::shared_ptr<OwnSettings> own_settings() const override { return std::make_shared<CompositionSettings>(); }
 
   Product make(Workbench& bench) const override {
     const auto begin = std::chrono::steady_clock::now();
     const SingleLoras loras = read_single_loras(bench);
     const auto validation = train::encode_examples(bench.validation, bench.tasks, *bench.base.tokenizer,
                                                    bench.config.data.encode, "validation");
-    const std::vector<Candidate> tried = candidates(bench.experiment.composition);
+    const std::vector<Candidate> tried = candidates(bench.experiment.own.of<CompositionSettings>());
     Product product;
     std::optional<double> best_loss;
     Candidate best;
@@ -67,7 +93,7 @@ class Composition : public Method {
   }
 
  protected:
-  virtual std::vector<Candidate> candidates(const CompositionSection& section) const = 0;
+  virtual std::vector<Candidate> candidates(const CompositionSettings& section) const = 0;
   /// Makes `adapter` (null at first) the candidate's composition.
   virtual void apply(Workbench& bench, const SingleLoras& loras, const Candidate& candidate,
                      Adapter& adapter) const = 0;
@@ -90,7 +116,7 @@ class TaskArithmetic : public Composition {
                     "λ times the sum of the single LoRAs' updates, λ by validation") {}
 
  protected:
-  std::vector<Candidate> candidates(const CompositionSection& section) const override {
+  std::vector<Candidate> candidates(const CompositionSettings& section) const override {
     return pairs(section.lambdas, {0.0});
   }
   // Σ λ ΔW_t is what a table of weights says.
@@ -142,7 +168,7 @@ class Ties : public DenseComposition {
   }
 
  protected:
-  std::vector<Candidate> candidates(const CompositionSection& section) const override {
+  std::vector<Candidate> candidates(const CompositionSettings& section) const override {
     return pairs(section.ties_lambdas, section.densities);
   }
   TaskVector compose(const std::vector<TaskVector>& vectors, const Candidate& candidate, std::uint64_t) const override {
@@ -157,7 +183,7 @@ class Dare : public DenseComposition {
                          "entries of the single LoRAs' updates dropped at random, the rest rescaled and added") {}
 
  protected:
-  std::vector<Candidate> candidates(const CompositionSection& section) const override {
+  std::vector<Candidate> candidates(const CompositionSettings& section) const override {
     return pairs(section.lambdas, section.drop_rates);
   }
   TaskVector compose(const std::vector<TaskVector>& vectors, const Candidate& candidate,

@@ -22,6 +22,15 @@ void plain_lora(train::TrainConfig& config) {
   config.adapter.gate.top_k = 0;
 }
 
+class FullLora : public TrainedMethod {
+ public:
+  FullLora()
+      : TrainedMethod("lora-full", "LoRA (Full), w/o MOE",
+                      "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
+                      [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }) {}
+  Role role() const override { return Role::yardstick; }
+};
+
 class TaskPromptLora : public TrainedMethod {
  public:
   TaskPromptLora()
@@ -31,6 +40,12 @@ class TaskPromptLora : public TrainedMethod {
                         plain_lora(config);
                         config.data.task_prompts = experiment.task_prompts;
                       }) {}
+  std::vector<std::pair<std::string, std::string>> problems(const ExperimentConfig& experiment) const override {
+    if (!experiment.task_prompts.empty()) {
+      return {};
+    }
+    return {{"task_prompts", "the row " + key() + " needs a file of descriptions by task"}};
+  }
   Product make(Workbench& bench) const override {
     const auto prompts =
         std::make_shared<data::TaskPrompts>(data::TaskPrompts::from_file(bench.config.data.task_prompts));
@@ -51,8 +66,13 @@ class TaskPromptLora : public TrainedMethod {
 class SingleLora : public Method {
  public:
   SingleLora()
-      : Method("lora-single", "LoRA (Single)",
+      : Method(kSingleRow, "LoRA (Single)",
                "one LoRA of the same rank for each task, trained on that task's records alone") {}
+  Role role() const override { return Role::single; }
+  std::string remark() const override {
+    return "LoRA (Single) is one training run for each task, each with the task's share of the steps and with its own "
+           "best step; the learning rate is common to all tasks.";
+  }
   bool is_trained() const override { return true; }
   void configure(const ExperimentConfig&, std::int64_t tasks, train::TrainConfig& config) const override {
     // K experts of rank r, each scaled by alpha / r.
@@ -122,10 +142,7 @@ class SingleLora : public Method {
 }  // namespace
 
 std::vector<MethodPtr> lora_methods() {
-  return {std::make_shared<TrainedMethod>(
-              "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
-              [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }),
-          std::make_shared<SingleLora>(), std::make_shared<TaskPromptLora>()};
+  return {std::make_shared<FullLora>(), std::make_shared<SingleLora>(), std::make_shared<TaskPromptLora>()};
 }
 
 }  // namespace moelora::experiment

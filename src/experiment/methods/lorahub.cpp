@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "experiment/methods/lorahub_settings.h"
 #include "experiment/methods/registry.h"
 #include "experiment/methods/single_loras.h"
 #include "moelora/data/split.h"
@@ -19,18 +20,23 @@ class LoraHub : public Method {
  public:
   using Method::Method;
   std::vector<std::string> needs() const override { return {kSingleRow}; }
+  bool needs_validation() const override { return true; }
+  std::string remark() const override { return kCompositionRemark; }
+  std::string missing() const override { return lorahub_missing(); }
+  std::shared_ptr<OwnSettings> own_settings() const override { return std::make_shared<LoraHubSettings>(); }
 
   Product make(Workbench& bench) const override {
     const auto begin = std::chrono::steady_clock::now();
     const SingleLoras loras = read_single_loras(bench);
+    const auto& settings = bench.experiment.own.of<LoraHubSettings>();
     Product product;
     std::vector<std::vector<double>> found;
     Adapter adapter{nullptr};
     for (const std::string& task : bench.tasks.names()) {
       bench.status("searching weights of " + task, static_cast<std::int64_t>(found.size()), bench.tasks.size());
-      const auto examples = train::encode_examples(
-          data::select_few(data::select_tasks(bench.validation, {task}, {}), bench.experiment.lorahub.examples),
-          bench.tasks, *bench.base.tokenizer, bench.config.data.encode, task);
+      const auto examples =
+          train::encode_examples(data::select_few(data::select_tasks(bench.validation, {task}, {}), settings.examples),
+                                 bench.tasks, *bench.base.tokenizer, bench.config.data.encode, task);
       std::vector<const data::Example*> shown;
       for (const data::Example& example : examples) {
         shown.push_back(&example);
@@ -42,7 +48,7 @@ class LoraHub : public Method {
             .mean();
       };
       LoraHubOptions options;
-      options.evaluations = bench.experiment.lorahub.evaluations;
+      options.evaluations = settings.evaluations;
       options.seed = bench.seed;
       const LoraHubResult result = search_weights(loras.tasks.size(), loss, options);
       found.push_back(result.weights);

@@ -5,15 +5,23 @@
 namespace moelora::experiment {
 namespace {
 
+class PrefixSettings : public OwnSettings {
+ public:
+  std::int64_t length = 16;
+  void fields(io::FieldVisitor& visit) override {
+    visit({"prefix_length", "positions of P-Tuning v2's prefixes"}, length, io::at_least(1));
+  }
+};
+
 MethodPtr prefix_row(std::string key, std::string title, std::string note, bool projection) {
-  return std::make_shared<TrainedMethod>(
+  return std::make_shared<TrainedMethodWith<PrefixSettings>>(
       std::move(key), std::move(title), std::move(note),
       [projection](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
         MoeLoraConfig adapter;
         adapter.num_experts = 1;
         adapter.targets.clear();
         adapter.seed = config.adapter.seed;
-        adapter.prefix = PrefixConfig{experiment.prefix_length, projection, config.adapter.dropout};
+        adapter.prefix = PrefixConfig{experiment.own.of<PrefixSettings>().length, projection, config.adapter.dropout};
         config.adapter = adapter;
       },
       "extra keys and values, no change of weights");

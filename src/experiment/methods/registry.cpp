@@ -5,7 +5,10 @@
 
 namespace moelora::experiment {
 
-const std::vector<MethodPtr>& methods() {
+namespace {
+
+/// Also those that this build does not have.
+const std::vector<MethodPtr>& known_methods() {
   static const std::vector<MethodPtr> all = [] {
     std::vector<MethodPtr> rows;
     for (const auto& of_file : {base_methods(), p_tuning_methods(), lora_methods(), composition_methods(),
@@ -17,15 +20,49 @@ const std::vector<MethodPtr>& methods() {
   return all;
 }
 
+}  // namespace
+
+const std::vector<MethodPtr>& methods() {
+  static const std::vector<MethodPtr> present = [] {
+    std::vector<MethodPtr> rows = known_methods();
+    std::erase_if(rows, [](const MethodPtr& method) { return !method->missing().empty(); });
+    return rows;
+  }();
+  return present;
+}
+
 const Method& find_method(const std::string& key) {
   std::vector<std::string> known;
-  for (const MethodPtr& method : methods()) {
+  for (const MethodPtr& method : known_methods()) {
+    const std::string missing = method->missing();
     if (method->key() == key) {
+      MOELORA_CHECK(missing.empty(), "no method '", key, "': ", missing);
       return *method;
     }
-    known.push_back(method->key());
+    if (missing.empty()) {
+      known.push_back(method->key());
+    }
   }
   throw Error("no method '" + key + "'" + io::suggestion(key, known));
+}
+
+const Method& method_with(Role role) {
+  for (const MethodPtr& method : methods()) {
+    if (method->role() == role) {
+      return *method;
+    }
+  }
+  throw Error("no method has the role that was asked for");
+}
+
+AllOwnSettings default_own_settings() {
+  AllOwnSettings all;
+  for (const MethodPtr& method : known_methods()) {
+    if (auto settings = method->own_settings()) {
+      all.add(std::move(settings));
+    }
+  }
+  return all;
 }
 
 }  // namespace moelora::experiment

@@ -38,4 +38,12 @@ class TrainedMethod : public Method {
   std::string not_mergeable_;
 };
 
+/// A trained row with settings of its own, which other rows of the file may share.
+template <typename Settings>
+class TrainedMethodWith : public TrainedMethod {
+ public:
+  using TrainedMethod::TrainedMethod;
+  std::shared_ptr<OwnSettings> own_settings() const override { return std::make_shared<Settings>(); }
+};
+
 }  // namespace moelora::experiment

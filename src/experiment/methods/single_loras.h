@@ -15,6 +15,11 @@ namespace moelora::experiment {
 
 inline constexpr const char* kSingleRow = "lora-single";
 
+/// What a report says of rows that are made of the single LoRAs.
+inline constexpr const char* kCompositionRemark =
+    "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
+    "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.";
+
 struct SingleLoras {
   MoeLoraConfig config;                           ///< of the row: K experts
   TaskNames tasks;                                ///< of the row

@@ -19,7 +19,7 @@ constexpr std::size_t kLinears = 4;
 // What a call needs besides tensors that gradients flow to.
 struct Call : torch::CustomClassHolder {
   std::shared_ptr<ChatGlmBlockImpl> block;
-  nn::RotaryTables rotary;
+  nn::Rotary rotary;
   nn::RowContext context;
   at::Tensor output_rows;         // undefined: all
   nn::RowContext output_context;  // of output_rows
@@ -65,9 +65,9 @@ struct Heads {
     k = qkv.narrow(2, d, d);
     v = qkv.narrow(2, 2 * d, d);
   }
-  void rotate(const nn::RotaryTables& tables, bool inverse) const {
-    nn::rotate_in_place(q, tables, inverse);
-    nn::rotate_in_place(k, tables, inverse);
+  void rotate(const nn::Rotary& rotary, bool inverse) const {
+    nn::rotate_in_place(q, rotary, inverse);
+    nn::rotate_in_place(k, rotary, inverse);
   }
 };
 

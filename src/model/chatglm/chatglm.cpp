@@ -7,6 +7,7 @@
 #include "model/chatglm/block_function.h"
 #include "model/chatglm/decode.h"
 #include "moelora/io/error.h"
+#include "moelora/model/chatglm/rotary.h"
 #include "moelora/model/kv_cache.h"
 
 namespace moelora::model {
@@ -159,7 +160,7 @@ at::Tensor ChatGlmImpl::hidden(const at::Tensor& ids, const at::Tensor& position
     options.cache->advance(context.segments);
     return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;
   }
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, config_.head_dim(), x.scalar_type());
   LayerInput input{rotary, context, 0, options.cache, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_layers; ++layer) {
     input.layer = layer;
@@ -181,7 +182,7 @@ void ChatGlmImpl::visit_outputs(const at::Tensor& ids, const at::Tensor& positio
   check_prefix(context, config_);
   at::Tensor x = transformer->word_embeddings->forward(ids);
   bool wanted = visit("transformer.word_embeddings", x);
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, config_.head_dim(), x.scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, config_.head_dim(), x.scalar_type());
   for (std::int64_t layer = 0; wanted && layer < config_.num_layers; ++layer) {
     const LayerInput input{rotary, context, layer, nullptr, {}, {}};
     x = transformer->layers[layer]->as<ChatGlmBlock>()->forward(x, input);

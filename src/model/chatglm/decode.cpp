@@ -3,6 +3,8 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/gelu.h>
 
+#include "moelora/model/chatglm/rotary.h"
+
 namespace moelora::model {
 
 at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& positions, const nn::RowContext& context,
@@ -11,14 +13,14 @@ at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& posit
   const auto heads = shape.heads;
   const auto head_dim = shape.head_dim;
   const auto rows = x.size(0);
-  const nn::RotaryTables rotary = nn::rotary_tables(positions, head_dim, x.scalar_type());
+  const nn::Rotary rotary = chatglm_rotary(positions, head_dim, x.scalar_type()).to(at::kFloat);
   for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
     auto& block = *model.transformer->layers[layer]->as<ChatGlmBlock>();
     const at::Tensor a = block.input_layernorm->forward(x);
     const at::Tensor mixed = block.attention->query_key_value->forward(a, context).view({rows, heads, 3 * head_dim});
-    const at::Tensor attended =
-        cache.append_row(layer, mixed.narrow(2, 0, head_dim), mixed.narrow(2, head_dim, head_dim),
-                         mixed.narrow(2, 2 * head_dim, head_dim), rotary);
+    const at::Tensor q = nn::rotated_in_float(mixed.narrow(2, 0, head_dim), rotary);
+    const at::Tensor k = nn::rotated_in_float(mixed.narrow(2, head_dim, head_dim), rotary);
+    const at::Tensor attended = cache.append_row(layer, q, k, mixed.narrow(2, 2 * head_dim, head_dim));
     at::Tensor sum = block.attention->dense->forward(attended.view({rows, heads * head_dim}), context);
     const at::Tensor m = block.post_attention_layernorm->forward(sum.add_(a, ChatGlmConfig::kResidualAlpha));
     at::Tensor inner = block.mlp->dense_h_to_4h->forward(m, context);

@@ -1,4 +1,3 @@
-#include "moelora/model/chatglm/family.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -10,6 +9,7 @@
 #include "moelora/io/error.h"
 #include "moelora/model/chatglm/chatglm.h"
 #include "moelora/model/chatglm/other_families.h"
+#include "moelora/model/chatglm/rotary.h"
 #include "moelora/model/chatglm/tokenizer.h"
 
 namespace moelora::model {
@@ -116,6 +116,12 @@ class ChatGlmFamily : public Family {
   }
   std::vector<std::string> tokenizer_settings() const override {
     return {"do_lower_case", "remove_space", "num_image_tokens", "linebreak", "whitespace", "dummy_prefix"};
+  }
+
+  std::optional<RotaryAxis> rotary_axis(const at::Tensor& positions, std::int64_t width,
+                                        at::ScalarType dtype) const override {
+    return RotaryAxis{chatglm_frequencies(width, positions.device()).to(dtype),
+                      chatglm_rotary_axis(positions, width, dtype)};
   }
 
   std::string other_model_of_names(const std::vector<std::string>& names) const override {

@@ -94,7 +94,7 @@ TEST_F(Contexts, OfTwoAdaptersOnDifferentLinearsAreToldApartLinearByLinear) {
 TEST_F(Contexts, MadeForTasksAreThoseOfTheirSequences) {
   Adapter adapter = inject(*model_, user_config(), user_tasks());
   fill_updates(adapter);
-  EXPECT_TRUE(at::equal(run(for_tasks(adapter, {1, 0})(segments_)), run(context(adapter, {1, 0}))));
+  EXPECT_TRUE(at::equal(run(for_tasks(adapter, single_tasks({1, 0}))(segments_)), run(context(adapter, {1, 0}))));
   const nn::ContextMaker of_one = for_task(adapter, user_tasks().name(1));
   EXPECT_TRUE(at::equal(run(of_one(segments_)), run(context(adapter, {1, 1}))));
   EXPECT_EQ(of_one(nn::Segments::from_lengths({2, 2, 2})).expert_weights.size(1), 3);

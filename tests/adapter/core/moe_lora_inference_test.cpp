@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "moelora/adapter/moe_lora_linear.h"
+#include "nn/kernels/cpu/cpu_kernels.h"
 
 namespace moelora {
 namespace {
@@ -34,7 +35,11 @@ TEST(MoeLoraInference, EqualsTheReference) {
           const at::Tensor x_stored = x.to(dtype);
           const nn::FrozenWeight stored(weight.to(dtype));
           const at::Tensor bias_stored = with_bias ? bias.to(dtype) : bias;
-          ASSERT_TRUE(supports_few_rows_adapted(x_stored, stored, bias_stored, delta->A, delta->B));
+          const bool served = sequences <= nn::kernels::cpu_kernels().most_rows;
+          ASSERT_EQ(supports_few_rows_adapted(x_stored, stored, bias_stored, delta->A, delta->B), served);
+          if (!served) {
+            continue;
+          }
           const at::Tensor fast = delta->forward(x_stored, stored, bias_stored, context);
           EXPECT_EQ(fast.scalar_type(), dtype);
           const nn::FrozenWeight widened(weight.to(dtype).to(at::kFloat));

@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "io/splitmix64.h"
 #include "io/torch_archive.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -49,10 +50,7 @@ class RandomHalves {
   /// The same values for the same seed.
   void fill(std::uint16_t* out, std::int64_t count, std::uint64_t seed) const {
     for (std::int64_t i = 0; i < count; i += 4) {
-      std::uint64_t x = seed + static_cast<std::uint64_t>(i) * 0x9e3779b97f4a7c15ull;  // splitmix64
-      x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-      x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-      x ^= x >> 31;
+      std::uint64_t x = moelora::io::splitmix_output(seed + static_cast<std::uint64_t>(i) * moelora::io::kSplitMixStep);
       for (std::int64_t j = i; j < std::min(i + 4, count); ++j, x >>= 16) {
         out[j] = table_[x & 0xffff];
       }

@@ -25,7 +25,7 @@ ExpectedTensors expected_tensors(const ChatGlmConfig& config);
 
 /// What a block needs besides its rows; the same for all blocks but for layer and output rows.
 struct LayerInput {
-  const nn::RotaryTables& rotary;
+  const nn::Rotary& rotary;
   const nn::RowContext& context;
   std::int64_t layer = 0;
   KvCache* cache = nullptr;
