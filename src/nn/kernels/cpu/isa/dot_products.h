@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "nn/kernels/cpu/isa/registers.h"
+#include "nn/kernels/cpu/isa/formats.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {

@@ -2,8 +2,8 @@
 // registers while a panel of A, front to back, is multiplied with the rows of B. The weight is read and written once.
 
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/isa/formats.h"
 #include "nn/kernels/cpu/isa/operations.h"
-#include "nn/kernels/cpu/isa/registers.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {
