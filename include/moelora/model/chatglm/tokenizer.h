@@ -31,9 +31,9 @@ class ChatGlmTokenizer : public Tokenizer {
   TokenIds encode(std::string_view text) const override;
   std::string decode(const TokenIds& ids) const override;
   std::string piece(std::int64_t id) const override;
-  /// source [gMASK] <sop>; the rows up to the [gMASK] see each other in both directions.
+  /// source [gMASK] `<sop>`; the rows up to the [gMASK] see each other in both directions.
   Prompt build_prompt(const TokenIds& source) const override;
-  /// source [gMASK] <sop> target <eop>; the first label is the <sop>.
+  /// source [gMASK] `<sop>` target `<eop>`; the first label is the `<sop>`.
   TrainingPair build_pair(const TokenIds& source, const TokenIds& target) const override;
   /// "[Round 0]\n问：question\n答：answer\n" for each earlier round, then the next one without an answer.
   std::string conversation_text(const std::vector<std::pair<std::string, std::string>>& history,
