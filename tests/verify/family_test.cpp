@@ -133,7 +133,7 @@ TEST_F(AnotherFamily, TrainsAnswersMergesAndSaves) {
     options.tokenizer = false;
     return model::load(saved.path(), options);
   }();
-  const auto answer = model::generate(*again.model, {prompt}, {2}, {.max_new_tokens = 3});
+  const auto answer = model::generate(*again.model, {prompt}, {2}, check.generation);
   EXPECT_EQ(loaded_.tokenizer->decode(answer.front().ids), "DDD");
 }
 
