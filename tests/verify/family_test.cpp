@@ -103,14 +103,12 @@ TEST_F(AnotherFamily, TrainsAnswersMergesAndSaves) {
   Adapter trained =
       load_adapter(*loaded_.model, result.result, loaded_.base_fingerprint, loaded_.tokenizer->fingerprint());
   trained->eval();
-  const eval::BatchContext context = [&](const std::vector<std::int64_t>& batch) -> model::ContextMaker {
-    return [&, batch](const nn::Segments& segments, const std::vector<std::int64_t>& sequences) {
-      std::vector<std::int64_t> tasks;
-      for (const std::int64_t sequence : sequences) {
-        tasks.push_back(trained->tasks().index(records_[batch[sequence]].task));
-      }
-      return trained->context(segments, single_tasks(tasks));
-    };
+  const eval::BatchContext context = [&](const std::vector<std::int64_t>& batch) {
+    std::vector<std::int64_t> tasks;
+    for (const std::int64_t record : batch) {
+      tasks.push_back(trained->tasks().index(records_[record].task));
+    }
+    return for_tasks(trained, single_tasks(tasks));
   };
   eval::EvaluateOptions evaluate;
   evaluate.max_target_length = 3;
@@ -123,8 +121,8 @@ TEST_F(AnotherFamily, TrainsAnswersMergesAndSaves) {
   Certificate certificate;
   MergeCheckOptions check;
   check.generation.max_new_tokens = 3;
-  const model::TokenIds prompt = loaded_.tokenizer->build_prompt({'d'});
-  EXPECT_TRUE(check_merge(*loaded_.model, merged, "down", {prompt}, {2}, check, {}, certificate).passed());
+  const model::Prompt prompt = loaded_.tokenizer->build_prompt({'d'});
+  EXPECT_TRUE(check_merge(*loaded_.model, merged, "down", {prompt}, check, {}, certificate).passed());
   EXPECT_EQ(certificate.linears, 2);
   testing::TemporaryFolder saved;
   loaded_.save(saved.path());
@@ -133,7 +131,7 @@ TEST_F(AnotherFamily, TrainsAnswersMergesAndSaves) {
     options.tokenizer = false;
     return model::load(saved.path(), options);
   }();
-  const auto answer = model::generate(*again.model, {prompt}, {2}, {.max_new_tokens = 3});
+  const auto answer = model::generate(*again.model, {prompt}, check.generation);
   EXPECT_EQ(loaded_.tokenizer->decode(answer.front().ids), "DDD");
 }
 
