@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 
-#include "io/json_text.h"
-#include "io/utf8.h"
+#include "moelora/io/json_text.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::cli {
 

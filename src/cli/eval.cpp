@@ -14,8 +14,8 @@
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/readable.h"
 #include "moelora/log/log.h"
-#include "moelora/train/progress.h"
 
 namespace moelora::cli {
 namespace {
@@ -66,7 +66,7 @@ void add_counts(eval::EvaluationReport& report, const eval::Evaluation& evaluati
                          : detail::concat(evaluation.cut_prompts.text(), ": longer than ", evaluation.longest_prompt,
                                           " tokens, without their ", data::cut_name(options.encode.cut)));
   report.facts.emplace_back("cut answers", std::to_string(evaluation.unfinished));
-  report.facts.emplace_back("time", train::duration_text(evaluation.seconds));
+  report.facts.emplace_back("time", io::duration_text(evaluation.seconds));
 }
 
 void print_scores(const eval::EvaluationReport& report) {

@@ -11,7 +11,6 @@
 #include "cli/session.h"
 #include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
-#include "io/number_text.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/parameter_count.h"
@@ -21,6 +20,7 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/readable.h"
 #include "moelora/train/begin_from.h"
 #include "moelora/train/config.h"
 

@@ -5,14 +5,13 @@
 #include <set>
 
 #include "cli/session.h"
-#include "data/json_scanner.h"
-#include "io/file_kind.h"
-#include "io/number_text.h"
-#include "io/utf8.h"
+#include "moelora/data/json_scanner.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::cli {
 namespace {

@@ -17,20 +17,12 @@ using nlohmann::ordered_json;
 
 constexpr const char* kRankMark = ".rank-";
 
-std::string sha256_of_records(const std::vector<data::Record>& records) {
-  io::Sha256 hash;
-  for (const data::Record& record : records) {
-    hash.update(data::to_json(record).dump() + "\n");
-  }
-  return hash.hex();
-}
-
 }  // namespace
 
 KeptAnswers::KeptAnswers(std::filesystem::path file, bool resume, train::ProcessGroup* ranks)
     : file_(std::move(file)), ranks_(ranks) {
   if (writes(ranks_)) {
-    own_ = std::make_unique<AnswerFile>(file_, resume);
+    own_ = std::make_unique<data::AnswerFile>(file_, resume);
   }
 }
 
@@ -38,24 +30,23 @@ void KeptAnswers::begin(const ordered_json& identity, eval::EvaluateOptions& opt
   if (own_) {
     options.known = own_->begin(identity);
     for (const std::filesystem::path& file : files_of_others()) {
-      const std::vector<eval::Answer> more = AnswerFile::read(file, identity);
+      const std::vector<data::Answer> more = data::AnswerFile::read(file, identity);
       options.known.insert(options.known.end(), more.begin(), more.end());
     }
   }
   if (ranks_ != nullptr) {
     auto known = ordered_json::array();
-    for (const eval::Answer& answer : options.known) {
-      known.push_back({answer.record, answer.text, answer.tokens, answer.finished});
+    for (const data::Answer& answer : options.known) {
+      known.push_back(data::to_json(answer));
     }
     const std::string first = ranks_->gather(own_ ? known.dump() : std::string()).front();
     if (!own_) {
       for (const auto& answer : ordered_json::parse(first)) {
-        options.known.push_back({answer.at(0).get<std::int64_t>(), answer.at(1).get<std::string>(),
-                                 answer.at(2).get<std::int64_t>(), answer.at(3).get<bool>()});
+        options.known.push_back(data::answer_from_json(answer));
       }
       try {
         if (std::filesystem::is_directory(file_.parent_path())) {
-          own_ = std::make_unique<AnswerFile>(file_of(ranks_->rank()), /*resume=*/true);
+          own_ = std::make_unique<data::AnswerFile>(file_of(ranks_->rank()), /*resume=*/true);
           own_->begin(identity);
         }
       } catch (const Error& error) {  // the run itself does not need it
@@ -68,7 +59,7 @@ void KeptAnswers::begin(const ordered_json& identity, eval::EvaluateOptions& opt
     log::info(detail::concat("going on after ", options.known.size(), " answers in ", file_.string()));
   }
   if (own_) {
-    options.on_answers = [this](const std::vector<eval::Answer>& answers) { own_->add(answers); };
+    options.on_answers = [this](const std::vector<data::Answer>& answers) { own_->add(answers); };
   }
 }
 
@@ -100,7 +91,7 @@ ordered_json identity_of_answers(const Session& session, const std::vector<data:
   const data::EncodeOptions encode = eval::prompt_encoding(options, *session.model);
   const model::GenerationOptions& generation = options.generation;
   ordered_json identity{{"records", records.size()},
-                        {"records_sha256", sha256_of_records(records)},
+                        {"records_sha256", io::sha256_of(data::json_lines(records))},
                         {"model", session.base_fingerprint},
                         {"tokenizer", session.tokenizer->fingerprint()},
                         {"adapter", nullptr},

@@ -5,8 +5,8 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "cli/answer_file.h"
 #include "cli/predict.h"
+#include "moelora/data/answer_file.h"
 #include "moelora/train/process_group.h"
 
 namespace moelora::cli {
@@ -28,7 +28,7 @@ class KeptAnswers {
 
   std::filesystem::path file_;
   train::ProcessGroup* ranks_;
-  std::unique_ptr<AnswerFile> own_;
+  std::unique_ptr<data::AnswerFile> own_;
 };
 
 /// All that answers depend on: records, model, adapter and the options that change what is said. The session has its

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::cli {
 namespace {

@@ -4,9 +4,9 @@
 #include <cmath>
 #include <cstdio>
 
-#include "io/number_text.h"
 #include "moelora/data/sampler.h"
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 #include "moelora/train/plan.h"
 
 namespace moelora::cli {

@@ -10,8 +10,8 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/numbers.h"
+#include "moelora/io/readable.h"
 #include "moelora/log/log.h"
-#include "moelora/train/progress.h"
 
 namespace moelora::cli {
 namespace {
@@ -32,7 +32,7 @@ class AnswerProgress {
     std::fprintf(stderr, "%s%lld/%lld answers, %.0f tokens/s, %s %s%s", terminal_ ? "\r\033[K" : "",
                  static_cast<long long>(at.done), static_cast<long long>(at.total),
                  static_cast<double>(at.tokens) / seconds, last ? "in" : "ETA",
-                 train::duration_text(last ? seconds : left).c_str(), terminal_ && !last ? "" : "\n");
+                 io::duration_text(last ? seconds : left).c_str(), terminal_ && !last ? "" : "\n");
     std::fflush(stderr);
   }
 

@@ -13,8 +13,8 @@
 
 namespace moelora::cli {
 
+using data::write_records;
 using train::read_and_report;
-using train::write_records;
 
 /// --batch-size, --max-source-length, --cut and --max-new-tokens.
 void add_answer_options(CLI::App& verb, eval::EvaluateOptions& options);

@@ -37,7 +37,7 @@ void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_r
 
 at::Device parse_device(const std::string& text) {
   if (text == "auto") {
-    return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU);
+    return model::automatic_device();
   }
   MOELORA_CHECK(text == "cpu" || text == "cuda" || text.starts_with("cuda:"),
                 "--device: expected cpu, cuda, cuda:N or ", "auto, found '", text, "'");

@@ -9,6 +9,7 @@
 
 #include "moelora/adapter/adapter.h"
 #include "moelora/data/record.h"
+#include "moelora/io/readable.h"
 #include "moelora/model/generation.h"
 #include "moelora/model/registry.h"
 #include "moelora/train/config.h"
@@ -55,5 +56,7 @@ at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfl
 
 /// Error if `folder` exists and holds anything.
 void require_empty(const std::filesystem::path& folder);
+
+using io::with_commas;
 
 }  // namespace moelora::cli

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "moelora/eval/report.h"
-#include "moelora/train/progress.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::cli {
 namespace {
@@ -52,7 +52,7 @@ void write_training_report(const std::filesystem::path& output, const train::Tra
       {"data", config.data.train},
       {"steps", std::to_string(result.step) + " of " + std::to_string(config.training.steps)},
       {"tokens", std::to_string(result.tokens)},
-      {"time", train::duration_text(result.seconds)},
+      {"time", io::duration_text(result.seconds)},
       {"result", result.stopped ? "stopped; resume it with --resume"
                                 : result.result.filename().string() + ", of step " + std::to_string(result.best_step)}};
   std::map<std::string, std::size_t> curves;

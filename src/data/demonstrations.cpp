@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "data/bigram_index.h"
-#include "data/random.h"
 #include "moelora/data/example.h"
+#include "moelora/data/random.h"
 #include "moelora/data/split.h"
 #include "moelora/io/error.h"
 

@@ -1,9 +1,9 @@
-#include "data/json_scanner.h"
+#include "moelora/data/json_scanner.h"
 
 #include <algorithm>
 #include <unordered_set>
 
-#include "io/utf8.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {

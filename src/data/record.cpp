@@ -7,12 +7,12 @@
 #include <utility>
 
 #include "data/record_text.h"
-#include "io/file_kind.h"
-#include "io/json_text.h"
-#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/json_text.h"
 #include "moelora/io/sha256.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {
@@ -266,25 +266,6 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
                                       : "; the first problem: " + file.problems[0] + "; " + kExpected,
                 what_it_is(file, text));
   return file;
-}
-
-nlohmann::ordered_json to_json(const Record& record) {
-  nlohmann::ordered_json json;
-  json["input"] = record.input;
-  json["target"] = record.target;
-  json["answer_choices"] = nullptr;
-  if (!record.answer_choices.empty()) {
-    json["answer_choices"] = record.answer_choices;
-  }
-  json["task_type"] = record.task_type;
-  if (!record.task.empty()) {
-    json["task_dataset"] = record.task;
-  }
-  json["sample_id"] = record.sample_id;
-  if (!record.history.empty()) {
-    json["history"] = record.history;
-  }
-  return json;
 }
 
 std::string data_hash(const std::vector<Record>& records) {

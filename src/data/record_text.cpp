@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <optional>
 
-#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {

@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "data/json_scanner.h"
+#include "moelora/data/json_scanner.h"
 
 namespace moelora::data {
 

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "data/random.h"
+#include "moelora/data/random.h"
 #include "moelora/io/error.h"
 
 namespace moelora::data {

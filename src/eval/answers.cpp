@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {

@@ -1,10 +1,10 @@
-#include "eval/basic_tokens.h"
+#include "moelora/eval/basic_tokens.h"
 
 #include <algorithm>
 
-#include "eval/python_text.h"
 #include "eval/unicode_tables.h"
-#include "io/utf8.h"
+#include "moelora/eval/python_text.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::eval {
 namespace {

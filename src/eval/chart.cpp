@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <iterator>
 #include <limits>
 
-#include "eval/page.h"
+#include "moelora/eval/page.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::eval::page {
 namespace {
@@ -26,17 +26,9 @@ struct PlotRange {
   double share(double value) const { return high > low ? (value - low) / (high - low) : 0.5; }
 };
 
-std::string plain_number(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.6g", value);
-  return text;
-}
+std::string plain_number(double value) { return io::significant(value, 6); }
 
-std::string pixel(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.1f", value);
-  return text;
-}
+std::string pixel(double value) { return io::fixed(value, 1); }
 
 std::vector<LossPoint> finite_points(const std::vector<LossPoint>& points) {
   std::vector<LossPoint> kept;

@@ -7,11 +7,11 @@
 #include <numeric>
 #include <unordered_map>
 
-#include "eval/python_text.h"
-#include "io/splitmix64.h"
 #include "moelora/data/balance.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/sha256.h"
+#include "moelora/io/splitmix64.h"
 #include "moelora/log/log.h"
 
 namespace moelora::eval {

@@ -7,7 +7,7 @@
 #include <optional>
 
 #include "eval/jieba_tables.h"
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/eval/segmenter.h"
 #include "moelora/io/error.h"
 

@@ -3,7 +3,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 

@@ -3,7 +3,7 @@
 #include <optional>
 #include <unordered_map>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
 

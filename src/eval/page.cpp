@@ -1,10 +1,10 @@
-#include "eval/page.h"
+#include "moelora/eval/page.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <map>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::eval::page {
 namespace {
@@ -28,12 +28,6 @@ tr.total td{font-weight:700;border-top:2px solid var(--line);border-bottom:0}
 details{border-bottom:1px solid var(--line);padding:6px 0}summary{cursor:pointer}pre{white-space:pre-wrap;overflow-wrap:anywhere;margin:2px 0 10px;font:13px/1.5 inherit;font-family:inherit;background:var(--panel);padding:8px 10px;border-radius:6px}
 )";
 
-std::string digits(double value, int count) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.*f", count, value);
-  return text;
-}
-
 std::string color_of(const ScoreColumn& column) { return "var(--c" + std::to_string(column.color) + ")"; }
 
 std::string legend_entry(const std::string& name, const std::string& color) {
@@ -45,7 +39,7 @@ std::string bars_of(const std::vector<ScoreColumn>& columns, const std::vector<c
   for (std::size_t column = 0; column < values.size(); ++column) {
     if (values[column] == nullptr) continue;
     const double width = std::clamp(*values[column], 0.0, 1.0) * 100;
-    bars += "<div class=\"bar\" style=\"width:" + digits(std::max(width, 0.5), 1) +
+    bars += "<div class=\"bar\" style=\"width:" + io::fixed(std::max(width, 0.5), 1) +
             "%;background:" + color_of(columns[column]) + "\"></div>";
   }
   return bars;
@@ -54,7 +48,7 @@ std::string bars_of(const std::vector<ScoreColumn>& columns, const std::vector<c
 std::string number_cells(const std::vector<const double*>& values) {
   std::string cells;
   for (const double* value : values) {
-    cells += "<td class=\"n\">" + (value == nullptr ? std::string("–") : digits(*value, 4)) + "</td>";
+    cells += "<td class=\"n\">" + (value == nullptr ? std::string("–") : io::fixed(*value, 4)) + "</td>";
   }
   return cells;
 }
@@ -171,9 +165,9 @@ std::string weight_table(const std::vector<std::string>& tasks, const std::vecto
   for (std::size_t task = 0; task < weights.size(); ++task) {
     table += "<tr><td>" + escape(tasks[task]) + "</td>";
     for (const double weight : weights[task]) {
-      const std::string share = digits(std::clamp(weight / largest, 0.0, 1.0) * 55, 0);
+      const std::string share = io::fixed(std::clamp(weight / largest, 0.0, 1.0) * 55, 0);
       table += "<td class=\"n\" style=\"background:color-mix(in srgb,var(--c0) " + share + "%,transparent)\">" +
-               digits(weight, 3) + "</td>";
+               io::fixed(weight, 3) + "</td>";
     }
     table += "</tr>\n";
   }

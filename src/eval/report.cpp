@@ -2,8 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "eval/page.h"
-#include "eval/python_text.h"
+#include "moelora/eval/page.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
 
@@ -75,9 +75,7 @@ void write_evaluation_report(const std::filesystem::path& folder, const Evaluati
                            page::section("Examples", page::examples(report.references, report.predictions, kExamples));
   io::write_file_atomically(folder / "report.html", page::document(report.title, report.facts, body));
   if (report.predictions.empty()) return;
-  std::string lines;
-  for (const data::Record& record : report.predictions) lines += dump_lenient(data::to_json(record), -1) + "\n";
-  io::write_file_atomically(folder / "predictions.json", lines);
+  data::write_records(folder / "predictions.json", report.predictions);
 }
 
 void write_training_report(const std::filesystem::path& folder, const TrainingReport& report) {

@@ -7,8 +7,8 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "data/random.h"
 #include "eval/samples.h"
+#include "moelora/data/random.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {

@@ -7,7 +7,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {

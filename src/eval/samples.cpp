@@ -4,8 +4,8 @@
 #include <optional>
 #include <unordered_map>
 
-#include "eval/basic_tokens.h"
-#include "eval/python_text.h"
+#include "moelora/eval/basic_tokens.h"
+#include "moelora/eval/python_text.h"
 
 namespace moelora::eval {
 namespace {

@@ -5,9 +5,9 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "eval/python_text.h"
 #include "eval/samples.h"
 #include "moelora/eval/answers.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
 
 namespace moelora::eval {

@@ -2,7 +2,7 @@
 
 #include <cstdlib>
 
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 
 #ifndef MOELORA_BUILT_JIEBA_DIR
 #define MOELORA_BUILT_JIEBA_DIR ""

@@ -1,21 +1,17 @@
 // Scores as a table for terminals and as JSON for programs.
 
 #include <algorithm>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "eval/python_text.h"
-#include "eval/text_table.h"
+#include "moelora/eval/python_text.h"
 #include "moelora/eval/scorer.h"
+#include "moelora/eval/text_table.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::eval {
 namespace {
 
-std::string four_digits(double value) {
-  char text[32];
-  std::snprintf(text, sizeof(text), "%.4f", value);
-  return text;
-}
+std::string four_digits(double value) { return io::fixed(value, 4); }
 
 std::string four_digits(const std::optional<double>& value) { return value ? four_digits(*value) : "-"; }
 

@@ -1,5 +1,7 @@
 #include "moelora/io/fields.h"
 
+#include "moelora/io/readable.h"
+
 namespace moelora::io {
 
 bool FieldVisitor::choice(const Field& field, const std::vector<std::string>& names, std::string& value) {
@@ -7,11 +9,7 @@ bool FieldVisitor::choice(const Field& field, const std::vector<std::string>& na
     if (std::find(names.begin(), names.end(), name) != names.end()) {
       return std::string();
     }
-    std::string list;
-    for (const std::string& each : names) {
-      list += (list.empty() ? "" : ", ") + each;
-    }
-    return "expected one of " + list + ", found \"" + name + "\"";
+    return "expected one of " + joined(names) + ", found \"" + name + "\"";
   });
 }
 

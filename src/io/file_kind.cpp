@@ -1,4 +1,4 @@
-#include "io/file_kind.h"
+#include "moelora/io/file_kind.h"
 
 #include <algorithm>
 #include <array>
@@ -7,8 +7,8 @@
 #include <fstream>
 #include <utility>
 
-#include "io/utf8.h"
 #include "moelora/io/error.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::io {
 namespace {

@@ -5,10 +5,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "io/file_kind.h"
-#include "io/json_text.h"
-#include "io/utf8.h"
 #include "moelora/io/atomic_file.h"
+#include "moelora/io/file_kind.h"
+#include "moelora/io/json_text.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::io {
 namespace {

@@ -8,6 +8,7 @@
 
 #include "io/edit_distance.h"
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::io {
 
@@ -246,11 +247,7 @@ bool JsonReader::read_choice(const std::string& key, const std::vector<std::stri
   }
   const auto found = std::find(names.begin(), names.end(), name);
   if (found == names.end()) {
-    std::string list;
-    for (const std::string& each : names) {
-      list += (list.empty() ? "" : ", ") + each;
-    }
-    problem(key, "expected one of " + list + ", found \"" + name + "\"");
+    problem(key, "expected one of " + joined(names) + ", found \"" + name + "\"");
     return false;
   }
   index = static_cast<std::size_t>(found - names.begin());
@@ -319,11 +316,7 @@ std::string suggestion(std::string_view name, const std::vector<std::string>& kn
   if (!nearest.empty()) {
     return ", did you mean \"" + nearest + "\"?";
   }
-  std::string list;
-  for (const std::string& each : known) {
-    list += (list.empty() ? "; known: " : ", ") + each;
-  }
-  return list;
+  return known.empty() ? "" : "; known: " + joined(known);
 }
 
 }  // namespace moelora::io

@@ -9,8 +9,8 @@
 #include <cerrno>
 #include <cstring>
 
-#include "io/file_kind.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 
 namespace moelora::io {
 
@@ -31,7 +31,7 @@ std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& 
   MOELORA_CHECK(regular, "cannot read ", path.string(), ": expected a file, found a folder or device");
   MOELORA_CHECK(size > 0, path.string(), " is empty; copy or download it again");
   MOELORA_CHECK(address != MAP_FAILED, "cannot map ", path.string(), ": ", std::strerror(cause));
-  std::shared_ptr<const MappedFile> file(new MappedFile(path, static_cast<const std::uint8_t*>(address), size));
+  std::shared_ptr<const MappedFile> file(new MappedFile(path, address, size));
   check_no_lfs_pointer({static_cast<const char*>(address), std::min<std::size_t>(size, 64)}, path);
   return file;
 }
@@ -46,6 +46,6 @@ void MappedFile::release(const void* bytes, std::size_t size) {
   }
 }
 
-MappedFile::~MappedFile() { ::munmap(const_cast<std::uint8_t*>(data_), size_); }
+MappedFile::~MappedFile() { ::munmap(address_, size_); }
 
 }  // namespace moelora::io

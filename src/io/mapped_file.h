@@ -16,7 +16,7 @@ class MappedFile {
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;
 
-  const std::uint8_t* data() const { return data_; }
+  const std::uint8_t* data() const { return static_cast<const std::uint8_t*>(address_); }
   std::size_t size() const { return size_; }
   const std::filesystem::path& path() const { return path_; }
 
@@ -25,11 +25,11 @@ class MappedFile {
   static void release(const void* bytes, std::size_t size);
 
  private:
-  MappedFile(std::filesystem::path path, const std::uint8_t* data, std::size_t size)
-      : path_(std::move(path)), data_(data), size_(size) {}
+  MappedFile(std::filesystem::path path, void* address, std::size_t size)
+      : path_(std::move(path)), address_(address), size_(size) {}
 
   std::filesystem::path path_;
-  const std::uint8_t* data_;
+  void* address_;  // only read
   std::size_t size_;
 };
 

@@ -8,10 +8,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "io/json_text.h"
 #include "io/mapped_file.h"
 #include "io/tensor_bytes.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_text.h"
 
 namespace moelora::io {
 namespace {

@@ -3,10 +3,10 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "io/json_text.h"
 #include "io/tensor_bytes.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_text.h"
 #include "moelora/io/safetensors.h"
 
 namespace moelora::io {

@@ -9,11 +9,11 @@
 #include <unordered_map>
 #include <variant>
 
-#include "io/saved_names.h"
 #include "io/tensor_bytes.h"
 #include "io/torch_checkpoint_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora::io {

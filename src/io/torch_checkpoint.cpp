@@ -8,12 +8,12 @@
 #include <limits>
 #include <unordered_map>
 
-#include "io/json_text.h"
 #include "io/pickle.h"
 #include "io/stored_zip.h"
 #include "io/tensor_bytes.h"
 #include "io/torch_checkpoint_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_text.h"
 
 namespace moelora::io {
 namespace {

@@ -1,4 +1,4 @@
-#include "io/utf8.h"
+#include "moelora/io/utf8.h"
 
 #include <algorithm>
 

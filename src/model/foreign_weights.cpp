@@ -4,8 +4,8 @@
 #include <iterator>
 #include <vector>
 
-#include "io/saved_names.h"
 #include "moelora/io/error.h"
+#include "moelora/io/saved_names.h"
 
 namespace moelora::model {
 namespace {

@@ -1,15 +1,16 @@
 // Model folders of any family: reading, and new models.
 
-#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
-#include "io/saved_names.h"
 #include "model/foreign_weights.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/memory.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 #include "moelora/model/registry.h"
 
@@ -111,6 +112,8 @@ std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const Model
 
 }  // namespace
 
+at::Device automatic_device() { return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU); }
+
 LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   MOELORA_CHECK(fs::is_directory(folder), "no model folder at ", folder.string(),
                 "; expected a folder with config.json, the weights and the tokenizer's files");
@@ -125,15 +128,15 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   const ExpectedTensors expected = loaded.config->expected_tensors();
   io::TensorFolder weights(folder);
   drop_wrapper(weights, expected);
+  loaded.stored_dtype = stored_dtype_of(weights, expected);
+  const at::ScalarType dtype =
+      options.dtype ? *options.dtype : automatic_dtype(expected, loaded.stored_dtype, options.device);
   check_is_base(weights, *loaded.family);
   check_layers(weights, *loaded.config);
   const std::string problems = tensor_problems(weights, expected);
   MOELORA_CHECK(problems.empty(), folder.string(),
                 " does not hold the weights that its config.json describes:", problems);
   compare_forms_of(weights, expected);
-  loaded.stored_dtype = stored_dtype_of(weights, expected);
-  const at::ScalarType dtype =
-      options.dtype ? *options.dtype : automatic_dtype(expected, loaded.stored_dtype, options.device);
   // A fingerprint is over the stored values: rounding comes after it.
   const bool rounded_later = options.fingerprint && dtype != at::kFloat;
   loaded.model =

@@ -36,10 +36,10 @@ std::shared_ptr<const Family> family_of_config(const ordered_json& config) {
 /// What a config.json of no known family says of itself.
 std::string claims_of(const ordered_json& config) {
   std::string text;
-  for (const char* key : {"model_type", "architectures"}) {
+  for (const auto& [key, verb] : {std::pair{"model_type", " is "}, {"architectures", " are "}}) {
     if (config.contains(key)) {
       const std::string value = config[key].dump();
-      text += detail::concat(text.empty() ? "" : ", ", key, " is ", value.size() <= 100 ? value : "a long value");
+      text += detail::concat(text.empty() ? "" : ", ", key, verb, value.size() <= 100 ? value : "a long value");
     }
   }
   return text.empty() ? "found neither model_type nor architectures" : text;

@@ -5,7 +5,7 @@
 #include <numeric>
 #include <vector>
 
-#include "io/splitmix64.h"
+#include "moelora/io/splitmix64.h"
 
 namespace moelora::model {
 TokenSampler::TokenSampler(const GenerationOptions& options, std::uint64_t sequence)

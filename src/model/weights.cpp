@@ -6,12 +6,12 @@
 #include <algorithm>
 #include <map>
 
-#include "io/saved_names.h"
 #include "model/foreign_weights.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/fingerprint.h"
 #include "moelora/io/huge_pages.h"
+#include "moelora/io/saved_names.h"
 
 namespace moelora::model {
 namespace {

@@ -9,8 +9,8 @@
 
 #include <algorithm>
 
-#include "io/splitmix64.h"
 #include "moelora/io/error.h"
+#include "moelora/io/splitmix64.h"
 #include "nn/dropout_mask.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
 

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "moelora/io/readable.h"
+
 namespace moelora::train {
 namespace {
 
@@ -20,17 +22,6 @@ std::string formatted(const char* format, Values... values) {
 
 }  // namespace
 
-std::string duration_text(double seconds) {
-  const auto whole = static_cast<long long>(std::max(0.0, seconds) + 0.5);
-  if (whole < 60) {
-    return formatted("%llds", whole);
-  }
-  if (whole < 3600) {
-    return formatted("%lldm%02llds", whole / 60, whole % 60);
-  }
-  return formatted("%lldh%02lldm", whole / 3600, whole % 3600 / 60);
-}
-
 std::string progress_text(std::int64_t step, std::int64_t total, double loss, double learning_rate,
                           double tokens_per_second, double seconds_left, int bar_width) {
   std::string text = formatted("step %lld/%lld", static_cast<long long>(step), static_cast<long long>(total));
@@ -45,7 +36,7 @@ std::string progress_text(std::int64_t step, std::int64_t total, double loss, do
   text += formatted(" loss %.4f lr %.2e ", loss, learning_rate);
   text += tokens_per_second < 1000 ? formatted("%.0f tokens/s", tokens_per_second)
                                    : formatted("%.1fk tokens/s", tokens_per_second / 1000);
-  return text + " ETA " + duration_text(seconds_left);
+  return text + " ETA " + io::duration_text(seconds_left);
 }
 
 Progress::Progress(std::int64_t first_step, std::int64_t total, std::int64_t lines_every, bool quiet)

@@ -2,15 +2,13 @@
 
 #include <algorithm>
 #include <map>
-#include <nlohmann/json.hpp>
 
-#include "io/saved_names.h"
 #include "moelora/data/as_text.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
 #include "moelora/data/task_prompts.h"
-#include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora::train {
@@ -74,14 +72,6 @@ std::vector<data::Record> read_and_report(const std::filesystem::path& path, con
                  ": " + data::list_of_tasks(twins) + "; give them one spelling if they are one");
   }
   return std::move(file.records);
-}
-
-void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records) {
-  std::string text;
-  for (const data::Record& record : records) {
-    text += data::to_json(record).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  }
-  io::write_file_atomically(path, text);
 }
 
 RunData read_run_data(const DataSection& section, std::uint64_t seed) {

@@ -28,17 +28,17 @@ void save_adapter_of(const TrainInputs& inputs, const std::vector<RunChange>& ch
 
 }  // namespace
 
-io::NamedTensors trained_parameters(const TrainInputs& inputs) {
+io::NamedTensors trained_parameters(const model::CausalLM& model, const AdapterImpl* adapter, bool new_task_only) {
   io::NamedTensors parameters;
-  if (inputs.adapter != nullptr) {
-    parameters = adapter_tensors(*inputs.adapter);
-    if (inputs.new_task_only) {
+  if (adapter != nullptr) {
+    parameters = adapter_tensors(*adapter);
+    if (new_task_only) {
       std::erase_if(parameters, [](const auto& named) { return !named.first.ends_with(".task_embedding"); });
     }
     return parameters;
   }
   std::set<const void*> seen;
-  for (const auto& parameter : inputs.model.named_parameters()) {
+  for (const auto& parameter : model.named_parameters()) {
     if (seen.insert(parameter.value().unsafeGetTensorImpl()).second) {
       parameters.emplace_back(parameter.key(), parameter.value());
     }
@@ -64,7 +64,7 @@ void load_trained_parameters(const TrainInputs& inputs, const std::filesystem::p
   }
   at::NoGradGuard no_grad;
   const std::map<std::string, at::Tensor> tensors = io::load_safetensors(folder / kParametersFile);
-  for (const auto& [name, parameter] : trained_parameters(inputs)) {
+  for (const auto& [name, parameter] : trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only)) {
     const auto found = tensors.find(name);
     MOELORA_CHECK(found != tensors.end() && found->second.sizes() == parameter.sizes(), folder.string(), ": expected ",
                   name, " with shape ", parameter.sizes(), "; resume with the model that the run began with");

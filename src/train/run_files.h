@@ -5,16 +5,12 @@
 #include <string>
 #include <vector>
 
-#include "moelora/io/safetensors.h"
 #include "moelora/train/optimizer.h"
 #include "moelora/train/run_identity.h"
+#include "moelora/train/trained_parameters.h"
 #include "moelora/train/trainer.h"
 
 namespace moelora::train {
-
-/// The trained tensors by their names in files: the adapter's (of a new task only the gates' embeddings), or the
-/// model's parameters (each tensor once, however many names it has).
-io::NamedTensors trained_parameters(const TrainInputs& inputs);
 
 /// A checkpoint's content besides state.json. `changes` become part of the adapter's provenance.
 void save_checkpoint_tensors(const TrainInputs& inputs, const std::vector<RunChange>& changes, const AdamW& optimizer,

@@ -79,7 +79,8 @@ class Run {
         options_(options),
         callbacks_(callbacks),
         sampler_(tasks_of_samples(inputs.train), options.batch_size, options.batching, options.seed),
-        optimizer_(trained_parameters(inputs), {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
+        optimizer_(trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only),
+                   {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
         scaler_(inputs.model.dtype() == at::kHalf),
         shared_step_(inputs, options, optimizer_, scaler_),
         checkpoints_(inputs.output / "checkpoints") {

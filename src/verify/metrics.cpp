@@ -3,10 +3,10 @@
 
 #include <utility>
 
-#include "eval/basic_tokens.h"
 #include "golden.h"
 #include "moelora/data/record.h"
 #include "moelora/eval/answers.h"
+#include "moelora/eval/basic_tokens.h"
 #include "moelora/eval/rouge.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/eval/segmenter.h"

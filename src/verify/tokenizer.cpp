@@ -1,5 +1,6 @@
 // Goldens of the tokenizer and of the data processor.
 
+#include <algorithm>
 #include <functional>
 
 #include "golden.h"
@@ -100,8 +101,10 @@ void check_switched_off(const fs::path& folder, const model::Family& family, con
       continue;
     }
     const auto tokenizer = family.load_tokenizer(folder, settings);
+    std::string what = text_between(key, "encode_", "").value_or(key);
+    std::replace(what.begin(), what.end(), '_', ' ');
     for (const Json& one : cases) {
-      compare_json(report, "sp_options.json: " + key + ": " + one.at("text").dump(), one.at("ids"),
+      compare_json(report, "sp_options.json: " + what + ": " + one.at("text").dump(), one.at("ids"),
                    tokenizer->encode(one.at("text").get<std::string>()));
     }
   }

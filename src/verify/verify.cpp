@@ -6,11 +6,11 @@
 #include <functional>
 
 #include "golden.h"
-#include "io/json_text.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/json_text.h"
 #include "moelora/io/safetensors.h"
 #include "moelora/model/registry.h"
 

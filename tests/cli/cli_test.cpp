@@ -302,6 +302,32 @@ TEST(Program, AddsATaskToATrainedAdapter) {
   EXPECT_EQ(merged.code, 0) << merged.text;
 }
 
+TEST(Program, ShowsEveryKeyOfAnExperimentAndNamesTheNearestOfAWrongOne) {
+  const TemporaryFolder folder;
+  const Outcome shown = run_words({"experiment", "--print-config"});
+  EXPECT_EQ(shown.code, 0) << shown.text;
+  for (const char* part :
+       {"  // top_k of the row moelora-s\n  \"sparse_top_k\": 2", "\"in_context\": {", "\"jobs\": 0"}) {
+    EXPECT_NE(shown.text.find(part), std::string::npos) << part;
+  }
+  const fs::path config = folder.path() / "experiment.json";
+  std::ofstream(config) << shown.text;
+  const Outcome listed = run_words({"experiment", "--config", config, "--list"});
+  EXPECT_EQ(listed.code, 0) << "what is printed can be run: " << listed.text;
+  for (const auto& [assignment, problem] : std::vector<std::pair<std::string, std::string>>{
+           {"lorahub.evaluation=3", "lorahub.evaluation: unknown key, did you mean \"evaluations\"?"},
+           {"cost_rounds=few", "cost_rounds: expected an integer, found \"few\""}}) {
+    const Outcome wrong = run_words({"experiment", "--config", config, "--list", "--set", assignment});
+    EXPECT_EQ(wrong.code, 2) << assignment;
+    EXPECT_NE(wrong.text.find(problem), std::string::npos) << wrong.text;
+  }
+  const Outcome without = run_words({"experiment", "--list"});
+  EXPECT_EQ(without.code, 2);
+  EXPECT_NE(without.text.find("--config is required"), std::string::npos) << without.text;
+  const Outcome help = run_words({"experiment", "--help"});
+  EXPECT_NE(help.text.find("Methods: base, in-context-random,"), std::string::npos) << help.text;
+}
+
 TEST(Program, ComparesMethodsAndGoesOnWhereItWasStopped) {
   const TemporaryFolder folder;
   const fs::path data = write_records(folder.path() / "data.json");

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 #include "support/shared.h"
 
 namespace moelora::data {
@@ -177,6 +178,23 @@ TEST(Records, RealFilesAreReadWhole) {
   EXPECT_EQ(file.records.size(), 16038u);
   EXPECT_TRUE(file.problems.empty());
   EXPECT_EQ(task_names_of(file.records).size(), 12u);
+}
+
+TEST(Records, AreWrittenAsTheLinesThatAreReadAgain) {
+  testing::TemporaryFolder folder;
+  Record record;
+  record.input = "问";
+  record.target = "答";
+  record.task = "QIC";
+  record.sample_id = "1";
+  const auto path = folder.path() / "records.json";
+  moelora::data::write_records(path, {record, record});
+  const RecordFile file = read_records(path);
+  ASSERT_EQ(file.records.size(), 2u);
+  EXPECT_EQ(json_lines(file.records), io::read_text_file(path));
+  record.target = "\xff";  // an answer that was cut inside a character
+  moelora::data::write_records(path, {record});
+  EXPECT_EQ(read_records(path).records.front().target, "\uFFFD");
 }
 
 }  // namespace

@@ -6,7 +6,7 @@
 #include <fstream>
 #include <thread>
 
-#include "data/json_scanner.h"
+#include "moelora/data/json_scanner.h"
 #include "moelora/data/record.h"
 #include "moelora/io/error.h"
 #include "support/shared.h"

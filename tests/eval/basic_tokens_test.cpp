@@ -1,4 +1,4 @@
-#include "eval/basic_tokens.h"
+#include "moelora/eval/basic_tokens.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "eval/python_text.h"
+#include "moelora/eval/python_text.h"
 
 #include <gtest/gtest.h>
 

@@ -4,8 +4,8 @@
 #include <numeric>
 #include <set>
 
-#include "data/random.h"
 #include "eval/metrics_fixture.h"
+#include "moelora/data/random.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/io/error.h"
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "data/random.h"
+#include "moelora/data/random.h"
 #include "moelora/experiment/results.h"
 
 namespace moelora::testing {

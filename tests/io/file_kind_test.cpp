@@ -1,4 +1,4 @@
-#include "io/file_kind.h"
+#include "moelora/io/file_kind.h"
 
 #include <gtest/gtest.h>
 

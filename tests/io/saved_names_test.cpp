@@ -1,4 +1,4 @@
-#include "io/saved_names.h"
+#include "moelora/io/saved_names.h"
 
 #include <gtest/gtest.h>
 

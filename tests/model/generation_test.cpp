@@ -28,23 +28,32 @@ ChatGlm lively_model() {
   return model;
 }
 
-TEST(Generate, EqualsDecodingWithoutACache) {
+void expect_the_same_without_a_cache(const std::vector<Prompt>& prompts) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 6;
-  const auto results = generate(*model, prompts(), options);
+  const auto results = generate(*model, prompts, options);
   at::NoGradGuard guard;
-  for (std::size_t i = 0; i < prompts().size(); ++i) {
-    TokenIds ids = prompts()[i].ids;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    Prompt so_far = prompts[i];
     for (const std::int64_t token : results[i].ids) {
-      const nn::Segments segments =
-          nn::Segments::from_lengths({static_cast<std::int64_t>(ids.size())}, {prompts()[i].bidirectional_rows});
+      const nn::Segments segments = segments_of({so_far});
       const at::Tensor hidden =
-          model->hidden(at::tensor(ids, at::kLong), model->positions(segments), nn::RowContext::plain(segments));
+          model->hidden(at::tensor(so_far.ids, at::kLong), model->positions(segments), nn::RowContext::plain(segments));
       EXPECT_EQ(model->logits(hidden[-1].unsqueeze(0)).argmax().item<std::int64_t>(), token) << "prompt " << i;
-      ids.push_back(token);
+      so_far.ids.push_back(token);
     }
   }
+}
+
+TEST(Generate, EqualsDecodingWithoutACache) { expect_the_same_without_a_cache(prompts()); }
+
+TEST(Generate, EqualsDecodingWithoutACacheAlsoWhereNoRowsSeeLaterOnes) {
+  std::vector<Prompt> causal = prompts();
+  for (Prompt& prompt : causal) {
+    prompt.bidirectional_rows = 0;
+  }
+  expect_the_same_without_a_cache(causal);
 }
 
 TEST(Generate, ABatchOfUnequalPromptsEqualsOneByOne) {

@@ -77,7 +77,7 @@ TEST_F(ToyFolder, OfARegisteredFamilyLoadsByItsConfiguration) {
     EXPECT_EQ(found[i].first, tensors_[i].first);
     EXPECT_TRUE(at::equal(found[i].second, tensors_[i].second.to(at::kFloat))) << found[i].first;
   }
-  const auto answers = generate(*loaded.model, {loaded.tokenizer->build_prompt({65, 66})}, {3}, {.max_new_tokens = 3});
+  const auto answers = generate(*loaded.model, {loaded.tokenizer->build_prompt({65, 66})}, {.max_new_tokens = 3});
   EXPECT_EQ(answers.front().ids.size(), 3u);
 }
 

@@ -8,6 +8,7 @@
 
 #include "moelora/adapter/adapter.h"
 #include "moelora/model/chatglm/chatglm.h"
+#include "moelora/model/chatglm/rotary.h"
 #include "support/tiny_chatglm.h"
 
 namespace moelora {

@@ -15,7 +15,6 @@ TEST(Progress, ShowsStepLossRateSpeedAndTimeLeft) {
   EXPECT_EQ(progress_text(120, 300, 1.23456, 1.8e-4, 12345, 80, 0),
             "step 120/300 loss 1.2346 lr 1.80e-04 12.3k tokens/s ETA 1m20s");
   EXPECT_EQ(progress_text(1, 4, 1.0, 1e-3, 900, 5, 4), "step 1/4 [█···] loss 1.0000 lr 1.00e-03 900 tokens/s ETA 5s");
-  EXPECT_EQ(duration_text(3700), "1h01m");
 }
 
 TEST(RunLog, IsCutToTheRecordedLength) {

@@ -42,6 +42,10 @@ struct ReadOptions {
 /// array.
 RecordFile read_records(const std::filesystem::path& path, const ReadOptions& options = {});
 
+/// JSON lines, written atomically. Bytes that are no UTF-8 (an answer's) are replaced.
+void write_records(const std::filesystem::path& path, const std::vector<Record>& records);
+std::string json_lines(const std::vector<Record>& records);  ///< What write_records() writes.
+
 nlohmann::ordered_json to_json(const Record& record);  ///< Keys as in PromptCBLUE; no task_dataset without a task.
 
 /// SHA-256 over all records' input, target, task and history, in order.

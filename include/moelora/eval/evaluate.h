@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "moelora/data/answer.h"
 #include "moelora/data/example.h"
 #include "moelora/data/record.h"
 #include "moelora/model/generation.h"
@@ -15,13 +16,7 @@ namespace moelora::eval {
 /// The form in which a record is asked: with a task prompt, with demonstrations.
 using Asking = std::function<data::Record(const data::Record&)>;
 
-/// One answer, as it is kept while a run goes on.
-struct Answer {
-  std::int64_t record = 0;  ///< index of the record
-  std::string text;
-  std::int64_t tokens = 0;  ///< generated, an end of sequence included
-  bool finished = false;    ///< The model ended it; false: cut at max_target_length.
-};
+using data::Answer;
 using AnswersCallback = std::function<void(const std::vector<Answer>&)>;  ///< Called with the answers of each batch.
 
 struct EvaluateOptions {

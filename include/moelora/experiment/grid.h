@@ -46,6 +46,8 @@ bool is_tuned(const ExperimentConfig& config, const std::string& method);
 double chosen_rate(const ExperimentConfig& config, const std::filesystem::path& output, const std::string& method);
 std::string tune_id(const std::string& method, double rate);
 std::string run_id(const std::string& method, std::uint64_t seed);
+std::string sweep_id(const std::string& parameter, std::int64_t value, std::uint64_t seed);
+std::string new_task_id(const std::string& task, std::uint64_t seed);
 /// The run of another row that a cell with this seed is made of: that of the same seed, or the row's first one.
 std::string needed_run(const ExperimentConfig& config, const std::string& method, std::uint64_t seed);
 

@@ -46,6 +46,9 @@ std::shared_ptr<const Family> family_of_tokenizer(const std::filesystem::path& p
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path, const nlohmann::ordered_json& settings);
 
+/// A GPU if LibTorch sees one, else the CPU.
+at::Device automatic_device();
+
 struct LoadOptions {
   /// Nothing: fp32 on a CPU if that fits into memory (a warning if not), the stored type on a GPU.
   std::optional<at::ScalarType> dtype;

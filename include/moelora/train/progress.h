@@ -30,9 +30,6 @@ class Progress {
   Clock::time_point last_shown_;
 };
 
-/// 75 s → "1m15s", 3700 s → "1h01m".
-std::string duration_text(double seconds);
-
 /// "step 120/300 [████····] loss 1.2345 lr 1.80e-04 12.3k tokens/s ETA 1m20s"; without the bar if bar_width is 0.
 std::string progress_text(std::int64_t step, std::int64_t total, double loss, double learning_rate,
                           double tokens_per_second, double seconds_left, int bar_width);

@@ -21,9 +21,6 @@ struct RunData {
 /// Reads a file of records and logs what was left out, and which task names may be one task in several spellings.
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
 
-/// Writes records as JSON lines, atomically. Bytes that are no UTF-8 (an answer's) are replaced.
-void write_records(const std::filesystem::path& path, const std::vector<data::Record>& records);
-
 /// Warns if some of `others` have the input and history of a training record, with their number and a few names.
 /// `what`: where they come from.
 void warn_of_shared_questions(const std::vector<data::Record>& train, const std::vector<data::Record>& others,

@@ -10,8 +10,8 @@
 #include <cmath>
 #include <mutex>
 
-#include "io/splitmix64.h"
 #include "moelora/io/error.h"
+#include "moelora/io/splitmix64.h"
 
 namespace moelora {
 namespace {

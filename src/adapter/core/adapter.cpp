@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <ostream>
 
-#include "io/number_text.h"
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 #include "moelora/log/log.h"
 
 namespace moelora {

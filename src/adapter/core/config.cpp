@@ -7,11 +7,11 @@
 
 #include "adapter/core/config_fields.h"
 #include "adapter/core/listed.h"
-#include "io/saved_names.h"
 #include "moelora/adapter/delta_kind.h"
 #include "moelora/io/error.h"
 #include "moelora/io/field_visitors.h"
 #include "moelora/io/json_reader.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora {

@@ -4,8 +4,8 @@
 #include <regex>
 
 #include "adapter/core/target_pattern.h"
-#include "io/saved_names.h"
 #include "moelora/io/error.h"
+#include "moelora/io/saved_names.h"
 
 namespace moelora {
 namespace {

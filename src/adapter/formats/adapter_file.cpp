@@ -5,10 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "adapter/formats/adapter_loading.h"
-#include "io/file_kind.h"
 #include "moelora/adapter/delta_kind.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/json_reader.h"
 #include "moelora/io/provenance.h"

@@ -10,10 +10,10 @@
 #include "adapter/formats/adapter_loading.h"
 #include "adapter/formats/foreign_config.h"
 #include "adapter/formats/foreign_tensors.h"
-#include "io/saved_names.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora {

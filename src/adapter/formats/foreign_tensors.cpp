@@ -9,9 +9,9 @@
 #include <set>
 
 #include "adapter/formats/adapter_loading.h"
-#include "io/saved_names.h"
 #include "moelora/io/error.h"
 #include "moelora/io/safetensors.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/io/torch_checkpoint.h"
 #include "moelora/log/log.h"
 

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 
 #include "adapter/formats/adapter_loading.h"
-#include "io/saved_names.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/saved_names.h"
 #include "moelora/io/tensor_folder.h"
 
 namespace moelora {

@@ -64,8 +64,8 @@ ordered_json run(Workbench& bench, const Method& method, bool& stopped) {
       result["expert_weights"][bench.tasks.name(static_cast<std::int64_t>(task))] = weights[task];
     }
   }
-  train::write_records(bench.folder / "predictions.json",
-                       answer(bench, product, evaluation_records(bench.experiment, bench.tasks)));
+  data::write_records(bench.folder / "predictions.json",
+                      answer(bench, product, evaluation_records(bench.experiment, bench.tasks)));
   return result;
 }
 

@@ -7,16 +7,16 @@
 #include <chrono>
 #include <functional>
 
-#include "data/random.h"
 #include "experiment/grid/bench.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/merge.h"
+#include "moelora/data/random.h"
 #include "moelora/data/task_prompts.h"
 #include "moelora/model/generation.h"
 #include "moelora/train/optimizer.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/step.h"
-#include "train/run_files.h"
+#include "moelora/train/trained_parameters.h"
 
 namespace moelora::experiment {
 namespace {
@@ -57,7 +57,7 @@ class StepCase {
         adapter_(adapter),
         samples_(samples),
         options_(options),
-        optimizer_(trained(model, adapter), {options.beta1, options.beta2, options.epsilon, 0.0}) {}
+        optimizer_(train::trained_parameters(model, adapter), {options.beta1, options.beta2, options.epsilon, 0.0}) {}
 
   double run() {
     if (adapter_ != nullptr) {
@@ -77,18 +77,6 @@ class StepCase {
   }
 
  private:
-  static io::NamedTensors trained(model::CausalLM& model, AdapterImpl* adapter) {
-    const std::vector<data::Example> none;
-    return train::trained_parameters({.model = model,
-                                      .adapter = adapter,
-                                      .train = none,
-                                      .validation = none,
-                                      .tasks = {},
-                                      .output = {},
-                                      .base_fingerprint = {},
-                                      .tokenizer_fingerprint = {},
-                                      .provenance = {}});
-  }
   model::CausalLM& model_;
   AdapterImpl* adapter_;
   const train::StepSamples& samples_;

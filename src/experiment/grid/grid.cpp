@@ -2,22 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <set>
 
 #include "moelora/experiment/method.h"
 #include "moelora/io/error.h"
 #include "moelora/io/file_name.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
-
-std::string rate_text(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", value);
-  return text;
-}
 
 std::vector<std::string> tune_ids(const ExperimentConfig& config, const std::string& method) {
   std::vector<std::string> ids;
@@ -42,7 +36,7 @@ void add_sweep(const ExperimentConfig& config, const std::string& parameter, con
     cell.parameter = parameter;
     cell.value = value;
     cell.seed = config.seeds_for(method).front();
-    cell.id = "sweep/" + parameter + "-" + std::to_string(value) + "/seed-" + std::to_string(cell.seed);
+    cell.id = sweep_id(parameter, value, cell.seed);
     cell.needs = tune_ids(config, method);
     cells.push_back(cell);
   }
@@ -108,7 +102,7 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
     cell.method = baseline;
     cell.task = task;
     cell.seed = config.seeds_for(baseline).front();
-    cell.id = "new-task/" + io::file_name_for(task) + "/seed-" + std::to_string(cell.seed);
+    cell.id = new_task_id(task, cell.seed);
     cell.needs = tune_ids(config, baseline);
     cell.needs.push_back(needed_run(config, method_with(Role::single).key(), cell.seed));
     cell.work = 1.6;
@@ -177,10 +171,20 @@ double chosen_rate(const ExperimentConfig& config, const std::filesystem::path& 
   return best;
 }
 
-std::string tune_id(const std::string& method, double rate) { return "tune/" + method + "/rate-" + rate_text(rate); }
+std::string tune_id(const std::string& method, double rate) {
+  return "tune/" + method + "/rate-" + io::significant(rate, 6);
+}
 
 std::string run_id(const std::string& method, std::uint64_t seed) {
   return "run/" + method + "/seed-" + std::to_string(seed);
+}
+
+std::string sweep_id(const std::string& parameter, std::int64_t value, std::uint64_t seed) {
+  return "sweep/" + parameter + "-" + std::to_string(value) + "/seed-" + std::to_string(seed);
+}
+
+std::string new_task_id(const std::string& task, std::uint64_t seed) {
+  return "new-task/" + io::file_name_for(task) + "/seed-" + std::to_string(seed);
 }
 
 }  // namespace moelora::experiment

@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <fstream>
 
-#include "moelora/train/progress.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
@@ -67,7 +67,7 @@ void GridProgress::finished(const Cell& cell) {
   if (!quiet_) {
     clear();
     std::fprintf(stderr, "%lld/%zu %s in %s\n", static_cast<long long>(done_), cells_.size(), cell.id.c_str(),
-                 train::duration_text(seconds).c_str());
+                 io::duration_text(seconds).c_str());
   }
 }
 
@@ -81,7 +81,7 @@ std::string GridProgress::eta(const std::vector<const Cell*>& running) const {
   for (const Cell* cell : running) {
     left -= cell->work * part_done(status_of(output_, *cell));
   }
-  return "ETA " + train::duration_text(std::max(0.0, left) * seconds_per_work() / static_cast<double>(jobs_));
+  return "ETA " + io::duration_text(std::max(0.0, left) * seconds_per_work() / static_cast<double>(jobs_));
 }
 
 void GridProgress::show(const std::vector<const Cell*>& running) {

@@ -204,7 +204,7 @@ class NewTaskCell {
     Product product;
     product.adapter = adapter;
     const std::string file = way + ".json";
-    train::write_records(bench_.folder / file, answer(bench_, product, references_));
+    data::write_records(bench_.folder / file, answer(bench_, product, references_));
     result["ways"].push_back({{"title", title}, {"file", file}, {"trained_parameters", parameters}});
   }
 

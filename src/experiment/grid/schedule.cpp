@@ -53,10 +53,10 @@ class Children {
     const std::filesystem::path folder = cell_folder(output_, cell.id);
     std::filesystem::create_directories(folder);
     const std::string log = (folder / "log.txt").string();
-    const std::vector<std::string> words = options_.command(cell);
+    std::vector<std::string> words = options_.command(cell);
     std::vector<char*> arguments;
-    for (const std::string& word : words) {
-      arguments.push_back(const_cast<char*>(word.c_str()));
+    for (std::string& word : words) {
+      arguments.push_back(word.data());
     }
     arguments.push_back(nullptr);
     std::error_code ignored;

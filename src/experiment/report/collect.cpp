@@ -112,7 +112,7 @@ class Collector {
       point.value = value;
       point.title = find_method(method).title();
       const std::uint64_t seed = config_.seeds_for(method).front();
-      const std::string id = "sweep/" + parameter + "-" + std::to_string(value) + "/seed-" + std::to_string(seed);
+      const std::string id = sweep_id(parameter, value, seed);
       if (has(id)) {
         point.runs.push_back(run(id, seed));
         point.trained_parameters = result(id).value("trained_parameters", std::int64_t{0});
@@ -157,7 +157,7 @@ class Collector {
 
   void add_new_task(const std::string& task, Results& results) const {
     const std::uint64_t seed = config_.seeds_for(method_with(Role::baseline).key()).front();
-    const std::string id = "new-task/" + task + "/seed-" + std::to_string(seed);
+    const std::string id = new_task_id(task, seed);
     NewTask entry{task, config_.new_tasks.examples, {}, {}};
     if (has(id)) {
       for (const data::Record& record : results.references) {

@@ -3,6 +3,7 @@
 #include <set>
 
 #include "experiment/report/tables.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
@@ -14,15 +15,15 @@ TableCell optional_cell(const std::optional<double>& value, const Format& format
   return text_cell(value && std::isfinite(*value) ? format(*value) : kMissing);
 }
 
-TableCell count_cell(std::int64_t count) { return text_cell(count > 0 ? grouped(count) : kMissing); }
+TableCell count_cell(std::int64_t count) { return text_cell(count > 0 ? io::with_commas(count) : kMissing); }
 
 TableCell merged_cell(const Row& row) {
   if (!row.not_merged.empty()) return {"no", row.not_merged, Mark::none, 0, false};
-  return optional_cell(row.ms_per_token_merged, [](double ms) { return fixed(ms, 2); });
+  return optional_cell(row.ms_per_token_merged, [](double ms) { return io::fixed(ms, 2); });
 }
 
 std::string signed_deviation(double share) {
-  const std::string digits = fixed(std::abs(share) * 100, 2);
+  const std::string digits = io::fixed(std::abs(share) * 100, 2);
   return (digits == "0.00" ? "" : share > 0 ? "+" : "−") + digits + " %";
 }
 
@@ -44,12 +45,13 @@ Table parameter_table(const Results& results, const Analysis& analysis) {
     table.rows.push_back({text_cell(row.title), count_cell(row.trained_parameters),
                           optional_cell(share_of_base(results, row.trained_parameters),
                                         [](double share) { return short_number(share * 100) + " %"; }),
-                          text_cell(is_known ? grouped(row.gate_parameters) : kMissing),
+                          text_cell(is_known ? io::with_commas(row.gate_parameters) : kMissing),
                           optional_cell(parameter_deviation(results, analysis, row), signed_deviation),
                           optional_cell(row.learning_rate, short_number), count_cell(row.steps),
-                          optional_cell(row.validation_loss, [](double loss) { return fixed(loss, 3); })});
+                          optional_cell(row.validation_loss, [](double loss) { return io::fixed(loss, 3); })});
   }
-  if (results.base_parameters > 0) table.note = "The base has " + grouped(results.base_parameters) + " parameters.";
+  if (results.base_parameters > 0)
+    table.note = "The base has " + io::with_commas(results.base_parameters) + " parameters.";
   return table;
 }
 
@@ -63,13 +65,13 @@ Table cost_table(const Results& results) {
   for (const Row& row : results.rows) {
     TableCell ratio = text_cell(kMissing);
     if (row.step_ratio) {
-      ratio.text = fixed(row.step_ratio->median, 3) + " ×";
-      ratio.detail = fixed(row.step_ratio->low, 3) + "–" + fixed(row.step_ratio->high, 3);
+      ratio.text = io::fixed(row.step_ratio->median, 3) + " ×";
+      ratio.detail = io::fixed(row.step_ratio->low, 3) + "–" + io::fixed(row.step_ratio->high, 3);
     }
-    TableCell training = optional_cell(row.training_seconds, duration);
+    TableCell training = optional_cell(row.training_seconds, io::rounded_duration);
     training.detail = row.cost_note;
     table.rows.push_back({text_cell(row.title), std::move(training), optional_cell(row.peak_memory_bytes, memory_size),
-                          std::move(ratio), optional_cell(row.ms_per_token, [](double ms) { return fixed(ms, 2); }),
+                          std::move(ratio), optional_cell(row.ms_per_token, [](double ms) { return io::fixed(ms, 2); }),
                           merged_cell(row)});
   }
   table.note =
@@ -86,7 +88,7 @@ Table expert_table(const ExpertWeights& weights) {
   for (std::size_t i = 0; i < experts; ++i) table.columns.push_back({"expert " + std::to_string(i + 1)});
   for (std::size_t task = 0; task < weights.weights.size(); ++task) {
     std::vector<TableCell> cells{text_cell(weights.tasks[task])};
-    for (const double weight : weights.weights[task]) cells.push_back(text_cell(fixed(weight, 3)));
+    for (const double weight : weights.weights[task]) cells.push_back(text_cell(io::fixed(weight, 3)));
     table.rows.push_back(std::move(cells));
   }
   return table;
@@ -111,7 +113,7 @@ Table tuning_table(const Results& results) {
         cells.push_back(text_cell(kMissing));
         continue;
       }
-      cells.push_back(text_cell(std::isfinite(found->second) ? fixed(found->second, 4) : "diverged"));
+      cells.push_back(text_cell(std::isfinite(found->second) ? io::fixed(found->second, 4) : "diverged"));
       if (chosen && static_cast<std::ptrdiff_t>(*chosen) == found - tuning.losses.begin()) {
         cells.back().mark = Mark::best;
         if (is_at_edge(tuning)) cells.back().detail = "at the edge";
@@ -124,7 +126,7 @@ Table tuning_table(const Results& results) {
   if (!at_edge.empty()) {
     table.note +=
         " At the edge: the smallest or largest rate tried is the chosen one, a better one may lie beyond it (" +
-        listed(at_edge) + ").";
+        io::joined(at_edge) + ").";
   }
   return table;
 }

@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
-#include "eval/page.h"
 #include "experiment/report/table.h"
+#include "moelora/eval/page.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
@@ -18,7 +19,7 @@ constexpr double kRight = 24;
 constexpr double kTop = 22;
 constexpr double kBottom = 26;
 
-std::string at(double coordinate) { return fixed(coordinate, 1); }
+std::string at(double coordinate) { return io::fixed(coordinate, 1); }
 
 std::string text_at(double x, double y, const char* anchor, const std::string& text) {
   return "<text x=\"" + at(x) + "\" y=\"" + at(y) + "\" text-anchor=\"" + anchor + "\">" + page::escape(text) +
@@ -79,7 +80,7 @@ std::string grid_lines(const PercentAxis& axis) {
   for (double line = std::ceil(axis.low / step) * step; line <= axis.high + 1e-9 * step; line += step) {
     const double y = axis.y_of(line / 100);
     svg += line_between(kLeft, y, kWidth - kRight + 12, y, "var(--line)") +
-           text_at(kLeft - 6, y + 4, "end", fixed(line, decimals)) + "\n";
+           text_at(kLeft - 6, y + 4, "end", io::fixed(line, decimals)) + "\n";
   }
   return svg;
 }
@@ -135,7 +136,7 @@ std::string bar_rows(const std::vector<BarRow>& rows) {
       html += "<div class=\"barline\">";
       if (bar.value > 0) {
         // The longest bar leaves room for its label.
-        html += "<i style=\"width:calc((100% - 80px)*" + fixed(std::max(bar.value / largest, 0.004), 4) +
+        html += "<i style=\"width:calc((100% - 80px)*" + io::fixed(std::max(bar.value / largest, 0.004), 4) +
                 ");background:var(--c" + std::to_string(bar.color) + ")\"></i>";
       }
       html += "<small>" + page::escape(bar.label) + "</small></div>";
@@ -170,11 +171,11 @@ std::string sweep_chart(const Results& results, const Analysis& analysis, const 
   if (points.empty()) return "";
   std::string caption;
   if (!references.empty()) {
-    caption = "<p class=\"note\">Ringed: the common setting, " + page::escape(parameter) + " " + listed(references) +
-              ", from the table of scores.</p>\n";
+    caption = "<p class=\"note\">Ringed: the common setting, " + page::escape(parameter) + " " +
+              io::joined(references) + ", from the table of scores.</p>\n";
   }
   const PercentAxis axis(points);
-  return "<svg viewBox=\"0 0 " + fixed(kWidth, 0) + " " + fixed(kHeight, 0) +
+  return "<svg viewBox=\"0 0 " + io::fixed(kWidth, 0) + " " + io::fixed(kHeight, 0) +
          "\" role=\"img\" aria-label=\"average score against " + page::escape(parameter) + "\">\n" + grid_lines(axis) +
          ticks + interval_band(points, axis) + swept_marks(points, axis) + "</svg>\n" + caption;
 }
@@ -194,11 +195,11 @@ std::string latency_bars(const Results& results) {
   for (const Row& row : results.rows) {
     rows.push_back({row.title, {}});
     std::vector<Bar>& bars = rows.back().bars;
-    if (is_positive(row.ms_per_token)) bars.push_back({fixed(*row.ms_per_token, 2) + " ms", *row.ms_per_token, 0});
+    if (is_positive(row.ms_per_token)) bars.push_back({io::fixed(*row.ms_per_token, 2) + " ms", *row.ms_per_token, 0});
     if (!row.not_merged.empty()) {
       bars.push_back({"not merged: " + row.not_merged, 0, 3});
     } else if (is_positive(row.ms_per_token_merged)) {
-      bars.push_back({fixed(*row.ms_per_token_merged, 2) + " ms", *row.ms_per_token_merged, 3});
+      bars.push_back({io::fixed(*row.ms_per_token_merged, 2) + " ms", *row.ms_per_token_merged, 3});
     }
   }
   const std::string bars = bar_rows(rows);

@@ -2,14 +2,15 @@
 
 #include <nlohmann/json.hpp>
 
-#include "eval/page.h"
-#include "eval/python_text.h"
-#include "eval/text_table.h"
 #include "experiment/report/analysis.h"
 #include "experiment/report/figures.h"
 #include "experiment/report/json.h"
 #include "experiment/report/tables.h"
+#include "moelora/eval/page.h"
+#include "moelora/eval/python_text.h"
+#include "moelora/eval/text_table.h"
 #include "moelora/io/atomic_file.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
@@ -33,8 +34,8 @@ svg text.value{fill:var(--ink);stroke:var(--panel);stroke-width:3px;paint-order:
 std::string subheading(const std::string& text) { return "<h3>" + page::escape(text) + "</h3>\n"; }
 
 std::string new_task_title(const NewTask& task) {
-  return task.task + ": " + grouped(task.examples) + " examples, scored on " +
-         grouped(static_cast<std::int64_t>(task.references.size())) + " samples";
+  return task.task + ": " + io::with_commas(task.examples) + " examples, scored on " +
+         io::with_commas(static_cast<std::int64_t>(task.references.size())) + " samples";
 }
 
 std::vector<std::string> all_notes(const Results& results, const Analysis& analysis) {
@@ -44,7 +45,7 @@ std::vector<std::string> all_notes(const Results& results, const Analysis& analy
   }
   if (const auto titles = rows_of_one_seed(results); !titles.empty()) {
     notes.push_back("One seed only, so that the intervals hold no variance between seeds and are too narrow: " +
-                    listed(titles) + ".");
+                    io::joined(titles) + ".");
   }
   notes.insert(notes.end(), results.notes.begin(), results.notes.end());
   if (!analysis.segmentation_note.empty()) notes.push_back(analysis.segmentation_note);
@@ -54,7 +55,7 @@ std::vector<std::string> all_notes(const Results& results, const Analysis& analy
 std::string task_list(const Analysis& analysis) {
   std::string text;
   for (const TaskFacts& task : analysis.tasks) {
-    text += (text.empty() ? "" : "; ") + task.name + " (" + task.metric + ", " + grouped(task.samples) + ")";
+    text += (text.empty() ? "" : "; ") + task.name + " (" + task.metric + ", " + io::with_commas(task.samples) + ")";
   }
   return text.empty() ? "" : "Tasks with their metric and number of samples: " + text + ".";
 }

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "experiment/report/tables.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
@@ -32,8 +33,8 @@ TableCell seeds_cell(const std::vector<Run>& runs) {
 }
 
 std::string resampling_note(const Analysis& analysis) {
-  return fixed(analysis.options.level * 100, 0) + " % percentile intervals of " + grouped(analysis.options.resamples) +
-         " resamples of each task's samples and of the seeds";
+  return io::fixed(analysis.options.level * 100, 0) + " % percentile intervals of " +
+         io::with_commas(analysis.options.resamples) + " resamples of each task's samples and of the seeds";
 }
 
 std::vector<std::vector<Mark>> marks_by_column(const Results& results, const Analysis& analysis) {
@@ -183,7 +184,7 @@ Table sweep_table(const Results& results, const Analysis& analysis, const std::s
     if (point.reference) setting.detail = "common setting";
     table.rows.push_back({std::move(setting), plain(std::to_string(point.value)), seeds_cell(point.runs),
                           score_cell(analysis.bootstrap.average(results.rows.size() + points[place]), marks[place]),
-                          plain(point.trained_parameters > 0 ? grouped(point.trained_parameters) : kMissing)});
+                          plain(point.trained_parameters > 0 ? io::with_commas(point.trained_parameters) : kMissing)});
     has_one_seed = has_one_seed || point.runs.size() == 1;
   }
   if (has_one_seed) table.note = kOneSeedMeaning;
@@ -207,7 +208,7 @@ Table new_task_table(const Results& results, const Analysis& analysis, std::size
     const auto share = share_of_base(results, entry.trained_parameters);
     has_one_seed = has_one_seed || entry.runs.size() == 1;
     table.rows.push_back({plain(entry.title),
-                          plain(entry.trained_parameters > 0 ? grouped(entry.trained_parameters) : kMissing),
+                          plain(entry.trained_parameters > 0 ? io::with_commas(entry.trained_parameters) : kMissing),
                           plain(share ? short_number(*share * 100) + " %" : kMissing), seeds_cell(entry.runs),
                           score_cell(bootstrap.average(i), marks[i])});
   }

@@ -2,22 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <functional>
 #include <set>
 
-#include "eval/page.h"
+#include "moelora/eval/page.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::experiment {
 namespace {
 
 namespace page = eval::page;
-
-std::string formatted(const char* format, double value) {
-  char text[64];
-  std::snprintf(text, sizeof(text), format, value);
-  return text;
-}
 
 std::int64_t tenths_of_percent(double share) { return std::llround(share * 1000); }
 
@@ -30,7 +24,7 @@ std::string html_cell(const TableCell& cell, const Column& column) {
   if (cell.shade != 0) {
     const double strength = std::min(std::abs(cell.shade), 1.0) * 45;
     style = std::string(" style=\"background:color-mix(in srgb,var(--c") + (cell.shade > 0 ? "3" : "1") + ") " +
-            fixed(strength, 0) + "%,transparent)\"";
+            io::fixed(strength, 0) + "%,transparent)\"";
   }
   return std::string("<td") + (column.is_number ? " class=\"n\"" : "") + style + ">" + text + "</td>";
 }
@@ -164,57 +158,33 @@ std::vector<Mark> marks_of(const std::vector<std::optional<double>>& values) {
   return marks;
 }
 
-std::string fixed(double value, int decimals) {
-  char text[64];
-  std::snprintf(text, sizeof(text), "%.*f", decimals, value);
-  return text;
-}
-
 int sign_as_displayed(double share) {
   const std::int64_t tenths = tenths_of_percent(share);
   return tenths > 0 ? 1 : tenths < 0 ? -1 : 0;
 }
 
-std::string percent(double share) { return fixed(static_cast<double>(tenths_of_percent(share)) / 10, 1); }
+std::string percent(double share) { return io::fixed(static_cast<double>(tenths_of_percent(share)) / 10, 1); }
 
 std::string signed_percent(double share) {
   const std::int64_t tenths = tenths_of_percent(share);
-  const std::string digits = fixed(static_cast<double>(std::abs(tenths)) / 10, 1);
+  const std::string digits = io::fixed(static_cast<double>(std::abs(tenths)) / 10, 1);
   return (tenths > 0 ? "+" : tenths < 0 ? "−" : "") + digits;
 }
 
 std::string percent_range(double low, double high) { return percent(low) + "–" + percent(high); }
 
-std::string whole_percent_range(double low, double high) { return fixed(low * 100, 0) + "–" + fixed(high * 100, 0); }
+std::string whole_percent_range(double low, double high) {
+  return io::fixed(low * 100, 0) + "–" + io::fixed(high * 100, 0);
+}
 
 std::string signed_range(double low, double high) { return signed_percent(low) + " to " + signed_percent(high); }
 
-std::string listed(const std::vector<std::string>& texts) {
-  std::string list;
-  for (const std::string& text : texts) list += (list.empty() ? "" : ", ") + text;
-  return list;
-}
-
-std::string grouped(std::int64_t count) {
-  std::string digits = std::to_string(count);
-  for (auto place = static_cast<std::int64_t>(digits.size()) - 3; place > (count < 0 ? 1 : 0); place -= 3) {
-    digits.insert(static_cast<std::size_t>(place), 1, ',');
-  }
-  return digits;
-}
-
-std::string short_number(double value) { return formatted("%.3g", value); }
-
-std::string duration(double seconds) {
-  if (seconds < 90) return fixed(seconds, 0) + " s";
-  if (seconds < 5400) return fixed(seconds / 60, 1) + " min";
-  return fixed(seconds / 3600, 1) + " h";
-}
+std::string short_number(double value) { return io::significant(value, 3); }
 
 std::string memory_size(double bytes) {
   constexpr double kMebibyte = 1 << 20;
-  if (bytes < 1024 * kMebibyte) return fixed(bytes / kMebibyte, 0) + " MiB";
-  return fixed(bytes / kMebibyte / 1024, 2) + " GiB";
+  if (bytes < 1024 * kMebibyte) return io::fixed(bytes / kMebibyte, 0) + " MiB";
+  return io::fixed(bytes / kMebibyte / 1024, 2) + " GiB";
 }
 
 }  // namespace moelora::experiment

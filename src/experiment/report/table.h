@@ -47,17 +47,13 @@ inline const std::string kMissing = "–";
 /// No marks unless two values are there.
 std::vector<Mark> marks_of(const std::vector<std::optional<double>>& values);
 
-int sign_as_displayed(double share);                        ///< −1, 0, 1: what reads 0.0 is neither gain nor loss
-std::string percent(double share);                          ///< 0.7238 → "72.4"
-std::string signed_percent(double share);                   ///< "+1.2", "−0.3", "0.0"
-std::string percent_range(double low, double high);         ///< "71.0–73.9"
-std::string whole_percent_range(double low, double high);   ///< "71–74"
-std::string signed_range(double low, double high);          ///< "−0.3 to +2.6"
-std::string listed(const std::vector<std::string>& texts);  ///< "a, b, c"
-std::string fixed(double value, int decimals);
-std::string grouped(std::int64_t count);  ///< "29,360,128"
-std::string short_number(double value);   ///< three digits: "0.0002", "3e-05"
-std::string duration(double seconds);     ///< "42 s", "12.1 min", "3.4 h"
-std::string memory_size(double bytes);    ///< "812 MiB", "12.40 GiB"
+int sign_as_displayed(double share);                       ///< −1, 0, 1: what reads 0.0 is neither gain nor loss
+std::string percent(double share);                         ///< 0.7238 → "72.4"
+std::string signed_percent(double share);                  ///< "+1.2", "−0.3", "0.0"
+std::string percent_range(double low, double high);        ///< "71.0–73.9"
+std::string whole_percent_range(double low, double high);  ///< "71–74"
+std::string signed_range(double low, double high);         ///< "−0.3 to +2.6"
+std::string short_number(double value);                    ///< three digits: "0.0002", "3e-05"
+std::string memory_size(double bytes);                     ///< "812 MiB", "12.40 GiB"
 
 }  // namespace moelora::experiment

@@ -1,12 +1,13 @@
+#include "moelora/model/chatglm/family.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <regex>
 
-#include "io/number_text.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 #include "moelora/model/chatglm/chatglm.h"
 #include "moelora/model/chatglm/other_families.h"
 #include "moelora/model/chatglm/rotary.h"

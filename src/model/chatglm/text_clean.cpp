@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "io/utf8.h"
 #include "model/chatglm/text.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::model::chatglm_text {
 namespace {

@@ -4,9 +4,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "io/file_kind.h"
 #include "model/chatglm/text.h"
 #include "moelora/io/error.h"
+#include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/sha256.h"
 

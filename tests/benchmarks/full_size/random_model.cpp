@@ -12,10 +12,10 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
-#include "io/splitmix64.h"
 #include "io/torch_archive.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
+#include "moelora/io/splitmix64.h"
 #include "moelora/model/chatglm/chatglm.h"
 
 namespace {

@@ -23,7 +23,7 @@ struct CpuKernels {
 
   // Merging (fold_rows.h). Rows first … last - 1.
   std::int64_t fold_columns;  ///< columns of a panel of A
-  std::int64_t fold_at_once;  ///< rows that share one pass over a panel
+  std::int64_t fold_at_once;  ///< A range of rows is best a multiple of it.
   FoldExtremes (*fold_rows)(const FoldRows& call, std::int64_t first, std::int64_t last);
 
   // Dropout. y = x · mask · scale for columns first, first + 1, …: a column is kept when its 32 hashed bits are at

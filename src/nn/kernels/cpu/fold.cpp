@@ -15,7 +15,7 @@ namespace {
 double larger_or_nan(double a, double b) { return a >= b || a != a ? a : b; }
 
 /// A as FoldRows wants it.
-at::Tensor panels_of(const at::Tensor& A, std::int64_t width) {
+at::Tensor panels_of(const at::Tensor& A, std::int64_t width, bool even_first) {
   const std::int64_t r = A.size(0);
   const std::int64_t columns = A.size(1);
   const std::int64_t count = (columns + width - 1) / width;
@@ -27,8 +27,16 @@ at::Tensor panels_of(const at::Tensor& A, std::int64_t width) {
       const std::int64_t held = std::min(width, columns - panel * width);
       for (std::int64_t k = 0; k < r; ++k) {
         float* row = to + (panel * r + k) * width;
-        std::copy_n(from + k * columns + panel * width, held, row);
+        const float* source = from + k * columns + panel * width;
         std::fill(row + held, row + width, 0.0f);
+        if (!even_first) {
+          std::copy_n(source, held, row);
+          continue;
+        }
+        for (std::int64_t c = 0; c < width / 2; ++c) {
+          row[c] = 2 * c < held ? source[2 * c] : 0.0f;
+          row[width / 2 + c] = 2 * c + 1 < held ? source[2 * c + 1] : 0.0f;
+        }
       }
     }
   });
@@ -51,7 +59,7 @@ FoldExtremes fold_in_one_pass(const at::Tensor& out, const at::Tensor& source, c
   const std::int64_t rows = out.size(0);
   const std::int64_t columns = out.size(1);
   const at::Tensor factors = B.contiguous();
-  const at::Tensor panels = panels_of(A.contiguous(), kernels.fold_columns);
+  const at::Tensor panels = panels_of(A.contiguous(), kernels.fold_columns, out.scalar_type() == at::kBFloat16);
   FoldRows fold{};
   fold.out = out.mutable_data_ptr();
   fold.source = source.const_data_ptr();

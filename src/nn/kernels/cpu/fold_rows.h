@@ -21,10 +21,11 @@ struct FoldRows {
   std::int64_t columns, rank;
   const float* b;       ///< [rows, rank]
   const float* panels;  ///< A [rank, columns] as [panels, rank, fold_columns]: CpuKernels::fold_columns of its columns
-                        ///< lie together, zeros behind the last
+                        ///< lie together, zeros behind the last; for
+                        ///< bf16 the even ones of a panel before the odd ones
   bool streams;         ///< Written past the caches: out is another tensor than source, and its rows are aligned.
   bool measure;  ///< Whether the extremes are wanted (zeros without): for fp32 the sums are then made in fp64 too.
-  float* kept;   ///< room for fold_rows · columns elements where fp32 is measured
+  float* kept;   ///< room for fold_at_once · columns elements where fp32 is measured
 };
 
 }  // namespace moelora::nn::kernels

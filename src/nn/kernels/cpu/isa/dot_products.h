@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "nn/kernels/cpu/isa/registers.h"
+#include "nn/kernels/cpu/isa/formats.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {
@@ -53,7 +53,7 @@ MOELORA_INLINE Group load_group(const typename Format::type* from) {
   Group group;
 #pragma GCC unroll 4
   for (int i = 0; i < kParts; ++i) {
-    group.part[i] = load<Format>(from + i * kWidth);
+    group.part[i] = Format::unpack(from + i * kWidth);
   }
   return group;
 }
@@ -66,7 +66,9 @@ MOELORA_INLINE Group load_some(const typename Format::type* from, std::int64_t c
   if constexpr (sizeof(typename Format::type) == 4) {
     return {{_mm512_maskz_loadu_ps(mask, from)}};
   } else {
-    return {{Format::unpack(_mm256_maskz_loadu_epi16(mask, from))}};
+    alignas(32) std::uint16_t padded[kGroup];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(padded), _mm256_maskz_loadu_epi16(mask, from));
+    return load_group<Format>(padded);
   }
 #else
   typename Format::type padded[kGroup] = {};

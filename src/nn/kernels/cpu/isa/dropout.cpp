@@ -1,6 +1,6 @@
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cpu/isa/operations.h"
-#include "nn/kernels/cpu/isa/registers.h"
+#include "nn/kernels/cpu/isa/same_bits.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {

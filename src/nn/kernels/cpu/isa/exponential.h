@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "nn/kernels/cpu/isa/registers.h"
+#include "nn/kernels/cpu/isa/same_bits.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {

@@ -2,18 +2,31 @@
 // registers while a panel of A, front to back, is multiplied with the rows of B. The weight is read and written once.
 
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cpu/isa/formats.h"
 #include "nn/kernels/cpu/isa/operations.h"
-#include "nn/kernels/cpu/isa/registers.h"
 
 namespace moelora::nn::kernels::MOELORA_ISA {
 namespace {
 
 constexpr std::int64_t kColumns = 2 * kWidth;
+// Sums of kRows rows leave registers for a panel's two and B's one, and for what rounding to bf16 needs. More sums hide
+// the latency of a product better: with eight of them AVX2's two units don't reach their peak.
 #if defined(__AVX512F__)
+constexpr int kAtOnce = 8;
+template <typename Format>
 constexpr int kRows = 8;
+#elif defined(__AVX2__)
+constexpr int kAtOnce = 12;
+template <typename Format>
+constexpr int kRows = 6;
+template <>
+constexpr int kRows<Bf16> = 4;
 #else
+constexpr int kAtOnce = 4;
+template <typename Format>
 constexpr int kRows = 4;
 #endif
+constexpr int kMeasuredRows = kAtOnce == 8 ? 4 : 2;  // the same, in fp64
 
 MOELORA_INLINE std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
@@ -48,8 +61,8 @@ void fold_tile(typename Format::type* out, const typename Format::type* source, 
     }
   }
   for (std::int64_t k = 0; k < rank; ++k) {
-    const auto left = load<Fp32>(panel + k * kColumns);
-    const auto right = load<Fp32>(panel + k * kColumns + kWidth);
+    const auto left = Fp32::unpack(panel + k * kColumns);
+    const auto right = Fp32::unpack(panel + k * kColumns + kWidth);
 #pragma GCC unroll 8
     for (int i = 0; i < rows; ++i) {
       const Vector factor = broadcast(b[i * rank + k]);
@@ -59,13 +72,12 @@ void fold_tile(typename Format::type* out, const typename Format::type* source, 
   }
 #pragma GCC unroll 8
   for (int i = 0; i < rows; ++i) {
-    const auto* from = source + i * stride;
-    const Vector exact[2] = {load<Format>(from) + sum[i][0], load<Format>(from + kWidth) + sum[i][1]};
-    const auto left = Format::pack(exact[0]);
-    const auto right = Format::pack(exact[1]);
+    const Pair before = Format::read_pair(source + i * stride);
+    const Pair exact = {before.left + sum[i][0], before.right + sum[i][1]};
+    const auto rounded = Format::round_pair(exact);
     if constexpr (measure) {
-      const Vector differences[2] = {distance(Format::unpack(left), exact[0]),
-                                     distance(Format::unpack(right), exact[1])};
+      const Pair after = Format::values_of(rounded);
+      const Vector differences[2] = {distance(after.left, exact.left), distance(after.right, exact.right)};
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         sums.rounding = larger(differences[half], sums.rounding);
@@ -73,7 +85,7 @@ void fold_tile(typename Format::type* out, const typename Format::type* source, 
         sums.update = larger(distance(sum[i][half], Vector{}), sums.update);
       }
     }
-    Format::template write<past_caches>(out + i * stride, left, right);
+    Format::template write_pair<past_caches>(out + i * stride, rounded);
   }
 }
 
@@ -136,8 +148,11 @@ FoldExtremes fold_with(const FoldRows& call, std::int64_t first, std::int64_t la
   for (std::int64_t begin = 0; begin < call.columns; begin += width) {
     const std::int64_t end = smaller(begin + width, call.columns);
     std::int64_t row = first;
-    for (; row + kRows <= last; row += kRows) {
-      fold_some_rows<Format, kRows, measure, past_caches>(call, row, begin, end, sums);
+    for (; row + kRows<Format> <= last; row += kRows<Format>) {
+      fold_some_rows<Format, kRows<Format>, measure, past_caches>(call, row, begin, end, sums);
+    }
+    for (; row + 2 <= last; row += 2) {
+      fold_some_rows<Format, 2, measure, past_caches>(call, row, begin, end, sums);
     }
     for (; row < last; ++row) {
       fold_some_rows<Format, 1, measure, past_caches>(call, row, begin, end, sums);
@@ -211,19 +226,18 @@ void measure_rows(const float* out, const float* source, std::int64_t columns, c
 
 // A few rows at a time: their source is kept where the fold overwrites it.
 FoldExtremes fold_and_measure_fp32(const FoldRows& call, std::int64_t first, std::int64_t last) {
-  constexpr int kAtOnce = kRows / 2;
   const std::int64_t columns = call.columns;
   const auto* source = static_cast<const float*>(call.source);
   const auto* out = static_cast<const float*>(call.out);
   WideSums sums{};
-  for (std::int64_t row = first; row < last; row += kRows) {
-    const std::int64_t end = smaller(row + kRows, last);
+  for (std::int64_t row = first; row < last; row += kAtOnce) {
+    const std::int64_t end = smaller(row + kAtOnce, last);
     __builtin_memcpy(call.kept, source + row * columns, static_cast<std::size_t>((end - row) * columns) * 4);
     fold_with<Fp32, false, false>(call, row, end);
     std::int64_t i = row;
-    for (; i + kAtOnce <= end; i += kAtOnce) {
-      measure_rows<kAtOnce>(out + i * columns, call.kept + (i - row) * columns, columns, call.b + i * call.rank,
-                            call.rank, call.panels, sums);
+    for (; i + kMeasuredRows <= end; i += kMeasuredRows) {
+      measure_rows<kMeasuredRows>(out + i * columns, call.kept + (i - row) * columns, columns, call.b + i * call.rank,
+                                  call.rank, call.panels, sums);
     }
     for (; i < end; ++i) {
       measure_rows<1>(out + i * columns, call.kept + (i - row) * columns, columns, call.b + i * call.rank, call.rank,
@@ -263,7 +277,7 @@ FoldExtremes fold_rows(const FoldRows& call, std::int64_t first, std::int64_t la
 
 void enter_fold(CpuKernels& table) {
   table.fold_columns = kColumns;
-  table.fold_at_once = kRows;
+  table.fold_at_once = kAtOnce;
   table.fold_rows = fold_rows;
 }
 

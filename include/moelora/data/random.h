@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "io/splitmix64.h"
+#include "moelora/io/splitmix64.h"
 
 namespace moelora::data {
 

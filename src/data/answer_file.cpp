@@ -1,4 +1,4 @@
-#include "cli/answer_file.h"
+#include "moelora/data/answer_file.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -14,7 +14,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 
-namespace moelora::cli {
+namespace moelora::data {
 namespace {
 
 namespace fs = std::filesystem;
@@ -27,14 +27,9 @@ constexpr std::string_view kOpening = "{\"answers_of\":";
 
 struct StoredAnswers {
   ordered_json identity;
-  std::vector<eval::Answer> answers;
+  std::vector<Answer> answers;
   std::size_t size = 0;  // bytes of the whole lines
 };
-
-eval::Answer answer_of(const ordered_json& line) {
-  return {line.at("record").get<std::int64_t>(), line.at("answer").get<std::string>(),
-          line.at("tokens").get<std::int64_t>(), line.at("finished").get<bool>()};
-}
 
 // Whole lines only: what follows the last line end was cut off while it was written.
 StoredAnswers parse_answers(const std::string& text, const fs::path& path) {
@@ -47,7 +42,7 @@ StoredAnswers parse_answers(const std::string& text, const fs::path& path) {
       if (number == 1) {
         stored.identity = line.at(kIdentityKey);
       } else {
-        stored.answers.push_back(answer_of(line));
+        stored.answers.push_back(answer_from_json(line));
       }
     } catch (const ordered_json::exception&) {
       throw Error(detail::concat(path.string(), ":", number,
@@ -84,6 +79,15 @@ void check_identity(const ordered_json& then, const ordered_json& now, const fs:
 }
 
 }  // namespace
+
+ordered_json to_json(const Answer& answer) {
+  return {{"record", answer.record}, {"answer", answer.text}, {"tokens", answer.tokens}, {"finished", answer.finished}};
+}
+
+Answer answer_from_json(const ordered_json& json) {
+  return {json.at("record").get<std::int64_t>(), json.at("answer").get<std::string>(),
+          json.at("tokens").get<std::int64_t>(), json.at("finished").get<bool>()};
+}
 
 AnswerFile::AnswerFile(fs::path path, bool resume) : path_(std::move(path)) {
   std::error_code failure;
@@ -134,7 +138,7 @@ AnswerFile::~AnswerFile() {
   ::close(descriptor_);
 }
 
-std::vector<eval::Answer> AnswerFile::begin(const ordered_json& identity) {
+std::vector<Answer> AnswerFile::begin(const ordered_json& identity) {
   StoredAnswers stored = parse_answers(io::read_text_file(path_), path_);
   if (stored.answers.empty()) {
     stored.size = 0;
@@ -150,15 +154,10 @@ std::vector<eval::Answer> AnswerFile::begin(const ordered_json& identity) {
   return std::move(stored.answers);
 }
 
-void AnswerFile::add(const std::vector<eval::Answer>& answers) {
+void AnswerFile::add(const std::vector<Answer>& answers) {
   std::string text;
-  for (const eval::Answer& answer : answers) {
-    text += ordered_json{{"record", answer.record},
-                         {"answer", answer.text},
-                         {"tokens", answer.tokens},
-                         {"finished", answer.finished}}
-                .dump() +
-            "\n";
+  for (const Answer& answer : answers) {
+    text += to_json(answer).dump() + "\n";
   }
   keep_ = true;  // also if the disk takes only a part of it
   write(text);
@@ -170,7 +169,7 @@ void AnswerFile::remove() {
   ::unlink(path_.c_str());
 }
 
-std::vector<eval::Answer> AnswerFile::read(const fs::path& path, const ordered_json& identity) {
+std::vector<Answer> AnswerFile::read(const fs::path& path, const ordered_json& identity) {
   if (!fs::exists(path)) {
     return {};
   }
@@ -193,4 +192,4 @@ void AnswerFile::write(std::string_view text) {
   }
 }
 
-}  // namespace moelora::cli
+}  // namespace moelora::data

@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "moelora/eval/evaluate.h"
+#include "moelora/data/answer.h"
 
-namespace moelora::cli {
+namespace moelora::data {
 
 class AnswerFile {
  public:
@@ -21,13 +21,13 @@ class AnswerFile {
 
   /// What the answers to come belong to: everything that they depend on. Returns the answers that are there; a last
   /// line that was cut off is dropped. Error naming what differs if they belong to something else; a damaged line.
-  std::vector<eval::Answer> begin(const nlohmann::ordered_json& identity);
+  std::vector<Answer> begin(const nlohmann::ordered_json& identity);
   /// Appends the answers in one piece. Error, the answers so far being kept: disk full.
-  void add(const std::vector<eval::Answer>& answers);
+  void add(const std::vector<Answer>& answers);
   void remove();  ///< The result is written: the file is no longer needed.
 
   /// The answers in another process's file; none if there is no such file. Errors as begin.
-  static std::vector<eval::Answer> read(const std::filesystem::path& path, const nlohmann::ordered_json& identity);
+  static std::vector<Answer> read(const std::filesystem::path& path, const nlohmann::ordered_json& identity);
 
  private:
   void write(std::string_view text);
@@ -37,4 +37,4 @@ class AnswerFile {
   bool keep_ = false;  // it holds answers
 };
 
-}  // namespace moelora::cli
+}  // namespace moelora::data
