@@ -1,6 +1,6 @@
 #include "train/config_fields.h"
 
-#include "adapter/core/config_fields.h"
+#include "moelora/adapter/config_fields.h"
 
 namespace moelora::train {
 namespace {

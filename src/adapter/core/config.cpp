@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "adapter/core/config_fields.h"
 #include "adapter/core/listed.h"
+#include "moelora/adapter/config_fields.h"
 #include "moelora/adapter/delta_kind.h"
 #include "moelora/io/error.h"
 #include "moelora/io/field_visitors.h"

@@ -1,4 +1,4 @@
-#include "adapter/core/config_fields.h"
+#include "moelora/adapter/config_fields.h"
 
 namespace moelora {
 namespace {
