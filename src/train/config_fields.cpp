@@ -1,5 +1,7 @@
 #include "train/config_fields.h"
 
+#include "moelora/adapter/config_fields.h"
+
 namespace moelora::train {
 namespace {
 
@@ -94,35 +96,6 @@ void fields(io::FieldVisitor& visit, DataSection& data) {
   visit({"source_prefix", "text in front of every input"}, data.encode.source_prefix);
   visit({"with_history", "earlier turns of a dialogue in front of the input"}, data.encode.with_history);
 }
-
-struct AdapterKey {
-  const char* key;
-  const char* meaning;
-  const char* example;  // of a key that is not part of every configuration; null: it always is
-};
-
-// The adapter room reads them (MoeLoraConfig::from_json); here is what --print-config says.
-const AdapterKey kAdapterKeys[] = {
-    {"rank", "total rank r of a linear's update; each expert has r / num_experts of it", nullptr},
-    {"num_experts", "N; 1 is plain LoRA", nullptr},
-    {"alpha", "the update is scaled by alpha / rank", nullptr},
-    {"dropout", "on the input of A, 0 or more and below 1", nullptr},
-    {"routing",
-     "where the experts' weights come from: task (MOELoRA), uniform (no gate), token (MoLoRA), single (one LoRA for "
-     "each task), table (fixed)",
-     nullptr},
-    {"top_k", "0: all experts; k: only those of the k largest logits", nullptr},
-    {"per_linear", "a gate for each adapted linear instead of one for the model", nullptr},
-    {"table", "routing table: the experts' weights of each task", "[[1.0, 0.0], [0.0, 1.0]]"},
-    {"balance_loss", "routing token: weight of the balancing loss; 0: off", "0.01"},
-    {"task_embedding_dim", "numbers of a task's embedding", nullptr},
-    {"reserved_rows", "rows in front of the tasks' embeddings; 1 in adapters read from MOELoRA-peft", nullptr},
-    {"targets", "linears that get an update: ends of their names, or regular expressions for whole names", nullptr},
-    {"modules_to_save", "modules of the base that are trained whole and travel with the adapter", nullptr},
-    {"seed", "of the initial values", nullptr},
-    {"prefix", "trained keys and values in front of every layer's own (P-Tuning v2); such adapters don't merge",
-     R"({"length": 16, "projection": false, "dropout": 0.1})"},
-};
 
 }  // namespace
 
@@ -249,9 +222,10 @@ const io::FieldList& train_fields() {
     TrainConfig config;
     nlohmann::ordered_json adapter;
     fields(all, config, adapter);
-    for (const auto& [key, meaning, example] : kAdapterKeys) {
-      all.all.emplace_back(std::string("adapter.") + key,
-                           io::Field{.key = key, .meaning = meaning, .example = example});
+    io::FieldList of_adapter;
+    fields(of_adapter, config.adapter);
+    for (const auto& [key, field] : of_adapter.all) {
+      all.all.emplace_back("adapter." + key, field);
     }
     return all;
   }();

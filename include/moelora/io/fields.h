@@ -49,7 +49,7 @@ struct Field {
 
 using FieldValue = std::variant<bool*, double*, std::int64_t*, std::uint64_t*, std::string*, std::vector<std::string>*,
                                 std::vector<double>*, std::vector<std::int64_t>*, std::vector<std::uint64_t>*,
-                                nlohmann::ordered_json*>;
+                                std::vector<std::vector<double>>*, nlohmann::ordered_json*>;
 
 class FieldVisitor {
  public:

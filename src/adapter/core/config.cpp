@@ -6,20 +6,16 @@
 #include <set>
 
 #include "adapter/core/listed.h"
+#include "moelora/adapter/config_fields.h"
 #include "moelora/adapter/delta_kind.h"
 #include "moelora/io/error.h"
+#include "moelora/io/field_visitors.h"
 #include "moelora/io/json_reader.h"
 #include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 
 namespace moelora {
 namespace {
-
-const std::vector<std::string>& routing_names() {
-  static const std::vector<std::string> names{"task", "uniform", "token", "single",
-                                              "table"};  // in the order of enum Routing
-  return names;
-}
 
 /// What is wrong with values, each as "key: expected …, found …".
 class Problems {
@@ -134,8 +130,6 @@ void check_names(const MoeLoraConfig& config, Problems& problems) {
 
 }  // namespace
 
-const std::string& routing_name(Routing routing) { return routing_names().at(static_cast<std::size_t>(routing)); }
-
 void MoeLoraConfig::validate() const {
   Problems problems;
   check_experts(*this, problems);
@@ -158,65 +152,18 @@ void MoeLoraConfig::validate() const {
 MoeLoraConfig MoeLoraConfig::from_json(const nlohmann::ordered_json& json) {
   MoeLoraConfig config;
   io::JsonReader reader(json, "adapter");
-  reader.read("rank", config.rank);
-  reader.read("num_experts", config.num_experts);
-  reader.read("alpha", config.alpha);
-  reader.read("dropout", config.dropout);
-  std::size_t routing = 0;
-  if (reader.read_choice("routing", routing_names(), routing)) {
-    config.routing = static_cast<Routing>(routing);
-  }
-  reader.read("top_k", config.gate.top_k);
-  reader.read("per_linear", config.gate.per_linear);
-  reader.read("table", config.table);
-  reader.read("balance_loss", config.router.balance_loss);
-  reader.read("task_embedding_dim", config.gate.task_embedding_dim);
-  reader.read("reserved_rows", config.gate.reserved_rows);
-  reader.read("targets", config.targets);
-  reader.read("modules_to_save", config.modules_to_save);
-  reader.read("seed", config.seed);
-  reader.read("delta", config.delta);
-  PrefixConfig prefix;
-  io::JsonReader prefix_reader = reader.child("prefix");
-  prefix_reader.read("length", prefix.length);
-  prefix_reader.read("projection", prefix.projection);
-  prefix_reader.read("dropout", prefix.dropout);
+  io::FieldReader visitor(reader);
+  fields(visitor, config);
   reader.finish();
-  if (prefix.length != 0 || prefix.projection || prefix.dropout != 0) {  // a length of 0 is no prefix
-    config.prefix = prefix;
-  }
   config.validate();
   return config;
 }
 
 nlohmann::ordered_json MoeLoraConfig::to_json() const {
-  nlohmann::ordered_json json{{"rank", rank},
-                              {"num_experts", num_experts},
-                              {"alpha", alpha},
-                              {"dropout", dropout},
-                              {"routing", routing_name(routing)},
-                              {"top_k", gate.top_k},
-                              {"per_linear", gate.per_linear},
-                              {"task_embedding_dim", gate.task_embedding_dim},
-                              {"reserved_rows", gate.reserved_rows},
-                              {"targets", targets},
-                              {"seed", seed}};
-  if (routing == Routing::table) {
-    json["table"] = table;
-  }
-  if (routing == Routing::token) {
-    json["balance_loss"] = router.balance_loss;
-  }
-  if (!modules_to_save.empty()) {
-    json["modules_to_save"] = modules_to_save;
-  }
-  if (prefix) {
-    json["prefix"] = {{"length", prefix->length}, {"projection", prefix->projection}, {"dropout", prefix->dropout}};
-  }
-  if (delta != MoeLoraConfig().delta) {
-    json["delta"] = delta;
-  }
-  return json;
+  MoeLoraConfig config = *this;  // visitors may write
+  io::FieldWriter writer;
+  fields(writer, config);
+  return writer.take();
 }
 
 }  // namespace moelora
