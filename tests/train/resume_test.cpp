@@ -271,22 +271,6 @@ TEST_F(Resuming, OfAnotherTypeOfNumbersIsRefusedUnlessAskedFor) {
   EXPECT_EQ(changes[0]["after"], "bfloat16");
 }
 
-TEST(RunIdentity, OfAnotherDeviceIsAnotherRunUnlessAskedFor) {
-  RunIdentity then;
-  then.options = "{}";
-  then.dtype = "float32";
-  then.device = "cuda";
-  RunIdentity now = then;
-  now.device = "cpu";
-  EXPECT_TRUE(
-      raises([&] { check_same_run(then, now, 5); }, "model.device: the run began with \"cuda\", found \"cpu\""));
-  const auto changes = check_same_run(then, now, 5, {"device"});
-  ASSERT_EQ(changes.size(), 1u);
-  EXPECT_EQ(changes[0].step, 5);
-  then.device = "";  // of an earlier version
-  EXPECT_TRUE(check_same_run(then, now, 5).empty());
-}
-
 TEST_F(Resuming, LeavesFreeWhatChangesNothingThatIsLearned) {
   fs::remove_all(checkpoint(12));
   TrainingOptions options = all_kept();
@@ -406,43 +390,6 @@ TEST_F(Resuming, KeepsTheBestOneOfEveryCheckpointThatItKeeps) {
       EXPECT_NE(std::find(steps.begin(), steps.end(), state.best_step), steps.end()) << steps[i];
     }
   }
-}
-
-TEST(Advice, OfAnErrorIsWhatResumingAccepts) {
-  testing::TemporaryFolder folder;
-  TrainingOptions options = fixture::toy_options(12);
-  const fs::path output = folder.path() / "run";
-  std::string text;
-  ToyRun run;
-  run.callbacks.on_step = [&](const StepReport& report) {
-    if (report.step == 7) {
-      at::NoGradGuard no_grad;
-      run.adapter->linears().front().delta->tensor("B").fill_(std::numeric_limits<float>::infinity());
-    }
-  };
-  try {
-    run(output, options);
-  } catch (const Error& error) {
-    text = error.what();
-  }
-  EXPECT_NE(text.find("the loss of step 8 is not finite"), std::string::npos) << text;
-  EXPECT_NE(text.find("--resume-from step-3 --set training.learning_rate="), std::string::npos) << text;
-  EXPECT_NE(text.find("there are step-3, step-6"), std::string::npos) << text;
-  options.learning_rate = 1e-3;
-  EXPECT_EQ(ToyRun()(output, options, true, [](auto& in) { in.resume_from = 3; }).step, 12);
-
-  const fs::path full = folder.path() / "full";
-  ToyRun large;
-  large.callbacks.on_step = [](const StepReport& report) {
-    if (report.step == 4) {
-      throw std::bad_alloc();
-    }
-  };
-  EXPECT_TRUE(raises([&] { large(full, options); },
-                     "out of memory: lower training.micro_batch_tokens (now 32) or set training.memory_budget_gb"));
-  options.micro_batch_tokens = 16;
-  options.memory_budget_gb = 20.0;
-  EXPECT_EQ(ToyRun()(full, options, true).step, 12);
 }
 
 }  // namespace

@@ -388,40 +388,5 @@ TEST(VerifyCanFail, OnAGoldenTensorThatNothingIsComparedWith) {
   EXPECT_EQ(report.not_compared, std::vector<std::string>{"golden.safetensors: extra"});
 }
 
-TEST(Verify, TheBaseOfAnAdapterIsFoundAmongOtherModels) {
-  Copied copy("lora-tiny");
-  fs::copy(testing::fixtures() / "chatglm-tiny", copy.folder.path() / "chatglm-tiny");
-  const auto add = [&](const char* name, const char* key, const nlohmann::ordered_json& value) {
-    fs::create_directories(copy.folder.path() / name);
-    std::ofstream(copy.folder.path() / name / "golden.safetensors");
-    nlohmann::ordered_json config{{"model_type", "chatglm"}};
-    config[key] = value;
-    io::write_json_file(copy.folder.path() / name / "config.json", config);
-  };
-  add("quantised", "quantization_bit", 4);
-  add("another", "model_type", "qwen2");
-  const VerifyReport report = verify_folder(copy.path);
-  EXPECT_TRUE(report.passed()) << report.to_text();
-}
-
-TEST(Verify, TheBaseIsTheOneSiblingThatFits) {
-  testing::TemporaryFolder folder;
-  for (const char* name : {"chatglm-tiny", "lora-tiny"}) {
-    fs::copy(testing::fixtures() / name, folder.path() / name, fs::copy_options::recursive);
-  }
-  fs::create_directory(folder.path() / "another-family");
-  io::write_json_file(folder.path() / "another-family" / "config.json", {{"model_type", "qwen2"}});
-  io::save_safetensors(folder.path() / "another-family" / "golden.safetensors", {{"base.0.logits", at::ones({2})}});
-  EXPECT_TRUE(verify_folder(folder.path() / "lora-tiny").passed());
-  fs::copy(folder.path() / "chatglm-tiny", folder.path() / "second", fs::copy_options::recursive);
-  EXPECT_THROW(verify_folder(folder.path() / "lora-tiny"), Error) << "two that fit: it must be named";
-}
-
-TEST(Verify, AFolderWithNothingToCompareIsAnError) {
-  testing::TemporaryFolder empty;
-  EXPECT_THROW(verify_folder(empty.path()), Error);
-  EXPECT_THROW(verify_folder(empty.path() / "absent"), Error);
-}
-
 }  // namespace
 }  // namespace moelora::verify
