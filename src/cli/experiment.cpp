@@ -169,7 +169,7 @@ void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig&
   }
 }
 
-/// The keys of all rows, broken into lines.
+/// The keys of all methods, broken into lines.
 std::string listed_methods() {
   constexpr std::size_t kWidth = 112;
   std::string text = "Methods:";

@@ -13,7 +13,7 @@ namespace {
 
 using nlohmann::ordered_json;
 
-// Keys of the common sections that say what a row is.
+// Keys of the common sections that say what a method is.
 const std::vector<std::string> kRowsOfAdapter{"routing",      "top_k",  "per_linear", "table",
                                               "balance_loss", "prefix", "seed"};
 const std::vector<std::string> kRowsOfData{"task_prompts", "as_text"};
@@ -32,7 +32,7 @@ void take_common(const CommonSections& common, io::JsonReader& reader, Experimen
       reader, "adapter", common.adapter, kRowsOfAdapter,
       "differs by row, so it can't be common to all; see sparse_top_k, balance_loss, prefix_length and seeds");
   refuse_row_keys(reader, "data", common.data, kRowsOfData,
-                  "would change every row; the row lora-full-tp takes the key task_prompts beside this section");
+                  "would change every method; the method lora-full-tp takes the key task_prompts beside this section");
   ordered_json json{{"mode", "adapter"}};
   for (const auto& [section, value] : {std::pair("model", &common.model), std::pair("adapter", &common.adapter),
                                        std::pair("data", &common.data), std::pair("training", &common.training)}) {
@@ -75,7 +75,7 @@ void check_methods(const ExperimentConfig& config, io::JsonReader& reader) {
     for (const SweptNumber& number : method->swept()) {
       if (!config.sweeps.at(number.parameter).empty() && !config.has(method->key())) {
         reader.problem("sweeps." + number.parameter,
-                       "is swept with the row " + method->key() + ", which is not listed in methods");
+                       "is swept with the method " + method->key() + ", which is not listed in methods");
       }
     }
   }
@@ -83,7 +83,7 @@ void check_methods(const ExperimentConfig& config, io::JsonReader& reader) {
   const std::string& baseline = method_with(Role::baseline).key();
   if (!config.new_tasks.tasks.empty() && !(config.has(single) && config.has(baseline))) {
     reader.problem("new_tasks.tasks",
-                   "new tasks are compared with the rows " + single + " and " + baseline + "; list both in methods");
+                   "new tasks are compared with the methods " + single + " and " + baseline + "; list both in methods");
   }
 }
 
@@ -93,7 +93,7 @@ void check_seeds(const ExperimentConfig& config, io::JsonReader& reader) {
   }
   for (const auto& [row, own] : config.seeds_of) {
     if (own.empty()) {
-      reader.problem("seeds_of", "expected one seed or more for " + row);
+      reader.problem("seeds_of", "expected one seed or more for " + method);
     }
     if (const std::string text = io::distinct(own); !text.empty()) {
       reader.problem("seeds_of", text);

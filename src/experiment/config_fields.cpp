@@ -38,12 +38,12 @@ void fields(io::FieldVisitor& visit, NewTasksSection& section) {
   visit({"learning_rates", "tried by leave-out on half of the examples"}, section.learning_rates, rates, one_or_more);
 }
 
-/// A list for some of the rows.
+/// A list for some of the methods.
 void fields_of_rows(io::FieldVisitor& visit, std::map<std::string, std::vector<std::uint64_t>>& seeds_of) {
   for (const MethodPtr& method : methods()) {
     const auto own = seeds_of.find(method->key());
     std::vector<std::uint64_t> seeds = own == seeds_of.end() ? std::vector<std::uint64_t>() : own->second;
-    if (visit({.key = method->key(), .meaning = "seeds of this row", .written = own != seeds_of.end()}, seeds)) {
+    if (visit({.key = method->key(), .meaning = "seeds of this method", .written = own != seeds_of.end()}, seeds)) {
       seeds_of[method->key()] = std::move(seeds);
     }
   }
@@ -63,18 +63,19 @@ void fields_of_sweeps(io::FieldVisitor& visit, std::map<std::string, std::vector
 void fields(io::FieldVisitor& visit, ExperimentConfig& config, CommonSections& common) {
   visit({"title", "of the report"}, config.title);
   visit({"model", "The base."}, common.model);
-  visit({"adapter", "What is common to all adapters; rows have their own routing, prefix and seed."}, common.adapter);
+  visit({"adapter", "What is common to all adapters; methods have their own routing, prefix and seed."},
+        common.adapter);
   visit({"data", "The records: JSON lines or one array with input, target and task_dataset."}, common.data);
-  visit({"training", "How the trained rows are trained."}, common.training);
+  visit({"training", "How the trained methods are trained."}, common.training);
   visit({"evaluation", "file of records that are scored once for each finished run (required)"}, config.evaluation,
         needed_file);
   visit({"scorer", "moelora, promptcblue, paper, or a JSON file of scorers", OnResume::free}, config.scorer);
-  visit({"task_prompts", "file of descriptions by task, for the rows that put them into the prompt"},
+  visit({"task_prompts", "file of descriptions by task, for the methods that put them into the prompt"},
         config.task_prompts);
   visit({"eval_batch_size", "records that are answered at once"}, config.eval_batch_size, at_least(1));
-  visit({"methods", "keys of rows; a configuration without them has all"}, config.methods);
-  visit({"seeds", "of every row that is not in seeds_of"}, config.seeds, io::distinct<std::uint64_t>);
-  visit.section({"seeds_of", "Seeds of single rows, by their keys."},
+  visit({"methods", "keys of methods; a configuration without them has all"}, config.methods);
+  visit({"seeds", "of every method that is not in seeds_of"}, config.seeds, io::distinct<std::uint64_t>);
+  visit.section({"seeds_of", "Seeds of single methods, by their keys."},
                 [&](io::FieldVisitor& section) { fields_of_rows(section, config.seeds_of); });
   visit.section({"tuning", "Every trained method is run with each rate; the lowest validation loss wins."},
                 [&](io::FieldVisitor& section) { fields(section, config.tuning); });
@@ -99,7 +100,7 @@ const io::FieldList& experiment_fields() {
     for (const auto& [path, field] : train::train_fields().all) {
       if (path.find('.') != std::string::npos) {
         all.all.emplace_back(path, field);
-        all.all.back().second.example = nullptr;  // keys that a row may set, not the common sections
+        all.all.back().second.example = nullptr;  // keys that a method may set, not the common sections
       }
     }
     return all;

@@ -13,10 +13,10 @@ using testing::made_up_results;
 
 TEST(ExperimentAnalysis, WrongShapesAreErrors) {
   Results twice = made_up_results(2, 1, 4, 1);
-  twice.rows[1].key = twice.rows[0].key;
+  twice.methods[1].key = twice.methods[0].key;
   EXPECT_THROW(main_table(twice), Error);
   Results fewer = made_up_results(2, 1, 4, 1);
-  fewer.rows[0].runs[0].predictions.pop_back();
+  fewer.methods[0].runs[0].predictions.pop_back();
   EXPECT_THROW(main_table(fewer), Error);
   Results ragged = made_up_results(2, 2, 4, 1);
   ragged.expert_weights[0].weights[1].pop_back();

@@ -105,7 +105,7 @@ TEST(ExperimentFields, OnlyWhatNoAnswerDependsOnIsFreeOnResuming) {
   EXPECT_EQ(free, (std::vector<std::string>{"scorer", "jobs"}));
 }
 
-// What the comparison knows of single rows it learns from them: rows without roles are all alike to it.
+// What the comparison knows of single methods it learns from them: methods without roles are all alike to it.
 TEST(MethodRoles, BelongToOneRowEach) {
   EXPECT_EQ(method_with(Role::base).key(), "base");
   EXPECT_EQ(method_with(Role::baseline).key(), "moelora-d");

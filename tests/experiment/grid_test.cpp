@@ -273,9 +273,9 @@ TEST_F(Grid, WhatIsNotFinishedIsLeftOpenInTheResults) {
   const auto config = read({{"tuning", {{"learning_rates", {1e-3, 1e-2}}}}, {"sweeps", {{"rank", {4}}}}});
   run_cell(config, fixture::cell_of(config, run_id("base", 1)), output, fixture::tiny_base());
   const Results results = collect(config, output);
-  ASSERT_EQ(results.rows.size(), methods().size());
-  EXPECT_EQ(results.rows.front().runs.size(), 1u);
-  EXPECT_TRUE(results.rows.back().runs.empty());
+  ASSERT_EQ(results.methods.size(), methods().size());
+  EXPECT_EQ(results.methods.front().runs.size(), 1u);
+  EXPECT_TRUE(results.methods.back().runs.empty());
   EXPECT_EQ(results.sweeps.size(), 1u);
   EXPECT_TRUE(results.sweeps.front().runs.empty());
   EXPECT_GT(results.base_parameters, 0);

@@ -66,7 +66,7 @@ inline experiment::Results made_up_results(std::size_t methods, std::size_t task
       made_up_references({all_tasks.begin(), all_tasks.begin() + static_cast<std::ptrdiff_t>(tasks)}, samples);
   results.base_parameters = 6'173'286'400;
   for (std::size_t i = 0; i < methods; ++i) {
-    experiment::Row row;
+    experiment::MethodResults row;
     row.key = i < names.size() ? names[i].first : "variant-" + std::to_string(i);
     row.title = i < names.size() ? names[i].second : "Variant " + std::to_string(i);
     for (std::size_t seed = 0; seed < seeds; ++seed) {
@@ -83,7 +83,7 @@ inline experiment::Results made_up_results(std::size_t methods, std::size_t task
     row.ms_per_token = 31.5 + static_cast<double>(i);
     if (row.key == "molora") row.not_merged = "routed by token";
     if (row.not_merged.empty()) row.ms_per_token_merged = 28.0;
-    results.rows.push_back(std::move(row));
+    results.methods.push_back(std::move(row));
   }
   for (const auto& [parameter, value] : std::vector<std::pair<std::string, std::int64_t>>{
            {"rank", 4}, {"rank", 8}, {"rank", 16}, {"rank", 32}, {"experts", 2}, {"experts", 4}, {"experts", 8}}) {

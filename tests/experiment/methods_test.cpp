@@ -1,5 +1,5 @@
-// One suite over all rows: each trains, resumes bit for bit, evaluates, saves, loads, is refused on another base, and
-// merges exactly or says why not.
+// One suite over all methods: each trains, resumes bit for bit, evaluates, saves, loads, is refused on another base,
+// and merges exactly or says why not.
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -108,7 +108,7 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
     return;
   }
   if (!fs::exists(adapter)) {
-    EXPECT_FALSE(method.is_trained()) << "only rows without training have no product";
+    EXPECT_FALSE(method.is_trained()) << "only methods without training have no product";
     return;
   }
   const Base same = base({});

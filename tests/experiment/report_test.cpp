@@ -60,17 +60,17 @@ std::vector<Run> of_seeds(const std::vector<std::uint64_t>& seeds, Run run) {
   return runs;
 }
 
-Results four_rows() {
+Results four_methods() {
   Results results;
   results.title = "four";
   results.references = testing::made_up_references({"CHIP-STS"}, 10);
   const std::vector<int> right{9, 5, 9, 7};
   for (std::size_t i = 0; i < right.size(); ++i) {
-    Row row;
+    MethodResults row;
     row.key = "row" + std::to_string(i);
     row.title = "Row " + std::to_string(i);
     row.runs = {right_of_ten(results.references, right[i])};
-    results.rows.push_back(row);
+    results.methods.push_back(row);
   }
   results.baseline = "row1";
   return results;
@@ -85,21 +85,21 @@ std::string line_with(const std::string& text, const std::string& part) {
 }
 
 TEST(ExperimentReport, BestAndSecondBestAreMarkedAndEqualOnesShareTheMark) {
-  const WrittenReport report = written(four_rows());
+  const WrittenReport report = written(four_methods());
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| **90.0** ("));
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 2"), "| **90.0** ("));
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 3"), "| *70.0* ("));
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| 1 † | 50.0 ("));
   EXPECT_TRUE(contains(line_with(report.page, "<td>Row 0"), "<b>90.0</b><small>"));
   EXPECT_TRUE(contains(line_with(report.page, "<td>Row 3"), "<u>70.0</u><small>"));
-  const std::string table = main_table(four_rows());
+  const std::string table = main_table(four_methods());
   EXPECT_TRUE(contains(line_with(table, "1  Row 0"), "90.0*")) << table;
   EXPECT_TRUE(contains(line_with(table, "4  Row 3"), "70.0+")) << table;
   EXPECT_TRUE(contains(line_with(table, "CHIP-STS"), "90.0*  50.0   90.0*  70.0+")) << table;
 }
 
 TEST(ExperimentReport, DifferencesAgainstTheBaselineHaveIntervals) {
-  const WrittenReport report = written(four_rows());
+  const WrittenReport report = written(four_methods());
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 1"), "| baseline | – |"));
   // Four of ten samples tell row 0 from row 1: the difference is a proportion of 0.4.
   EXPECT_TRUE(contains(line_with(report.markdown, "| Row 0"), "| +40.0 (+10.0 to +70.0) | 0.")) << report.markdown;
@@ -111,16 +111,16 @@ TEST(ExperimentReport, DifferencesAgainstTheBaselineHaveIntervals) {
   EXPECT_TRUE(json["rows"][1]["against_baseline"].is_null());
 }
 
-TEST(ExperimentReport, ARowOfOneSeedIsComparedOnThatSeedAndMarked) {
-  Results results = four_rows();
+TEST(ExperimentReport, AMethodOfOneSeedIsComparedOnThatSeedAndMarked) {
+  Results results = four_methods();
   const auto& references = results.references;
   // The baseline's seed 2 has 2 right: row 0, of seed 2 alone, gains 7 on it, not 9 − mean(2, 5, 8).
-  results.rows[1].runs = {right_of_ten(references, 5), right_of_ten(references, 2), right_of_ten(references, 8)};
-  results.rows[1].runs[1].seed = 2;
-  results.rows[1].runs[2].seed = 3;
-  results.rows[0].runs = of_seeds({2}, right_of_ten(references, 9));
-  results.rows[2].runs = of_seeds({1, 2, 3}, right_of_ten(references, 10));
-  results.rows[3].runs = of_seeds({1, 2, 3}, right_of_ten(references, 5));
+  results.methods[1].runs = {right_of_ten(references, 5), right_of_ten(references, 2), right_of_ten(references, 8)};
+  results.methods[1].runs[1].seed = 2;
+  results.methods[1].runs[2].seed = 3;
+  results.methods[0].runs = of_seeds({2}, right_of_ten(references, 9));
+  results.methods[2].runs = of_seeds({1, 2, 3}, right_of_ten(references, 10));
+  results.methods[3].runs = of_seeds({1, 2, 3}, right_of_ten(references, 5));
   results.single = "row1";
   const WrittenReport report = written(results);
   const auto json = nlohmann::json::parse(report.json);
@@ -135,15 +135,15 @@ TEST(ExperimentReport, ARowOfOneSeedIsComparedOnThatSeedAndMarked) {
   EXPECT_FALSE(contains(report.page, "<b>+70.0</b>"));
   EXPECT_TRUE(contains(report.page, "<b>+50.0</b>"));
   EXPECT_TRUE(contains(main_table(results), "† One seed"));
-  results.rows[0].runs = of_seeds({1, 2, 3}, right_of_ten(references, 9));
+  results.methods[0].runs = of_seeds({1, 2, 3}, right_of_ten(references, 9));
   EXPECT_FALSE(contains(main_table(results), "†"));
 }
 
-TEST(ExperimentReport, BaseMajorityAndRowsWithoutRunsAreNeverBest) {
-  Results results = four_rows();
-  results.rows[0].key = results.base = "untrained";
-  results.rows[0].runs = {right_of_ten(results.references, 10)};
-  results.rows[3].runs.clear();
+TEST(ExperimentReport, BaseMajorityAndMethodsWithoutRunsAreNeverBest) {
+  Results results = four_methods();
+  results.methods[0].key = results.base = "untrained";
+  results.methods[0].runs = {right_of_ten(results.references, 10)};
+  results.methods[3].runs.clear();
   results.majority = eval::majority_scores(results.references, results.references);
   results.majority->average = results.majority->tasks[0].score = 1;
   const WrittenReport report = written(results);
@@ -176,9 +176,9 @@ TEST(ExperimentReport, AChosenRateAtTheEdgeIsNamed) {
 
 TEST(ExperimentReport, CostsSayWhatTheyCover) {
   Results results = made_up_results(3, 1, 4, 1);
-  results.rows[0].cost_note = "+ LoRA (Single)";
-  results.rows[1].ms_per_token.reset();
-  results.rows[1].step_ratio.reset();
+  results.methods[0].cost_note = "+ LoRA (Single)";
+  results.methods[1].ms_per_token.reset();
+  results.methods[1].step_ratio.reset();
   const WrittenReport report = written(results);
   EXPECT_TRUE(contains(report.markdown, "| step time, × |"));
   EXPECT_TRUE(contains(report.markdown, "| MOELoRA (D) | 2.0 h (+ LoRA (Single)) | 18.25 GiB |"));
@@ -243,7 +243,7 @@ TEST(ExperimentReport, ScoresInJsonAreTheScorersToTheLastDigit) {
   ASSERT_EQ(json["rows"].size(), 3U);
   double mean = 0;
   for (std::size_t run = 0; run < 2; ++run) {
-    const eval::Scores scores = eval::score(results.references, results.rows[0].runs[run].predictions);
+    const eval::Scores scores = eval::score(results.references, results.methods[0].runs[run].predictions);
     mean += scores.average / 2;
     EXPECT_EQ(json["rows"][0]["runs"][run]["seed"], 41 + run);
     EXPECT_NEAR(json["rows"][0]["runs"][run]["average"].get<double>(), scores.average, 1e-12);
@@ -260,7 +260,7 @@ TEST(ExperimentReport, AnotherScorersScoresStandInEveryForm) {
   results.scorer = eval::scorer_from_name("promptcblue");
   results.majority = eval::majority_scores(results.references, results.references, results.scorer);
   const auto json = nlohmann::json::parse(written(results).json);
-  const eval::Scores scores = eval::score(results.references, results.rows[0].runs[0].predictions, results.scorer);
+  const eval::Scores scores = eval::score(results.references, results.methods[0].runs[0].predictions, results.scorer);
   EXPECT_EQ(json["scorer"], "promptcblue");
   for (const eval::TaskScore& task : scores.tasks) {
     EXPECT_NEAR(json["rows"][0]["runs"][0]["tasks"][task.task].get<double>(), task.score, 1e-12) << task.task;
@@ -274,10 +274,10 @@ TEST(ExperimentReport, AnotherScorersScoresStandInEveryForm) {
 
 TEST(ExperimentReport, NumbersComeBackFromJsonAsTheyWere) {
   Results results = made_up_results(2, 2, 6, 1);
-  results.rows[0].learning_rate = 0.1 + 0.2;
-  results.rows[0].validation_loss = 2.1 + 0.2;
-  results.rows[0].training_seconds = 1.0 / 3;
-  results.rows[1].step_ratio = Ratio{1.0 / 7, 1e-300, 12345.678901234567};
+  results.methods[0].learning_rate = 0.1 + 0.2;
+  results.methods[0].validation_loss = 2.1 + 0.2;
+  results.methods[0].training_seconds = 1.0 / 3;
+  results.methods[1].step_ratio = Ratio{1.0 / 7, 1e-300, 12345.678901234567};
   const auto json = nlohmann::json::parse(written(results).json);
   EXPECT_EQ(json["rows"][0]["learning_rate"].get<double>(), 0.1 + 0.2);
   EXPECT_EQ(json["rows"][0]["validation_loss"].get<double>(), 2.1 + 0.2);
@@ -295,10 +295,10 @@ TEST(ExperimentReport, NumbersComeBackFromJsonAsTheyWere) {
 
 TEST(ExperimentReport, WhatIsMissingIsADash) {
   Results results = made_up_results(3, 2, 6, 2);
-  Row bare;
+  MethodResults bare;
   bare.key = "bare";
   bare.title = "Not yet";
-  results.rows.push_back(bare);
+  results.methods.push_back(bare);
   results.sweeps[1].runs.clear();
   results.new_tasks[0].entries[1].runs.clear();
   const WrittenReport report = written(results);
@@ -316,7 +316,7 @@ TEST(ExperimentReport, AnExperimentThatHasNotBegunStillHasAReport) {
   EXPECT_TRUE(contains(empty.page, "</html>"));
   EXPECT_EQ(main_table({}), "no methods yet\n");
   Results planned = made_up_results(4, 3, 4, 1);
-  for (Row& row : planned.rows) row.runs.clear();
+  for (MethodResults& row : planned.rows) row.runs.clear();
   for (SweepPoint& point : planned.sweeps) point.runs.clear();
   planned.new_tasks[0].entries.clear();
   const WrittenReport report = written(planned);
@@ -327,9 +327,9 @@ TEST(ExperimentReport, AnExperimentThatHasNotBegunStillHasAReport) {
 
 TEST(ExperimentReport, ParametersAreComparedApartFromTheGate) {
   Results results = made_up_results(8, 1, 6, 1);
-  results.rows[1].trained_parameters = 30'000'000;
-  results.rows[0].trained_parameters = 33'000'100;
-  results.rows[0].gate_parameters = 100;
+  results.methods[1].trained_parameters = 30'000'000;
+  results.methods[0].trained_parameters = 33'000'100;
+  results.methods[0].gate_parameters = 100;
   const WrittenReport report = written(results);
   EXPECT_TRUE(contains(report.markdown, "| MOELoRA (D) | 33,000,100 | 0.535 % | 100 | +10.00 % | 0.0002 | 8,000 |"));
   EXPECT_TRUE(contains(report.markdown, "| LoRA (Full) | 30,000,000 | 0.486 % | 0 | 0.00 % |"));
@@ -338,12 +338,12 @@ TEST(ExperimentReport, ParametersAreComparedApartFromTheGate) {
 }
 
 TEST(ExperimentReport, SeesawCountsTasksWonAndLost) {
-  Results results = four_rows();
+  Results results = four_methods();
   results.references = testing::made_up_references({"CHIP-STS", "KUAKE-IR"}, 10);
-  results.rows[0].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 9, 3));
-  results.rows[1].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 5, 5));
-  results.rows[2].runs = {right_of_two_tasks(results.references, 5, 5)};
-  results.rows[3].runs.clear();
+  results.methods[0].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 9, 3));
+  results.methods[1].runs = of_seeds({1, 2}, right_of_two_tasks(results.references, 5, 5));
+  results.methods[2].runs = {right_of_two_tasks(results.references, 5, 5)};
+  results.methods[3].runs.clear();
   results.single = "row1";
   const std::string markdown = written(results).markdown;
   const std::string seesaw = markdown.substr(markdown.find("## Seesaw"));
@@ -357,7 +357,7 @@ TEST(ExperimentReport, SeesawCountsTasksWonAndLost) {
 TEST(ExperimentReport, TextIsEscapedAndNothingIsLoaded) {
   Results results = made_up_results(3, 2, 6, 1);
   results.title = "<script>alert(1)</script> & \"more\"";
-  results.rows[0].title = "a|b <i>*c*</i>\n\xff";
+  results.methods[0].title = "a|b <i>*c*</i>\n\xff";
   results.sweeps[0].parameter = "r<a>nk";
   results.notes = {"x < y"};
   const WrittenReport report = written(results);
@@ -384,8 +384,8 @@ TEST(ExperimentReport, TheSameResultsGiveTheSameBytes) {
 TEST(ExperimentReport, AWholeGridIsOnePage) {
   Results results = made_up_results(16, 16, 59, 3);
   results.majority = eval::majority_scores(results.references, results.references);
-  results.rows[9].runs.clear();
-  results.rows[9].note = "not finished";
+  results.methods[9].runs.clear();
+  results.methods[9].note = "not finished";
   const testing::TemporaryFolder folder;
   const char* kept = std::getenv("MOELORA_KEEP_REPORT");
   const std::filesystem::path path = kept == nullptr ? folder.path() : std::filesystem::path(kept);

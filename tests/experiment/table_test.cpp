@@ -17,7 +17,7 @@ TEST(ExperimentTable, ItsPartsHaveItsColumnsAndTheNoteOnce) {
   const auto cell = [](const char* text, Mark mark = Mark::none) { return TableCell{text, "", mark, 0, false}; };
   Table table;
   table.columns = {{"method", false}, {"seeds"}, {"A"}, {"B"}};
-  table.rows = {{cell("X"), cell("3"), cell("1.0", Mark::best), cell("2.0", Mark::second)}};
+  table.lines = {{cell("X"), cell("3"), cell("1.0", Mark::best), cell("2.0", Mark::second)}};
   table.note = "Percent.";
   EXPECT_EQ(to_markdown(summary_of(table, 2)), "| method | seeds |\n| --- | ---: |\n| X | 3 |\n\nPercent.\n");
   EXPECT_EQ(to_markdown(rest_of(table, 2)),

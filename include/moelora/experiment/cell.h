@@ -14,8 +14,8 @@
 
 namespace moelora::experiment {
 
-/// Reads the files of records and prompts and the rows' configurations; returns input_hashes() of what was read. Error
-/// naming what does not fit.
+/// Reads the files of records and prompts and the methods' configurations; returns input_hashes() of what was read.
+/// Error naming what does not fit.
 nlohmann::ordered_json check_inputs(const ExperimentConfig& config);
 
 /// Runs a cell, resuming its training where it was. Returns false if `stop` ended it early (it can be resumed). Error:

@@ -1,7 +1,7 @@
 #pragma once
-// The configuration of `moelora experiment`: what is common to all rows (model, data, adapter and training sections as
-// in train/config.h), and the grid: methods × seeds, learning rates that are tried for every tuned method, sweeps, new
-// tasks. Unknown keys, wrong types and values out of range are all listed in one Error.
+// The configuration of `moelora experiment`: what is common to all methods (model, data, adapter and training sections
+// as in train/config.h), and the grid: methods × seeds, learning rates that are tried for every tuned method, sweeps,
+// new tasks. Unknown keys, wrong types and values out of range are all listed in one Error.
 
 #include <cstdint>
 #include <map>
@@ -36,15 +36,15 @@ struct ExperimentConfig {
   train::DataSection data;
   std::string evaluation;          ///< File of records that are scored once for each finished run. Required.
   std::string scorer = "moelora";  ///< A scorer's name or file, as eval::scorer_from takes it.
-  std::string task_prompts;        ///< File of descriptions by task, for the rows that put them into the prompt.
+  std::string task_prompts;        ///< File of descriptions by task, for the methods that put them into the prompt.
   train::TrainingOptions training;
   std::int64_t eval_batch_size = 32;
-  std::vector<std::string> methods;     ///< Keys of rows; empty: all.
-  std::vector<std::uint64_t> seeds{1};  ///< Of every row not in seeds_of.
+  std::vector<std::string> methods;     ///< Keys of methods; empty: all.
+  std::vector<std::uint64_t> seeds{1};  ///< Of every method not in seeds_of.
   std::map<std::string, std::vector<std::uint64_t>> seeds_of;
   AllOwnSettings own;  ///< Keys that belong to single methods; they stand in their files.
   TuningSection tuning;
-  /// Section "sweeps": values of a row's SweptNumber, by its parameter, on the first seed.
+  /// Section "sweeps": values of a method's SweptNumber, by its parameter, on the first seed.
   std::map<std::string, std::vector<std::int64_t>> sweeps;
   NewTasksSection new_tasks;
   bool costs = true;             ///< Measure step times and latencies, one method at a time.

@@ -21,7 +21,7 @@ struct Cell {
   };
   Kind kind = Kind::run;
   std::string id;      ///< "run/moelora-d/seed-1": unique, and its folder below OUTPUT/cells
-  std::string method;  ///< key of the row
+  std::string method;  ///< key of the method
   std::uint64_t seed = 0;
   double learning_rate = 0.0;      ///< tune
   std::string parameter;           ///< sweep: "num_experts", "rank", "top_k"
@@ -48,7 +48,7 @@ std::string tune_id(const std::string& method, double rate);
 std::string run_id(const std::string& method, std::uint64_t seed);
 std::string sweep_id(const std::string& parameter, std::int64_t value, std::uint64_t seed);
 std::string new_task_id(const std::string& task, std::uint64_t seed);
-/// The run of another row that a cell with this seed is made of: that of the same seed, or the row's first one.
+/// The run of another method that a cell with this seed is made of: that of the same seed, or the method's first one.
 std::string needed_run(const ExperimentConfig& config, const std::string& method, std::uint64_t seed);
 
 }  // namespace moelora::experiment

@@ -1,6 +1,6 @@
 #pragma once
-// A row of the comparison. Every method goes through the same cell: it makes a model with or without adapter (by the
-// one trainer, or out of other rows' adapters), and the cell evaluates it, so that a method is one file in
+// A method of the comparison. Every method goes through the same cell: it makes a model with or without adapter (by the
+// one trainer, or out of other methods' adapters), and the cell evaluates it, so that a method is one file in
 // src/experiment/methods with one line in src/experiment/methods/registry.cpp.
 
 #include <atomic>
@@ -37,14 +37,14 @@ struct Stopped {};
 /// What a method works with in one cell.
 struct Workbench {
   const ExperimentConfig& experiment;
-  train::TrainConfig config;  ///< The row's own: common sections, configure(), the cell's seed, rate and steps.
+  train::TrainConfig config;  ///< The method's own: common sections, configure(), the cell's seed, rate and steps.
   Base& base;
   TaskNames tasks;
   std::vector<data::Record> train;  ///< Training part, prompts as in the file.
   std::vector<data::Record> validation;
   std::filesystem::path folder;  ///< Of the cell.
   std::uint64_t seed = 0;
-  /// Adapter folder of another row's finished run with the same seed (or its first one): only rows in needs().
+  /// Adapter folder of another method's finished run with the same seed (or its first one): only methods in needs().
   std::function<std::filesystem::path(const std::string& key)> adapter_of;
   std::function<void(const std::string& what, std::int64_t done, std::int64_t total)> status;
   const std::atomic<bool>* stop = nullptr;
@@ -71,7 +71,7 @@ struct Product {
   nlohmann::ordered_json details;  ///< Chosen λ, weights found, …: kept with the result.
 };
 
-/// What a row is to the whole comparison; at most one row has each.
+/// What a method is to the whole comparison; at most one method has each.
 enum class Role {
   none,
   base,       ///< The model without training.
@@ -80,7 +80,7 @@ enum class Role {
   yardstick,  ///< Its parameters and step time are the measure of the others'.
 };
 
-/// A number of the adapter's configuration that is swept with a row (section "sweeps").
+/// A number of the adapter's configuration that is swept with a method (section "sweeps").
 struct SweptNumber {
   std::string parameter;  ///< Key in "sweeps".
   std::function<std::int64_t(const MoeLoraConfig&)> value;
@@ -102,22 +102,22 @@ class Method {
   virtual bool is_trained() const { return false; }
   /// Rows whose adapters it is made of.
   virtual std::vector<std::string> needs() const { return {}; }
-  /// Whether it chooses something on the validation part, beside the learning rate of a trained row.
+  /// Whether it chooses something on the validation part, beside the learning rate of a trained method.
   virtual bool needs_validation() const { return false; }
   /// Whether times are measured: not where nothing is trained and a token costs what the base's does.
   virtual bool has_cost() const { return true; }
   /// Whether the experts' weights of each task are shown.
   virtual bool shows_expert_weights() const { return false; }
-  /// A remark below the report, the same one of several rows once; may be empty.
+  /// A remark below the report, the same one of several methods once; may be empty.
   virtual std::string remark() const { return {}; }
   /// Keys of the experiment's configuration that are this method's own, with their defaults; may be null.
   virtual std::shared_ptr<OwnSettings> own_settings() const { return nullptr; }
   virtual std::vector<SweptNumber> swept() const { return {}; }
-  /// What is wrong with an experiment that has this row: (key of the configuration, text).
+  /// What is wrong with an experiment that has this method: (key of the configuration, text).
   virtual std::vector<std::pair<std::string, std::string>> problems(const ExperimentConfig&) const { return {}; }
   /// Why this build does not have it and how to get it; empty: it is there.
   virtual std::string missing() const { return {}; }
-  /// Changes the common configuration to the row's own. `tasks`: number of tasks.
+  /// Changes the common configuration to the method's own. `tasks`: number of tasks.
   virtual void configure(const ExperimentConfig&, std::int64_t /*tasks*/, train::TrainConfig&) const {}
   /// Why one task of it can't be folded into the weights; empty: it can.
   virtual std::string not_mergeable() const { return {}; }
@@ -131,15 +131,15 @@ class Method {
 
 using MethodPtr = std::shared_ptr<const Method>;
 
-/// All rows that this build has, in the order of the table.
+/// All methods that this build has, in the order of the table.
 const std::vector<MethodPtr>& methods();
-/// Error listing the known keys, or saying how to get a row that this build does not have.
+/// Error listing the known keys, or saying how to get a method that this build does not have.
 const Method& find_method(const std::string& key);
 const Method& method_with(Role role);
-/// Those of every row, with their defaults; also of rows that this build does not have.
+/// Those of every method, with their defaults; also of methods that this build does not have.
 AllOwnSettings default_own_settings();
 
-/// Trains what bench.config says in bench.folder / "run", resuming what is there: the way of every trained row.
-Product train_row(Workbench& bench);
+/// Trains what bench.config says in bench.folder / "run", resuming what is there: the way of every trained method.
+Product train_method(Workbench& bench);
 
 }  // namespace moelora::experiment

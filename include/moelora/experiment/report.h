@@ -10,8 +10,8 @@
 namespace moelora::experiment {
 
 /// Writes results.json, results.md and results.html (self-contained: no script, nothing loaded) into `folder`, each
-/// atomically. Error: two rows of the same key, runs that don't answer the references (as eval::score), expert weights
-/// that are not one row of equal length per task.
+/// atomically. Error: two methods of the same key, runs that don't answer the references (as eval::score), expert
+/// weights that are not one line of equal length per task.
 void write_experiment_report(const std::filesystem::path& folder, const Results& results);
 
 /// For a terminal: methods with average, interval and difference from the baseline, then tasks × methods.

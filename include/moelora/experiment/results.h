@@ -1,5 +1,5 @@
 #pragma once
-// What an experiment found: methods (rows) × seeds on one set of references, sweeps over single settings, and what was
+// What an experiment found: methods × seeds on one set of references, sweeps over single settings, and what was
 // measured beside the scores. Plain data, filled by whoever runs the experiment; report.h computes statistics from it.
 // Whatever is absent (no runs, no value, 0 where a count is meant) is shown as "–".
 
@@ -15,8 +15,8 @@
 
 namespace moelora::experiment {
 
-/// One finished, evaluated run. Two rows are compared on the seeds that both have, with all their runs where none is
-/// common (eval/resampling.h). The intervals of a row with one run hold no variance between seeds: it is marked.
+/// One finished, evaluated run. Two methods are compared on the seeds that both have, with all their runs where none is
+/// common (eval/resampling.h). The intervals of a method with one run hold no variance between seeds: it is marked.
 struct Run {
   std::uint64_t seed = 0;
   std::vector<data::Record> predictions;  ///< `target` is the model's answer; in the order of the references
@@ -30,7 +30,7 @@ struct Ratio {
 };
 
 /// One method.
-struct Row {
+struct MethodResults {
   std::string key;        ///< e.g. "moelora-d"; unique
   std::string title;      ///< e.g. "MOELoRA (D)"
   std::string note;       ///< may be empty
@@ -43,7 +43,7 @@ struct Row {
   std::optional<double> training_seconds;   ///< of one run
   std::string cost_note;                    ///< beside the training time, e.g. "+ LoRA (Single)"; may be empty
   std::optional<double> peak_memory_bytes;  ///< while training
-  /// Time of a step (forward, backward, optimizer) over that of the row Results::equal_to.
+  /// Time of a step (forward, backward, optimizer) over that of the method Results::equal_to.
   std::optional<Ratio> step_ratio;
   std::optional<double> ms_per_token;  ///< generating, adapter attached; none where nobody would serve it so
   std::optional<double> ms_per_token_merged;
@@ -57,7 +57,7 @@ struct SweepPoint {
   std::string title;
   std::vector<Run> runs;
   std::int64_t trained_parameters = 0;
-  bool reference = false;  ///< the common setting's value; its runs are a row's: marked in the figure
+  bool reference = false;  ///< the common setting's value; its runs are a method's: marked in the figure
 };
 
 struct ExpertWeights {
@@ -89,15 +89,15 @@ struct Tuning {
 struct Results {
   std::string title;
   eval::Facts facts;
-  std::vector<data::Record> references;  ///< of all rows and sweeps
-  eval::Scorer scorer;                   ///< of all rows
+  std::vector<data::Record> references;  ///< of all methods and sweeps
+  eval::Scorer scorer;                   ///< of all methods
   std::optional<eval::Scores> majority;  ///< eval::majority_scores
   std::int64_t base_parameters = 0;
-  std::vector<Row> rows;
-  std::string base;      ///< key of the row without training: never marked best
-  std::string baseline;  ///< key of the row that others are compared with
+  std::vector<MethodResults> methods;
+  std::string base;      ///< key of the method without training: never marked best
+  std::string baseline;  ///< key of the method that others are compared with
   std::string single;    ///< key of one adapter per task: gains and losses are against it
-  std::string equal_to;  ///< key of the row whose parameters and step time are the measure
+  std::string equal_to;  ///< key of the method whose parameters and step time are the measure
   std::vector<SweepPoint> sweeps;
   std::vector<ExpertWeights> expert_weights;
   std::vector<NewTask> new_tasks;

@@ -75,7 +75,7 @@ std::int64_t parameters_of(const torch::nn::Module& module) {
   return count;
 }
 
-Product train_row(Workbench& bench) {
+Product train_method(Workbench& bench) {
   const train::TrainConfig& config = bench.config;
   Product product;
   if (config.mode == train::Mode::adapter) {

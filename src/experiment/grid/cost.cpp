@@ -163,10 +163,10 @@ ordered_json run_cost(const ExperimentConfig& config, const Cell& cell, const st
     }
     const auto examples =
         train::encode_examples(drawn, bench.tasks, *bench.base.tokenizer, bench.config.data.encode, "timed step");
-    // The row's own prompts: longer ones are part of what it costs.
-    const auto asked =
-        train::encode_examples(data::TaskPrompts::from_file(bench.config.data.task_prompts).apply_all(drawn),
-                               bench.tasks, *bench.base.tokenizer, bench.config.data.encode, "timed step of the row");
+    // The method's own prompts: longer ones are part of what it costs.
+    const auto asked = train::encode_examples(
+        data::TaskPrompts::from_file(bench.config.data.task_prompts).apply_all(drawn), bench.tasks,
+        *bench.base.tokenizer, bench.config.data.encode, "timed step of the method");
     train::StepSamples own_samples;
     for (const data::Example& example : asked) {
       own_samples.draws.push_back(static_cast<std::int64_t>(own_samples.examples.size()));

@@ -46,17 +46,17 @@ void add_sweep(const ExperimentConfig& config, const std::string& parameter, con
 
 std::vector<Cell> plan_cells(const ExperimentConfig& config) {
   std::vector<Cell> cells;
-  const auto ordered = [&] {  // rows that other cells are made of come first
-    std::vector<std::string> rows;
+  const auto ordered = [&] {  // methods that other cells are made of come first
+    std::vector<std::string> methods;
     for (const bool needed : {true, false}) {
       for (const std::string& key : config.methods) {
         const Role role = find_method(key).role();
         if ((role == Role::single || role == Role::baseline) == needed) {
-          rows.push_back(key);
+          methods.push_back(key);
         }
       }
     }
-    return rows;
+    return methods;
   }();
   for (const std::string& key : ordered) {
     if (!is_tuned(config, key)) {

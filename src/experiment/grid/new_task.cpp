@@ -75,7 +75,7 @@ class NewTaskCell {
     for (auto* records : {&bench_.train, &bench_.validation}) {
       std::erase_if(*records, [&](const data::Record& record) { return record.task == task_; });
     }
-    Product product = train_row(bench_);
+    Product product = train_method(bench_);
     return product.stopped ? std::nullopt : std::optional(product.adapter);
   }
 

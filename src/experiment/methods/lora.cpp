@@ -44,18 +44,18 @@ class TaskPromptLora : public TrainedMethod {
     if (!experiment.task_prompts.empty()) {
       return {};
     }
-    return {{"task_prompts", "the row " + key() + " needs a file of descriptions by task"}};
+    return {{"task_prompts", "the method " + key() + " needs a file of descriptions by task"}};
   }
   Product make(Workbench& bench) const override {
     const auto prompts =
         std::make_shared<data::TaskPrompts>(data::TaskPrompts::from_file(bench.config.data.task_prompts));
-    // Room for the longest description, so that no input is cut earlier than in other rows.
+    // Room for the longest description, so that no input is cut earlier than in other methods.
     std::int64_t longest = 0;
     for (const std::string& task : bench.tasks.names()) {
       longest = std::max(longest, static_cast<std::int64_t>(bench.base.tokenizer->encode(prompts->text(task)).size()));
     }
     bench.config.data.encode.max_source_length += longest;
-    Product product = train_row(bench);
+    Product product = train_method(bench);
     product.prompt = [prompts](const data::Record& record) { return prompts->apply(record); };
     return product;
   }
@@ -88,7 +88,7 @@ class SingleLora : public Method {
     std::vector<std::vector<nn::LowRank>> factors;  // [tasks][linears]
     for (const std::string& task : bench.tasks.names()) {
       Workbench own = bench_of_task(bench, task);
-      const Product part = train_row(own);
+      const Product part = train_method(own);
       if (part.stopped) {
         product.stopped = true;
         return product;
@@ -127,7 +127,7 @@ class SingleLora : public Method {
     adapter.rank /= adapter.num_experts;
     adapter.alpha /= static_cast<double>(adapter.num_experts);
     plain_lora(own.config);
-    // All tasks together have the steps, and so the samples, of a row that mixes them.
+    // All tasks together have the steps, and so the samples, of a method that mixes them.
     train::TrainingOptions& training = own.config.training;
     const double share = static_cast<double>(own.train.size()) / static_cast<double>(bench.train.size());
     const double whole = static_cast<double>(training.steps);

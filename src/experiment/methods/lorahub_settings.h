@@ -1,5 +1,5 @@
 #pragma once
-// Section "lorahub": of the rows, and of the cells that learn a new task.
+// Section "lorahub": of the methods, and of the cells that learn a new task.
 
 #include "moelora/experiment/own_settings.h"
 

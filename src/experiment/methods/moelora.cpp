@@ -7,7 +7,7 @@ namespace {
 
 using train::TrainConfig;
 
-/// A row with task gates.
+/// A method with task gates.
 class Gated : public TrainedMethod {
  public:
   using TrainedMethod::TrainedMethod;
@@ -35,7 +35,7 @@ class Dense : public Gated {
 class SparseSettings : public OwnSettings {
  public:
   std::int64_t top_k = 2;
-  void fields(io::FieldVisitor& visit) override { visit({"sparse_top_k", "top_k of the row moelora-s"}, top_k); }
+  void fields(io::FieldVisitor& visit) override { visit({"sparse_top_k", "top_k of the method moelora-s"}, top_k); }
 };
 
 class Sparse : public Gated {

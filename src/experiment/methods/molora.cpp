@@ -9,7 +9,7 @@ class BalanceSettings : public OwnSettings {
  public:
   double weight = 0.01;
   void fields(io::FieldVisitor& visit) override {
-    visit({"balance_loss", "weight of the balancing loss of the row molora"}, weight);
+    visit({"balance_loss", "weight of the balancing loss of the method molora"}, weight);
   }
 };
 

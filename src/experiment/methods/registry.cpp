@@ -10,12 +10,12 @@ namespace {
 /// Also those that this build does not have.
 const std::vector<MethodPtr>& known_methods() {
   static const std::vector<MethodPtr> all = [] {
-    std::vector<MethodPtr> rows;
+    std::vector<MethodPtr> methods;
     for (const auto& of_file : {base_methods(), p_tuning_methods(), lora_methods(), composition_methods(),
                                 lorahub_methods(), molora_methods(), moelora_methods(), full_methods()}) {
-      rows.insert(rows.end(), of_file.begin(), of_file.end());
+      methods.insert(methods.end(), of_file.begin(), of_file.end());
     }
-    return rows;
+    return methods;
   }();
   return all;
 }
@@ -24,9 +24,9 @@ const std::vector<MethodPtr>& known_methods() {
 
 const std::vector<MethodPtr>& methods() {
   static const std::vector<MethodPtr> present = [] {
-    std::vector<MethodPtr> rows = known_methods();
-    std::erase_if(rows, [](const MethodPtr& method) { return !method->missing().empty(); });
-    return rows;
+    std::vector<MethodPtr> methods = known_methods();
+    std::erase_if(methods, [](const MethodPtr& method) { return !method->missing().empty(); });
+    return methods;
   }();
   return present;
 }

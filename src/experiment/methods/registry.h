@@ -17,7 +17,7 @@ std::vector<MethodPtr> molora_methods();       ///< MoLoRA
 std::vector<MethodPtr> moelora_methods();      ///< MOELoRA and its variants
 std::vector<MethodPtr> full_methods();         ///< full fine-tuning
 
-/// A row that the trainer makes; they differ in their configuration alone.
+/// A method that the trainer makes; they differ in their configuration alone.
 class TrainedMethod : public Method {
  public:
   using Configure = std::function<void(const ExperimentConfig&, std::int64_t tasks, train::TrainConfig&)>;
@@ -31,14 +31,14 @@ class TrainedMethod : public Method {
     configure_(experiment, tasks, config);
   }
   std::string not_mergeable() const override { return not_mergeable_; }
-  Product make(Workbench& bench) const override { return train_row(bench); }
+  Product make(Workbench& bench) const override { return train_method(bench); }
 
  private:
   Configure configure_;
   std::string not_mergeable_;
 };
 
-/// A trained row with settings of its own, which other rows of the file may share.
+/// A trained method with settings of its own, which other methods of the file may share.
 template <typename Settings>
 class TrainedMethodWith : public TrainedMethod {
  public:

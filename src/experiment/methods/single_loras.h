@@ -1,5 +1,5 @@
 #pragma once
-// The finished row "lora-single" as what compositions are made of, and how compositions become adapters again.
+// The finished method "lora-single" as what compositions are made of, and how compositions become adapters again.
 
 #include <ATen/core/Tensor.h>
 
@@ -15,14 +15,14 @@ namespace moelora::experiment {
 
 inline constexpr const char* kSingleRow = "lora-single";
 
-/// What a report says of rows that are made of the single LoRAs.
+/// What a report says of methods that are made of the single LoRAs.
 inline constexpr const char* kCompositionRemark =
     "Compositions count the parameters of all single LoRAs that they are made of; their time is that of composing, "
     "without the single LoRAs' training. λ and LoRAHub's few examples come from the validation part.";
 
 struct SingleLoras {
-  MoeLoraConfig config;                           ///< of the row: K experts
-  TaskNames tasks;                                ///< of the row
+  MoeLoraConfig config;                           ///< of the method: K experts
+  TaskNames tasks;                                ///< of the method
   std::map<std::string, at::Tensor> tensors;      ///< as in its file
   std::vector<std::string> linears;               ///< names
   std::vector<std::vector<nn::LowRank>> of_task;  ///< [K][linears], alpha / rank inside B
@@ -48,7 +48,7 @@ std::vector<nn::LowRank> composed_factors(const SingleLoras& loras, const std::v
 /// Mean loss on the validation part.
 double validation_loss_of(Workbench& bench, const AdapterImpl& adapter, const std::vector<data::Example>& validation);
 
-/// Stores a composed adapter as the cell's product: bench.folder / "run/adapter", where trained rows have theirs.
+/// Stores a composed adapter as the cell's product: bench.folder / "run/adapter", where trained methods have theirs.
 void save_product(const Workbench& bench, const AdapterImpl& adapter, const nlohmann::ordered_json& details);
 
 }  // namespace moelora::experiment

@@ -21,22 +21,24 @@ eval::BootstrapRow scored_runs(const std::vector<data::Record>& references, cons
 
 std::vector<eval::BootstrapRow> scored_rows(const Results& results) {
   std::vector<eval::BootstrapRow> scored;
-  for (const Row& row : results.rows) scored.push_back(scored_runs(results.references, row.runs, results.scorer));
+  for (const MethodResults& row : results.methods)
+    scored.push_back(scored_runs(results.references, row.runs, results.scorer));
   for (const SweepPoint& point : results.sweeps)
     scored.push_back(scored_runs(results.references, point.runs, results.scorer));
   return scored;
 }
 
 std::optional<std::size_t> row_of_key(const Results& results, const std::string& key) {
-  const auto found = std::find_if(results.rows.begin(), results.rows.end(), [&](const Row& r) { return r.key == key; });
-  if (found == results.rows.end()) return std::nullopt;
-  return static_cast<std::size_t>(found - results.rows.begin());
+  const auto found = std::find_if(results.methods.begin(), results.methods.end(),
+                                  [&](const MethodResults& r) { return r.key == key; });
+  if (found == results.methods.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - results.methods.begin());
 }
 
 void check_shapes(const Results& results) {
   std::set<std::string> keys;
-  for (const Row& row : results.rows) {
-    MOELORA_CHECK(keys.insert(row.key).second, "expected a key of its own for every row, found `", row.key,
+  for (const MethodResults& row : results.methods) {
+    MOELORA_CHECK(keys.insert(row.key).second, "expected a key of its own for every method, found `", row.key,
                   "` twice: rename one");
   }
   for (const ExpertWeights& weights : results.expert_weights) {
@@ -82,10 +84,12 @@ Analysis analyse(const Results& results) {
   return analysis;
 }
 
-std::optional<double> parameter_deviation(const Results& results, const Analysis& analysis, const Row& row) {
+std::optional<double> parameter_deviation(const Results& results, const Analysis& analysis, const MethodResults& row) {
   if (!analysis.equal_to || row.trained_parameters == 0) return std::nullopt;
-  const Row& measure = results.rows[*analysis.equal_to];
-  const auto without_gate = [](const Row& r) { return static_cast<double>(r.trained_parameters - r.gate_parameters); };
+  const MethodResults& measure = results.methods[*analysis.equal_to];
+  const auto without_gate = [](const MethodResults& r) {
+    return static_cast<double>(r.trained_parameters - r.gate_parameters);
+  };
   if (without_gate(measure) <= 0) return std::nullopt;
   return without_gate(row) / without_gate(measure) - 1;
 }
@@ -115,7 +119,7 @@ bool is_at_edge(const Tuning& tuning) {
 
 std::vector<std::string> rows_of_one_seed(const Results& results) {
   std::vector<std::string> titles;
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     if (row.runs.size() == 1) titles.push_back(row.title);
   }
   return titles;

@@ -35,7 +35,7 @@ Analysis analyse(const Results& results);
 
 /// Trained parameters apart from the gate, relative to those of the row Results::equal_to, less 1. None where a count
 /// is missing.
-std::optional<double> parameter_deviation(const Results& results, const Analysis& analysis, const Row& row);
+std::optional<double> parameter_deviation(const Results& results, const Analysis& analysis, const MethodResults& row);
 /// None where a count is missing.
 std::optional<double> share_of_base(const Results& results, std::int64_t trained_parameters);
 
@@ -44,7 +44,7 @@ std::optional<std::size_t> chosen_loss(const Tuning& tuning);
 /// Whether the chosen rate is the smallest or the largest of those tried, so that a better one may lie beyond.
 bool is_at_edge(const Tuning& tuning);
 
-/// Titles of the rows with one run: their intervals hold no variance between seeds.
+/// Titles of the methods with one run: their intervals hold no variance between seeds.
 std::vector<std::string> rows_of_one_seed(const Results& results);
 
 /// Distinct swept parameters in order of appearance; the points of one, by value.

@@ -16,9 +16,10 @@ namespace {
 using nlohmann::ordered_json;
 
 constexpr const char* kSameTunedHow =
-    "Learning rates: every trained row was run with each of the rates listed, with the first of its seeds, and has the "
+    "Learning rates: every trained method was run with each of the rates listed, with the first of its seeds, and has "
+    "the "
     "one "
-    "with the lowest loss on the validation part (cut out of the training records, the same for all rows). The "
+    "with the lowest loss on the validation part (cut out of the training records, the same for all methods). The "
     "evaluation "
     "records were answered once by each finished run and decided nothing.";
 
@@ -38,8 +39,8 @@ class Collector {
     return {seed, data::read_records(folder(id) / file).records};
   }
 
-  Row row(const Method& method) const {
-    Row row;
+  MethodResults results_of(const Method& method) const {
+    MethodResults row;
     row.key = method.key();
     row.title = method.title();
     row.note = method.note();
@@ -192,8 +193,9 @@ void add_notes(const ExperimentConfig& config, Results& results) {
       note(!remark.empty(), remark.c_str());
     }
   }
-  note(std::any_of(config.sweeps.begin(), config.sweeps.end(), [](const auto& sweep) { return !sweep.second.empty(); }),
-       "Sweeps have one seed and the learning rate of their row; alpha / rank stays the same when the rank changes.");
+  note(
+      std::any_of(config.sweeps.begin(), config.sweeps.end(), [](const auto& sweep) { return !sweep.second.empty(); }),
+      "Sweeps have one seed and the learning rate of their method; alpha / rank stays the same when the rank changes.");
   note(
       !config.new_tasks.tasks.empty(),
       "New tasks: MOELoRA is trained without the task, but with the learning rate that was tuned on all tasks. The few "
@@ -218,7 +220,7 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
   results.majority = eval::majority_scores(records.train, results.references, results.scorer);
   for (const std::string& key : config.methods) {
     const Method& method = find_method(key);
-    results.rows.push_back(collector.row(method));
+    results.methods.push_back(collector.results_of(method));
     collector.add_tuning(method, results);
     for (const std::uint64_t seed : config.seeds_for(key)) {
       if (results.base_parameters == 0 && collector.has(run_id(key, seed))) {

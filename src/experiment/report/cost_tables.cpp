@@ -17,7 +17,7 @@ TableCell optional_cell(const std::optional<double>& value, const Format& format
 
 TableCell count_cell(std::int64_t count) { return text_cell(count > 0 ? io::with_commas(count) : kMissing); }
 
-TableCell merged_cell(const Row& row) {
+TableCell merged_cell(const MethodResults& row) {
   if (!row.not_merged.empty()) return {"no", row.not_merged, Mark::none, 0, false};
   return optional_cell(row.ms_per_token_merged, [](double ms) { return io::fixed(ms, 2); });
 }
@@ -40,15 +40,15 @@ Table parameter_table(const Results& results, const Analysis& analysis) {
                    {"learning rate"},
                    {"steps"},
                    {"validation loss"}};
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     const bool is_known = row.trained_parameters > 0;
-    table.rows.push_back({text_cell(row.title), count_cell(row.trained_parameters),
-                          optional_cell(share_of_base(results, row.trained_parameters),
-                                        [](double share) { return short_number(share * 100) + " %"; }),
-                          text_cell(is_known ? io::with_commas(row.gate_parameters) : kMissing),
-                          optional_cell(parameter_deviation(results, analysis, row), signed_deviation),
-                          optional_cell(row.learning_rate, short_number), count_cell(row.steps),
-                          optional_cell(row.validation_loss, [](double loss) { return io::fixed(loss, 3); })});
+    table.lines.push_back({text_cell(row.title), count_cell(row.trained_parameters),
+                           optional_cell(share_of_base(results, row.trained_parameters),
+                                         [](double share) { return short_number(share * 100) + " %"; }),
+                           text_cell(is_known ? io::with_commas(row.gate_parameters) : kMissing),
+                           optional_cell(parameter_deviation(results, analysis, row), signed_deviation),
+                           optional_cell(row.learning_rate, short_number), count_cell(row.steps),
+                           optional_cell(row.validation_loss, [](double loss) { return io::fixed(loss, 3); })});
   }
   if (results.base_parameters > 0)
     table.note = "The base has " + io::with_commas(results.base_parameters) + " parameters.";
@@ -56,13 +56,13 @@ Table parameter_table(const Results& results, const Analysis& analysis) {
 }
 
 Table cost_table(const Results& results) {
-  const auto measure = std::find_if(results.rows.begin(), results.rows.end(),
-                                    [&](const Row& row) { return row.key == results.equal_to; });
-  const std::string title = measure == results.rows.end() ? results.equal_to : measure->title;
+  const auto measure = std::find_if(results.methods.begin(), results.methods.end(),
+                                    [&](const MethodResults& row) { return row.key == results.equal_to; });
+  const std::string title = measure == results.methods.end() ? results.equal_to : measure->title;
   Table table;
   table.columns = {{"method", false}, {"training"},     {"peak memory"},
                    {"step time, ×"},  {"ms per token"}, {"merged, ms per token"}};
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     TableCell ratio = text_cell(kMissing);
     if (row.step_ratio) {
       ratio.text = io::fixed(row.step_ratio->median, 3) + " ×";
@@ -70,9 +70,9 @@ Table cost_table(const Results& results) {
     }
     TableCell training = optional_cell(row.training_seconds, io::rounded_duration);
     training.detail = row.cost_note;
-    table.rows.push_back({text_cell(row.title), std::move(training), optional_cell(row.peak_memory_bytes, memory_size),
-                          std::move(ratio), optional_cell(row.ms_per_token, [](double ms) { return io::fixed(ms, 2); }),
-                          merged_cell(row)});
+    table.lines.push_back(
+        {text_cell(row.title), std::move(training), optional_cell(row.peak_memory_bytes, memory_size), std::move(ratio),
+         optional_cell(row.ms_per_token, [](double ms) { return io::fixed(ms, 2); }), merged_cell(row)});
   }
   table.note =
       "Training: time of one run, in small or in brackets what it needs beside it. Step time: forward and backward "
@@ -89,7 +89,7 @@ Table expert_table(const ExpertWeights& weights) {
   for (std::size_t task = 0; task < weights.weights.size(); ++task) {
     std::vector<TableCell> cells{text_cell(weights.tasks[task])};
     for (const double weight : weights.weights[task]) cells.push_back(text_cell(io::fixed(weight, 3)));
-    table.rows.push_back(std::move(cells));
+    table.lines.push_back(std::move(cells));
   }
   return table;
 }
@@ -120,7 +120,7 @@ Table tuning_table(const Results& results) {
       }
     }
     if (is_at_edge(tuning)) at_edge.push_back(tuning.title);
-    table.rows.push_back(std::move(cells));
+    table.lines.push_back(std::move(cells));
   }
   table.note = "Validation loss for each learning rate; bold: chosen.";
   if (!at_edge.empty()) {

@@ -162,7 +162,7 @@ std::string sweep_chart(const Results& results, const Analysis& analysis, const 
   for (std::size_t i = 0; i < of_parameter.size(); ++i) {
     SweptPoint point{values[i], places[i], {}, results.sweeps[of_parameter[i]].reference};
     ticks += text_at(x_of(point), kHeight - 9, "middle", std::to_string(point.value));
-    const auto score = analysis.bootstrap.average(results.rows.size() + of_parameter[i]);
+    const auto score = analysis.bootstrap.average(results.methods.size() + of_parameter[i]);
     if (!score) continue;
     point.score = *score;
     points.push_back(point);
@@ -182,7 +182,7 @@ std::string sweep_chart(const Results& results, const Analysis& analysis, const 
 
 std::string share_bars(const Results& results) {
   std::vector<BarRow> rows;
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     rows.push_back({row.title, {}});
     const auto share = share_of_base(results, row.trained_parameters);
     if (share) rows.back().bars.push_back({short_number(*share * 100) + " %", *share, 0});
@@ -192,7 +192,7 @@ std::string share_bars(const Results& results) {
 
 std::string latency_bars(const Results& results) {
   std::vector<BarRow> rows;
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     rows.push_back({row.title, {}});
     std::vector<Bar>& bars = rows.back().bars;
     if (is_positive(row.ms_per_token)) bars.push_back({io::fixed(*row.ms_per_token, 2) + " ms", *row.ms_per_token, 0});

@@ -55,7 +55,7 @@ Json differences_json(const Analysis& analysis, std::size_t row, std::optional<s
 }
 
 Json row_json(const Results& results, const Analysis& analysis, std::size_t index) {
-  const Row& row = results.rows[index];
+  const MethodResults& row = results.methods[index];
   Json json{{"key", row.key}, {"title", row.title}, {"note", row.note}};
   json["scores"] = scores_json(analysis, index);
   json["against_baseline"] = differences_json(analysis, index, analysis.baseline);
@@ -87,7 +87,7 @@ Json sweeps_json(const Results& results, const Analysis& analysis) {
   for (const std::string& parameter : swept_parameters(results)) {
     for (const std::size_t i : points_of(results, parameter)) {
       const SweepPoint& point = results.sweeps[i];
-      const std::size_t row = results.rows.size() + i;
+      const std::size_t row = results.methods.size() + i;
       sweeps.push_back({{"parameter", point.parameter},
                         {"value", point.value},
                         {"title", point.title},
@@ -155,7 +155,7 @@ Json to_json(const Results& results, const Analysis& analysis) {
   json["equal_to"] = results.equal_to;
   json["base_parameters"] = results.base_parameters;
   json["rows"] = Json::array();
-  for (std::size_t i = 0; i < results.rows.size(); ++i) json["rows"].push_back(row_json(results, analysis, i));
+  for (std::size_t i = 0; i < results.methods.size(); ++i) json["rows"].push_back(row_json(results, analysis, i));
   json["majority"] = results.majority ? eval::to_json(*results.majority) : Json(nullptr);
   json["sweeps"] = sweeps_json(results, analysis);
   json["expert_weights"] = Json::array();

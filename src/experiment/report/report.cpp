@@ -40,7 +40,7 @@ std::string new_task_title(const NewTask& task) {
 
 std::vector<std::string> all_notes(const Results& results, const Analysis& analysis) {
   std::vector<std::string> notes;
-  for (const Row& row : results.rows) {
+  for (const MethodResults& row : results.methods) {
     if (!row.note.empty()) notes.push_back(row.title + ": " + row.note);
   }
   if (const auto titles = rows_of_one_seed(results); !titles.empty()) {
@@ -168,8 +168,8 @@ std::string overview(const Table& scores, std::size_t methods) {
   std::vector<std::vector<std::string>> lines{{"#", scores.columns[0].title, scores.columns[1].title,
                                                scores.columns[2].title + " ", "interval", scores.columns[3].title,
                                                "interval", scores.columns[4].title}};
-  for (std::size_t i = 0; i < scores.rows.size(); ++i) {
-    const auto& row = scores.rows[i];
+  for (std::size_t i = 0; i < scores.lines.size(); ++i) {
+    const auto& row = scores.lines[i];
     lines.push_back({i < methods ? std::to_string(i + 1) : "", row[0].text, row[1].text, with_mark(row[2]),
                      row[2].detail, row[3].text, row[3].detail, row[4].text});
   }
@@ -179,13 +179,13 @@ std::string overview(const Table& scores, std::size_t methods) {
 // Methods are columns here, by their number in the overview: as many fit a terminal.
 std::string scores_by_task(const Table& scores, const Analysis& analysis, std::size_t methods) {
   std::vector<std::vector<std::string>> lines{{"task", "metric", "samples"}};
-  for (std::size_t i = 0; i < scores.rows.size(); ++i) {
+  for (std::size_t i = 0; i < scores.lines.size(); ++i) {
     lines.front().push_back(i < methods ? "#" + std::to_string(i + 1) + " " : "majority ");
   }
   for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
     const TaskFacts& facts = analysis.tasks[task];
     lines.push_back({facts.name, facts.metric, std::to_string(facts.samples)});
-    for (const auto& row : scores.rows) lines.back().push_back(with_mark(row[kScoreSummary + task]));
+    for (const auto& row : scores.lines) lines.back().push_back(with_mark(row[kScoreSummary + task]));
   }
   return eval::aligned(lines, 2);
 }
@@ -205,8 +205,8 @@ void write_experiment_report(const std::filesystem::path& folder, const Results&
 std::string main_table(const Results& results) {
   const Analysis analysis = analyse(results);
   const Table scores = score_table(results, analysis);
-  if (scores.rows.empty()) return "no methods yet\n";
-  const std::size_t methods = results.rows.size();
+  if (scores.lines.empty()) return "no methods yet\n";
+  const std::size_t methods = results.methods.size();
   std::string text = overview(scores, methods) + "\n" + scores_by_task(scores, analysis, methods) +
                      "percent; * best, + second best of the methods\n";
   if (!rows_of_one_seed(results).empty()) text += kOneSeedMeaning + "\n";

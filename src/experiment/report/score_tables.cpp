@@ -41,7 +41,7 @@ std::vector<std::vector<Mark>> marks_by_column(const Results& results, const Ana
   std::vector<std::vector<Mark>> marks;
   for (std::size_t task = 0; task <= analysis.tasks.size(); ++task) {
     std::vector<std::optional<double>> values;
-    for (std::size_t row = 0; row < results.rows.size(); ++row) {
+    for (std::size_t row = 0; row < results.methods.size(); ++row) {
       const auto score =
           task < analysis.tasks.size() ? analysis.bootstrap.score(row, task) : analysis.bootstrap.average(row);
       const bool competes = score && analysis.base != row;
@@ -74,7 +74,7 @@ double shade_of(const std::optional<eval::Difference>& difference) {
 }  // namespace
 
 std::string title_or(const Results& results, std::optional<std::size_t> row, const std::string& key) {
-  return row ? results.rows[*row].title : key;
+  return row ? results.methods[*row].title : key;
 }
 
 Table score_table(const Results& results, const Analysis& analysis) {
@@ -83,8 +83,8 @@ Table score_table(const Results& results, const Analysis& analysis) {
   table.columns = {{"method", false}, {"seeds"}, {"average"}, {"against " + baseline}, {"share ≤ 0"}};
   add_task_columns(analysis, table, true);
   const auto marks = marks_by_column(results, analysis);
-  for (std::size_t i = 0; i < results.rows.size(); ++i) {
-    const Row& row = results.rows[i];
+  for (std::size_t i = 0; i < results.methods.size(); ++i) {
+    const MethodResults& row = results.methods[i];
     std::vector<TableCell> cells{plain(row.title), seeds_cell(row.runs),
                                  score_cell(analysis.bootstrap.average(i), marks.back()[i])};
     const bool is_baseline = analysis.baseline == i;
@@ -95,15 +95,15 @@ Table score_table(const Results& results, const Analysis& analysis) {
     for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
       cells.push_back(task_cell(analysis.bootstrap.score(i, task), marks[task][i]));
     }
-    table.rows.push_back(std::move(cells));
+    table.lines.push_back(std::move(cells));
   }
-  if (results.majority && !table.rows.empty()) table.rows.push_back(majority_row(*results.majority, analysis));
+  if (results.majority && !table.lines.empty()) table.lines.push_back(majority_row(*results.majority, analysis));
   table.note =
       "Percent; differences in points. Bold: best of a column" +
       (analysis.base ? ", " + title_or(results, analysis.base, results.base) + " and the majority answer apart" : "") +
       "; a bold difference's interval leaves out zero and knows of more than one seed. In small or in brackets: " +
       resampling_note(analysis) +
-      "; differences paired over the same resamples, on the seeds that both rows have. Share ≤ 0: of the resamples' "
+      "; differences paired over the same resamples, on the seeds that both methods have. Share ≤ 0: of the resamples' "
       "differences.";
   if (!rows_of_one_seed(results).empty()) table.note += " " + kOneSeedMeaning;
   return table;
@@ -114,13 +114,13 @@ Table interval_table(const Results& results, const Analysis& analysis) {
   if (analysis.tasks.empty()) return table;
   table.columns = {{"method", false}};
   add_task_columns(analysis, table, false);
-  for (std::size_t i = 0; i < results.rows.size(); ++i) {
-    std::vector<TableCell> cells{plain(results.rows[i].title + one_seed_mark(results.rows[i].runs))};
+  for (std::size_t i = 0; i < results.methods.size(); ++i) {
+    std::vector<TableCell> cells{plain(results.methods[i].title + one_seed_mark(results.methods[i].runs))};
     for (std::size_t task = 0; task < analysis.tasks.size(); ++task) {
       const auto score = analysis.bootstrap.score(i, task);
       cells.push_back(plain(score ? percent_range(score->low, score->high) : kMissing));
     }
-    table.rows.push_back(std::move(cells));
+    table.lines.push_back(std::move(cells));
   }
   if (!rows_of_one_seed(results).empty()) table.note = kOneSeedMeaning;
   return table;
@@ -129,7 +129,7 @@ Table interval_table(const Results& results, const Analysis& analysis) {
 Table seesaw_table(const Results& results, const Analysis& analysis) {
   Table table;
   const std::string single = title_or(results, analysis.single, results.single);
-  if (!analysis.single || results.rows[*analysis.single].runs.empty()) {
+  if (!analysis.single || results.methods[*analysis.single].runs.empty()) {
     table.note = single + " has no finished run: there is nothing to compare with yet.";
   } else {
     table.note = "Points against " + single +
@@ -140,7 +140,7 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
   }
   table.columns = {{"method", false}, {"average"}, {"better"}, {"worse"}};
   add_task_columns(analysis, table, true);
-  for (std::size_t i = 0; i < results.rows.size(); ++i) {
+  for (std::size_t i = 0; i < results.methods.size(); ++i) {
     if (analysis.single == i) continue;
     const auto against_single = [&](auto&& of) { return analysis.single ? of(*analysis.single) : std::nullopt; };
     std::vector<TableCell> cells;
@@ -158,11 +158,11 @@ Table seesaw_table(const Results& results, const Analysis& analysis) {
       worse += sign_as_displayed(difference->interval.value) < 0 ? 1 : 0;
     }
     const auto average = against_single([&](std::size_t s) { return analysis.bootstrap.average_difference(i, s); });
-    std::vector<TableCell> row{plain(results.rows[i].title + one_seed_mark(results.rows[i].runs)),
+    std::vector<TableCell> row{plain(results.methods[i].title + one_seed_mark(results.methods[i].runs)),
                                difference_cell(average), plain(any ? std::to_string(better) : kMissing),
                                plain(any ? std::to_string(worse) : kMissing)};
     row.insert(row.end(), cells.begin(), cells.end());
-    table.rows.push_back(std::move(row));
+    table.lines.push_back(std::move(row));
   }
   return table;
 }
@@ -173,7 +173,7 @@ Table sweep_table(const Results& results, const Analysis& analysis, const std::s
   const std::vector<std::size_t> points = points_of(results, parameter);
   std::vector<std::optional<double>> values;
   for (const std::size_t i : points) {
-    const auto score = analysis.bootstrap.average(results.rows.size() + i);
+    const auto score = analysis.bootstrap.average(results.methods.size() + i);
     values.push_back(score ? std::optional<double>(score->value) : std::nullopt);
   }
   const std::vector<Mark> marks = marks_of(values);
@@ -182,9 +182,9 @@ Table sweep_table(const Results& results, const Analysis& analysis, const std::s
     const SweepPoint& point = results.sweeps[points[place]];
     TableCell setting = plain(point.title);
     if (point.reference) setting.detail = "common setting";
-    table.rows.push_back({std::move(setting), plain(std::to_string(point.value)), seeds_cell(point.runs),
-                          score_cell(analysis.bootstrap.average(results.rows.size() + points[place]), marks[place]),
-                          plain(point.trained_parameters > 0 ? io::with_commas(point.trained_parameters) : kMissing)});
+    table.lines.push_back({std::move(setting), plain(std::to_string(point.value)), seeds_cell(point.runs),
+                           score_cell(analysis.bootstrap.average(results.methods.size() + points[place]), marks[place]),
+                           plain(point.trained_parameters > 0 ? io::with_commas(point.trained_parameters) : kMissing)});
     has_one_seed = has_one_seed || point.runs.size() == 1;
   }
   if (has_one_seed) table.note = kOneSeedMeaning;
@@ -207,10 +207,10 @@ Table new_task_table(const Results& results, const Analysis& analysis, std::size
     const NewTaskEntry& entry = task.entries[i];
     const auto share = share_of_base(results, entry.trained_parameters);
     has_one_seed = has_one_seed || entry.runs.size() == 1;
-    table.rows.push_back({plain(entry.title),
-                          plain(entry.trained_parameters > 0 ? io::with_commas(entry.trained_parameters) : kMissing),
-                          plain(share ? short_number(*share * 100) + " %" : kMissing), seeds_cell(entry.runs),
-                          score_cell(bootstrap.average(i), marks[i])});
+    table.lines.push_back({plain(entry.title),
+                           plain(entry.trained_parameters > 0 ? io::with_commas(entry.trained_parameters) : kMissing),
+                           plain(share ? short_number(*share * 100) + " %" : kMissing), seeds_cell(entry.runs),
+                           score_cell(bootstrap.average(i), marks[i])});
   }
   if (has_one_seed) table.note = kOneSeedMeaning;
   return table;

@@ -36,7 +36,7 @@ std::string html_head(const Column& column) {
 
 std::string note_of(const Table& table, const char* second_best) {
   const auto is_second = [](const TableCell& cell) { return cell.mark == Mark::second; };
-  const bool has_second = std::any_of(table.rows.begin(), table.rows.end(),
+  const bool has_second = std::any_of(table.lines.begin(), table.lines.end(),
                                       [&](const auto& row) { return std::any_of(row.begin(), row.end(), is_second); });
   if (!has_second) return table.note;
   return table.note + (table.note.empty() ? "" : " ") + second_best;
@@ -55,7 +55,7 @@ std::string markdown_cell(const TableCell& cell, const Column& column) {
 Table summary_of(const Table& table, std::size_t count) {
   Table summary = table;
   summary.columns.resize(std::min(count, summary.columns.size()));
-  for (auto& row : summary.rows) row.resize(summary.columns.size());
+  for (auto& row : summary.lines) row.resize(summary.columns.size());
   return summary;
 }
 
@@ -66,20 +66,20 @@ Table rest_of(const Table& table, std::size_t count) {
     if (end > 1) cells.erase(cells.begin() + 1, cells.begin() + end);
   };
   leave_out(rest.columns);
-  for (auto& row : rest.rows) leave_out(row);
+  for (auto& row : rest.lines) leave_out(row);
   rest.note.clear();
   return rest;
 }
 
 std::string to_html(const Table& table) {
-  if (table.rows.empty()) return "";
+  if (table.lines.empty()) return "";
   const bool has_tasks =
       std::any_of(table.columns.begin(), table.columns.end(), [](const Column& column) { return column.is_task; });
   std::string html =
       std::string("<div class=\"scroll\"><table class=\"dense") + (has_tasks ? "" : " fit") + "\">\n<tr>";
   for (const Column& column : table.columns) html += html_head(column);
   html += "</tr>\n";
-  for (const auto& row : table.rows) {
+  for (const auto& row : table.lines) {
     html += "<tr>";
     for (std::size_t i = 0; i < row.size(); ++i) html += html_cell(row[i], table.columns[i]);
     html += "</tr>\n";
@@ -90,7 +90,7 @@ std::string to_html(const Table& table) {
 }
 
 std::string to_markdown(const Table& table) {
-  if (table.rows.empty()) return "";
+  if (table.lines.empty()) return "";
   std::string head = "|";
   std::string line = "|";
   for (const Column& column : table.columns) {
@@ -98,7 +98,7 @@ std::string to_markdown(const Table& table) {
     line += column.is_number ? " ---: |" : " --- |";
   }
   std::string text = head + "\n" + line + "\n";
-  for (const auto& row : table.rows) {
+  for (const auto& row : table.lines) {
     text += "|";
     for (std::size_t i = 0; i < row.size(); ++i) text += " " + markdown_cell(row[i], table.columns[i]) + " |";
     text += "\n";

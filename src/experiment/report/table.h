@@ -27,7 +27,7 @@ struct Column {
 
 struct Table {
   std::vector<Column> columns;
-  std::vector<std::vector<TableCell>> rows;
+  std::vector<std::vector<TableCell>> lines;
   std::string note;  ///< below the table; a line on what marks the second best follows where one is marked
 };
 

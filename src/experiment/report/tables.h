@@ -26,7 +26,7 @@ Table new_task_table(const Results& results, const Analysis& analysis, std::size
 /// Learning rates × methods; the chosen one is bold, and named where it is at the edge of those tried.
 Table tuning_table(const Results& results);
 
-/// What the mark of rows with one run says.
+/// What the mark of methods with one run says.
 inline const std::string kOneSeedMeaning = "† One seed: the intervals hold no variance between seeds.";
 
 std::string title_or(const Results& results, std::optional<std::size_t> row, const std::string& key);
