@@ -1,7 +1,11 @@
 // What reads configurations of adapters, compiled once more with coverage and sanitizers.
+#include "adapter/core/adapter_shapes.cpp"
 #include "adapter/core/config.cpp"
+#include "adapter/core/config_fields.cpp"
 #include "adapter/core/inject.cpp"
+#include "adapter/core/target_linears.cpp"
 #include "adapter/core/task_names.cpp"
 #include "adapter/formats/adapter_file.cpp"
+#include "adapter/formats/adapter_tensors.cpp"
 #include "adapter/formats/foreign_config.cpp"
 #include "adapter/formats/foreign_read.cpp"
