@@ -91,7 +91,7 @@ void check_seeds(const ExperimentConfig& config, io::JsonReader& reader) {
   if (config.seeds.empty()) {
     reader.problem("seeds", "expected one seed or more");
   }
-  for (const auto& [row, own] : config.seeds_of) {
+  for (const auto& [method, own] : config.seeds_of) {
     if (own.empty()) {
       reader.problem("seeds_of", "expected one seed or more for " + method);
     }

@@ -177,7 +177,7 @@ class Pickle::Machine {
             "a parameter without a tensor");
       push_sharing(Kind::tensor, arguments->items()[0]);
     } else {
-      refuse_global("torch", function->text());  // what is left in the allow-list: a type of storage
+      refuse_global("torch", function->text(), label_);  // what is left in the allow-list: a type of storage
     }
   }
 
@@ -350,7 +350,7 @@ void Pickle::Machine::step(unsigned char opcode) {
 void Pickle::Machine::refuse_opcode(unsigned char opcode) {
   if (opcode == 'i') {  // INST: names what it calls
     const std::string_view module = take_line();
-    refuse_global(module, take_line());
+    refuse_global(module, take_line(), label_);
   }
   std::string_view name;
   for (const auto& [code, meaning] :

@@ -316,7 +316,7 @@ TEST(ExperimentReport, AnExperimentThatHasNotBegunStillHasAReport) {
   EXPECT_TRUE(contains(empty.page, "</html>"));
   EXPECT_EQ(main_table({}), "no methods yet\n");
   Results planned = made_up_results(4, 3, 4, 1);
-  for (MethodResults& row : planned.rows) row.runs.clear();
+  for (MethodResults& row : planned.methods) row.runs.clear();
   for (SweepPoint& point : planned.sweeps) point.runs.clear();
   planned.new_tasks[0].entries.clear();
   const WrittenReport report = written(planned);
