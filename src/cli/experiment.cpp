@@ -89,8 +89,9 @@ ordered_json effective_config(const ExperimentVerbOptions& options) {
     json["jobs"] = cores;
   }
   const bool threads_given = json.contains("training") && number_at(json["training"], "threads") > 0;
-  if (!threads_given && number_at(json, "jobs") > 0 && (!json.contains("training") || json["training"].is_object())) {
-    json["training"]["threads"] = std::max<std::int64_t>(1, cores / number_at(json, "jobs"));
+  const std::int64_t jobs = number_at(json, "jobs");
+  if (!threads_given && jobs > 0 && (!json.contains("training") || json["training"].is_object())) {
+    json["training"]["threads"] = std::max<std::int64_t>(1, cores / jobs);
   }
   ExperimentConfig::from_json(json);  // wrong types and values are named before anything is compared
   const std::filesystem::path stored = options.output / kConfigFile;

@@ -147,12 +147,14 @@ class Pickle::Machine {
   }
 
   void insert(PickleValue* container, const Items& items) {
-    if (container->items_ == nullptr && !items.empty()) {
-      container->items_ = &items_.emplace_back();
+    if (items.empty()) {
+      return;
     }
-    if (!items.empty()) {
-      container->items_->insert(container->items_->end(), items.begin(), items.end());
+    Items* held = container->items_;
+    if (held == nullptr) {
+      held = container->items_ = &items_.emplace_back();
     }
+    held->insert(held->end(), items.begin(), items.end());
   }
 
   void push_global(std::string_view module, std::string_view name) {

@@ -307,7 +307,7 @@ TEST(Program, ShowsEveryKeyOfAnExperimentAndNamesTheNearestOfAWrongOne) {
   const Outcome shown = run_words({"experiment", "--print-config"});
   EXPECT_EQ(shown.code, 0) << shown.text;
   for (const char* part :
-       {"  // top_k of the row moelora-s\n  \"sparse_top_k\": 2", "\"in_context\": {", "\"jobs\": 0"}) {
+       {"  // top_k of the method moelora-s\n  \"sparse_top_k\": 2", "\"in_context\": {", "\"jobs\": 0"}) {
     EXPECT_NE(shown.text.find(part), std::string::npos) << part;
   }
   const fs::path config = folder.path() / "experiment.json";
