@@ -175,7 +175,8 @@ void verify_graph(const fs::path& folder, const VerifyOptions& options, VerifyRe
       verify_padded(side, golden, model, batch, tokens.pad, tolerance);
     }
     if (golden.contains("prompt.input_ids")) {
-      verify_inputs("prompt", golden, model, read_batch(golden.peek("prompt.input_ids"), {}, tokens, model), tokens.pad);
+      verify_inputs("prompt", golden, model, read_batch(golden.peek("prompt.input_ids"), {}, tokens, model),
+                    tokens.pad);
     }
     const nlohmann::ordered_json json = fs::exists(folder / "golden.json") ? io::read_json_file(folder / "golden.json")
                                                                            : nlohmann::ordered_json::object();

@@ -13,10 +13,11 @@ namespace moelora::model {
 struct ChatGlmTokenizerOptions {
   bool do_lower_case = false;
   bool remove_space = false;
-  std::int64_t num_image_tokens = 20000;  ///< All text ids shift by this; `<image_k>` is id k. 0 in the 130528 revision.
-  bool linebreak = true;                  ///< Newlines have a token of their own.
-  bool whitespace = true;                 ///< So have tabs and runs of blanks.
-  bool dummy_prefix = true;               ///< A blank is put in front of the text.
+  std::int64_t num_image_tokens =
+      20000;                 ///< All text ids shift by this; `<image_k>` is id k. 0 in the 130528 revision.
+  bool linebreak = true;     ///< Newlines have a token of their own.
+  bool whitespace = true;    ///< So have tabs and runs of blanks.
+  bool dummy_prefix = true;  ///< A blank is put in front of the text.
 };
 
 class ChatGlmTokenizer : public Tokenizer {
