@@ -7,6 +7,9 @@ find_package(CLI11 REQUIRED)
 find_path(SENTENCEPIECE_INCLUDE_DIR sentencepiece_processor.h REQUIRED)
 find_library(SENTENCEPIECE_LIBRARY sentencepiece REQUIRED)
 find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
+# Linked in front of LibTorch wherever both are: each has a FLAGS_minloglevel, of 32 and of 4 bytes, and all libraries of a
+# process use the one that comes first. The small one would have its neighbours overwritten as the program starts, among
+# them the flag that turns LibTorch's errors into aborts.
 add_library(moelora_sentencepiece INTERFACE IMPORTED GLOBAL)
 target_link_libraries(moelora_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
 # NLopt is LGPL in parts: linked as a shared library, never into ours. One file of the room `adapter` uses it.

@@ -24,8 +24,8 @@ function(moelora_room name)
     set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
   endif()
   add_library(moelora_${name} OBJECT ${sources})
-  target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_libtorch nlohmann_json::nlohmann_json
-    moelora_sentencepiece ${MOELORA_LIBRARIES_OF_${name}} Threads::Threads)
+  target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_sentencepiece moelora_libtorch
+    nlohmann_json::nlohmann_json ${MOELORA_LIBRARIES_OF_${name}} Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)
   set(all ${name})
   foreach(import IN LISTS ARGN)
@@ -65,8 +65,8 @@ target_include_directories(moelora PUBLIC
   $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
 target_compile_features(moelora PUBLIC cxx_std_20)
 set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
-target_link_libraries(moelora PUBLIC moelora_libtorch nlohmann_json::nlohmann_json
-  moelora_sentencepiece ${MOELORA_LIBRARIES_OF_adapter} Threads::Threads)
+target_link_libraries(moelora PUBLIC moelora_sentencepiece moelora_libtorch nlohmann_json::nlohmann_json
+  ${MOELORA_LIBRARIES_OF_adapter} Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
 elseif(MOELORA_SANITIZE_THREADS)

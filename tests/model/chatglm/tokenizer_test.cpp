@@ -1,5 +1,7 @@
 #include "moelora/model/chatglm/tokenizer.h"
 
+#include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
@@ -220,6 +222,11 @@ TEST(ChatGlmTokenizer, FingerprintsTellVocabulariesAndOptionsApart) {
   options.remove_space = true;
   EXPECT_NE(plain, ChatGlmTokenizer(file, options).fingerprint());
   EXPECT_NE(plain, ChatGlmTokenizer(testing::fixtures() / "chatglm-tiny").fingerprint());
+}
+
+// Both libraries have a FLAGS_minloglevel (cmake/Dependencies.cmake); in the wrong order this aborts the process.
+TEST(ChatGlmTokenizer, LinkedWithLibTorchLeavesItsErrorsErrors) {
+  EXPECT_THROW(at::empty({std::int64_t{1} << 50}), c10::Error);
 }
 
 }  // namespace
