@@ -5,6 +5,7 @@
 
 #include "moelora/adapter/moe_lora_linear.h"
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 
 namespace moelora {
 namespace {
@@ -49,12 +50,8 @@ const DeltaKind& delta_kind(const std::string& name) {
       return *kind;
     }
   }
-  std::string known;
-  for (const std::string& each : delta_kind_names()) {
-    known += (known.empty() ? "" : ", ") + each;
-  }
-  throw Error(detail::concat("delta: expected one of ", known, ", found '", name.substr(0, 200),
-                             "'; a program's own kind is registered first (register_delta_kind)"));
+  throw Error(detail::concat("delta: expected one of ", io::joined(delta_kind_names()), ", found '",
+                             name.substr(0, 200), "'; a program's own kind is registered first (register_delta_kind)"));
 }
 
 std::vector<std::string> delta_kind_names() {

@@ -5,6 +5,7 @@
 
 #include "moelora/io/error.h"
 #include "moelora/io/json_reader.h"
+#include "moelora/io/readable.h"
 
 namespace moelora {
 
@@ -36,13 +37,10 @@ const std::string& TaskNames::name(std::int64_t task) const {
 std::int64_t TaskNames::index(std::string_view name) const {
   const auto found = std::find(names_.begin(), names_.end(), name);
   if (found == names_.end()) {
-    std::string known;
-    for (const auto& each : names_) {
-      known += (known.empty() ? "" : ", ") + each;
-    }
     const auto nearest = io::nearest_name(name, names_);
     throw Error(detail::concat("unknown task '", name, "'", nearest.empty() ? "" : "; did you mean '" + nearest + "'?",
-                               nearest.empty() ? "; " : " ", "known tasks: ", known.empty() ? "none" : known));
+                               nearest.empty() ? "; " : " ",
+                               "known tasks: ", names_.empty() ? "none" : io::joined(names_)));
   }
   return found - names_.begin();
 }
