@@ -8,8 +8,39 @@
 #include <numeric>
 
 #include "moelora/io/error.h"
+#include "nn/move_together.h"
 
 namespace moelora::nn {
+namespace {
+
+at::Tensor int32_tensor(const std::vector<std::int32_t>& values) { return at::tensor(values, at::kInt); }
+
+AttentionTables attention_tables(const Segments& segments) {
+  AttentionTables tables;
+  std::vector<std::int32_t> parts{0}, all{0}, causal_offsets{0};
+  std::vector<std::int64_t> causal_rows;
+  for (std::int64_t i = 0; i < segments.count(); ++i) {
+    const std::int64_t length = segments.length(i);
+    const std::int64_t both_ways = segments.bidirectional[static_cast<std::size_t>(i)];
+    for (std::int64_t row = segments.offsets[i] + both_ways; row < segments.offsets[i + 1]; ++row) {
+      causal_rows.push_back(row);
+    }
+    parts.push_back(static_cast<std::int32_t>(segments.offsets[i] + both_ways));
+    parts.push_back(static_cast<std::int32_t>(segments.offsets[i + 1]));
+    all.push_back(static_cast<std::int32_t>(segments.offsets[i + 1]));
+    causal_offsets.push_back(static_cast<std::int32_t>(causal_rows.size()));
+    tables.longest_part = std::max({tables.longest_part, both_ways, length - both_ways});
+    tables.longest_segment = std::max(tables.longest_segment, length);
+    tables.longest_causal = std::max(tables.longest_causal, length - both_ways);
+  }
+  tables.parts = int32_tensor(parts);
+  tables.segments = int32_tensor(all);
+  tables.causal_rows = at::tensor(causal_rows, at::kLong);
+  tables.causal_offsets = int32_tensor(causal_offsets);
+  return tables;
+}
+
+}  // namespace
 
 Segments Segments::from_lengths(const std::vector<std::int64_t>& lengths,
                                 const std::vector<std::int64_t>& bidirectional) {
@@ -64,21 +95,42 @@ void ContextOrigin::require_merged_alike() const {
                              "model as it is with RowContext::plain()"));
 }
 
-RowContext RowContext::plain(Segments segments, const at::Device& device) {
+RowContext RowContext::plain(Segments segments, const at::Device& device, DropoutKey dropout) {
+  MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
+                "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
   RowContext context;
-  at::Tensor segment_of_row = at::empty({segments.rows()}, at::kLong);
-  at::Tensor row_in_segment = at::empty({segments.rows()}, at::kLong);
-  auto* segment_data = segment_of_row.mutable_data_ptr<std::int64_t>();
-  auto* row_data = row_in_segment.mutable_data_ptr<std::int64_t>();
+  const at::TensorOptions options(at::kLong);
+  context.segment_of_row = at::empty({segments.rows()}, options);
+  context.row_in_segment = at::empty({segments.rows()}, options);
+  std::vector<at::Tensor*> tables{&context.segment_of_row, &context.row_in_segment};
+  auto* segment_data = context.segment_of_row.mutable_data_ptr<std::int64_t>();
+  auto* row_data = context.row_in_segment.mutable_data_ptr<std::int64_t>();
+  std::int64_t* draw_data = nullptr;
+  if (dropout.active()) {
+    context.draw_of_row = at::empty({segments.rows()}, options);
+    draw_data = context.draw_of_row.mutable_data_ptr<std::int64_t>();
+    tables.push_back(&context.draw_of_row);
+  }
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const auto begin = segments.offsets[i];
     const auto end = segments.offsets[i + 1];
     std::fill(segment_data + begin, segment_data + end, i);
     std::iota(row_data + begin, row_data + end, std::int64_t{0});
+    if (draw_data != nullptr) {
+      std::fill(draw_data + begin, draw_data + end, dropout.draws[static_cast<std::size_t>(i)]);
+    }
+  }
+  if (!device.is_cpu()) {
+    auto attention = std::make_shared<AttentionTables>(attention_tables(segments));
+    for (at::Tensor* table :
+         {&attention->parts, &attention->segments, &attention->causal_rows, &attention->causal_offsets}) {
+      tables.push_back(table);
+    }
+    move_together(tables, device);
+    context.attention = std::move(attention);
   }
   context.segments = std::move(segments);
-  context.segment_of_row = segment_of_row.to(device);
-  context.row_in_segment = row_in_segment.to(device);
+  context.dropout = std::move(dropout);
   return context;
 }
 
@@ -86,15 +138,18 @@ RowContext RowContext::select(const at::Tensor& rows) const {
   RowContext selected = *this;
   selected.segment_of_row = segment_of_row.index_select(0, rows);
   selected.row_in_segment = row_in_segment.index_select(0, rows);
+  if (draw_of_row.defined()) {
+    selected.draw_of_row = draw_of_row.index_select(0, rows);
+  }
+  selected.attention = nullptr;
   selected.prefix.clear();
   return selected;
 }
 
 RowContext RowContext::pooled() const {
   const std::vector<std::int64_t> ones(static_cast<std::size_t>(segments.count()), 1);
-  RowContext rows = plain(Segments::from_lengths(ones, ones), segment_of_row.device());
+  RowContext rows = plain(Segments::from_lengths(ones, ones), segment_of_row.device(), dropout);
   rows.expert_weights = expert_weights;
-  rows.dropout = dropout;
   rows.sample_weights = sample_weights;
   rows.origin = origin;
   return rows;

@@ -8,6 +8,28 @@
 namespace moelora::nn {
 namespace {
 
+TEST(RowContext, HoldsTheDrawOfEachRow) {
+  const RowContext context = RowContext::plain(Segments::from_lengths({2, 1}), at::kCPU, {7, {40, 41}});
+  EXPECT_TRUE(at::equal(context.draw_of_row, at::tensor({40, 40, 41}, at::kLong)));
+  EXPECT_TRUE(at::equal(context.select(at::tensor({2, 0}, at::kLong)).draw_of_row, at::tensor({41, 40}, at::kLong)));
+  EXPECT_FALSE(RowContext::plain(Segments::from_lengths({2, 1})).draw_of_row.defined());
+  EXPECT_THROW(RowContext::plain(Segments::from_lengths({2, 1}), at::kCPU, {7, {40}}), Error);
+}
+
+// Kernels of variable length take these; a CPU reads the segments themselves.
+TEST(RowContext, HasTablesOfAttentionOnADevice) {
+  const RowContext context = RowContext::plain(Segments::from_lengths({5, 3, 2}, {2, 3, 0}), at::kMeta);
+  ASSERT_NE(context.attention, nullptr);
+  EXPECT_EQ(context.attention->parts.sizes(), at::IntArrayRef({7}));
+  EXPECT_EQ(context.attention->segments.sizes(), at::IntArrayRef({4}));
+  EXPECT_EQ(context.attention->causal_rows.sizes(), at::IntArrayRef({5}));
+  EXPECT_EQ(context.attention->causal_offsets.sizes(), at::IntArrayRef({4}));
+  EXPECT_EQ(context.attention->longest_part, 3);
+  EXPECT_EQ(context.attention->longest_segment, 5);
+  EXPECT_EQ(context.attention->longest_causal, 3);
+  EXPECT_EQ(RowContext::plain(Segments::from_lengths({1})).attention, nullptr);
+}
+
 TEST(RowContext, NextRowsKeepTheirExpertWeights) {
   RowContext prompts = RowContext::plain(Segments::from_lengths({3, 2, 4}, {2, 1, 4}));
   prompts.expert_weights = at::rand({2, 3, 5});

@@ -70,13 +70,28 @@ struct ContextOrigin {
   void require_merged_alike() const;
 };
 
+/// Boundaries of attention as kernels of variable length take them, made once per micro-batch; on the rows' device. S
+/// segments are 2 S parts: the bidirectional rows of each, then its causal rows; either may be empty.
+struct AttentionTables {
+  at::Tensor parts;           ///< [2 S + 1] int32: first row of each part, then the number of rows
+  at::Tensor segments;        ///< [S + 1] int32: first row of each segment, then the number of rows
+  at::Tensor causal_rows;     ///< [C] int64: the causal rows of all segments, ascending
+  at::Tensor causal_offsets;  ///< [S + 1] int32: where each segment's causal rows begin in causal_rows
+  std::int64_t longest_part = 0;
+  std::int64_t longest_segment = 0;
+  std::int64_t longest_causal = 0;
+};
+
 /// Immutable once made; one per micro-batch. Made by Adapter::context or by plain().
 struct RowContext {
   Segments segments;
   at::Tensor segment_of_row;  ///< [rows] int64, on the device of the rows.
   at::Tensor row_in_segment;  ///< [rows] int64: position of each row in its sample, same device.
+  at::Tensor draw_of_row;     ///< [rows] int64: draw index of each row's sample, same device; undefined: no dropout.
   at::Tensor expert_weights;  ///< [gates, S, N] fp32; undefined without an adapter, for N = 1 and for token routing.
   DropoutKey dropout;
+  /// Null on a CPU, where attention reads `segments`, and in contexts of selected rows.
+  std::shared_ptr<const AttentionTables> attention;
   /// [S] fp32: what each sample weighs in the step's objective, for losses that a layer adds to it (a token router's
   /// balance) as a gradient of its own; undefined: no such losses (evaluation).
   at::Tensor sample_weights;
@@ -85,8 +100,9 @@ struct RowContext {
   std::shared_ptr<const ContextOrigin> origin;
 
   std::int64_t rows() const { return segment_of_row.size(0); }
-  /// The context of a forward without adapter: boundaries only.
-  static RowContext plain(Segments segments, const at::Device& device = at::kCPU);
+  /// The context of a forward without adapter: boundaries only, and the draw indices of `dropout` where it is active
+  /// (an Error unless there is one for each segment). One upload.
+  static RowContext plain(Segments segments, const at::Device& device = at::kCPU, DropoutKey dropout = {});
   /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
   /// the whole batch, so it is no context for attention and has no prefix.
   RowContext select(const at::Tensor& rows) const;

@@ -138,7 +138,7 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
                  "' has dropout and is in train mode, but its context was made without a key, so nothing is dropped; "
                  "pass nn::DropoutKey::for_step(seed, step, batch) to context(), or call eval() on the adapter");
   }
-  nn::RowContext context = nn::RowContext::plain(segments, device());
+  nn::RowContext context = nn::RowContext::plain(segments, device(), dropout);
   if ((config_.num_experts > 1 || fixed_weights_.defined()) && !linears_.empty()) {
     context.expert_weights = expert_weights(tasks, segments.count());
   }
@@ -154,7 +154,6 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
   if (prefix_encoder_ && enabled()) {
     context.prefix = prefix_encoder_->forward(dropout);
   }
-  context.dropout = std::move(dropout);
   return context;
 }
 
