@@ -24,7 +24,7 @@ function(moelora_room name)
     file(TOUCH ${CMAKE_BINARY_DIR}/empty.cpp)
     set(sources ${CMAKE_BINARY_DIR}/empty.cpp)
   endif()
-  add_library(moelora_${name} OBJECT ${sources})
+  add_library(moelora_${name} OBJECT ${sources} ${MOELORA_GENERATED_${name}})
   target_link_libraries(moelora_${name} PUBLIC moelora_settings moelora_sentencepiece moelora_libtorch
     nlohmann_json::nlohmann_json ${MOELORA_LIBRARIES_OF_${name}} Threads::Threads)
   set_target_properties(moelora_${name} PROPERTIES UNITY_BUILD ${MOELORA_UNITY} UNITY_BUILD_BATCH_SIZE 6)

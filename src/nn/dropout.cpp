@@ -13,6 +13,7 @@
 #include "moelora/io/splitmix64.h"
 #include "nn/dropout_mask.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cuda/dropout.h"
 
 namespace moelora::nn {
 namespace {
@@ -53,6 +54,14 @@ at::Tensor keep_mask(const at::Tensor& keys, std::int64_t width, std::uint32_t t
 
 }  // namespace
 
+std::uint64_t dropout_stem(std::uint64_t seed, std::uint64_t linear) {
+  return io::splitmix(io::splitmix(seed) ^ linear);
+}
+
+std::uint32_t dropout_threshold(double p) { return static_cast<std::uint32_t>(p * 4294967296.0); }
+
+float dropout_scale(double p) { return static_cast<float>(1.0 / (1.0 - p)); }
+
 DropoutMask dropout_mask(double p, std::uint64_t linear, const RowContext& context) {
   MOELORA_CHECK(p >= 0.0 && p < 1.0, "dropout must lie in [0, 1), found ", p);
   DropoutMask mask;
@@ -64,14 +73,14 @@ DropoutMask dropout_mask(double p, std::uint64_t linear, const RowContext& conte
   const auto* segment = segments.const_data_ptr<std::int64_t>();
   const auto* position = positions.const_data_ptr<std::int64_t>();
   const auto& dropout = context.dropout;
-  const std::uint64_t stem = io::splitmix(io::splitmix(dropout.seed) ^ linear);
+  const std::uint64_t stem = dropout_stem(dropout.seed, linear);
   mask.keys.resize(static_cast<std::size_t>(context.rows()));
   for (std::int64_t row = 0; row < context.rows(); ++row) {
     const std::uint64_t sample = io::splitmix(stem ^ static_cast<std::uint64_t>(dropout.draws[segment[row]]));
     mask.keys[row] = io::splitmix(sample ^ static_cast<std::uint64_t>(position[row]));
   }
-  mask.threshold = static_cast<std::uint32_t>(p * 4294967296.0);
-  mask.scale = static_cast<float>(1.0 / (1.0 - p));
+  mask.threshold = dropout_threshold(p);
+  mask.scale = dropout_scale(p);
   return mask;
 }
 
@@ -83,11 +92,14 @@ at::Tensor keyed_dropout_keep_mask(std::int64_t width, double p, std::uint64_t l
 }
 
 at::Tensor apply_keyed_dropout(const at::Tensor& x, double p, std::uint64_t linear, const RowContext& context) {
-  const DropoutMask mask = dropout_mask(p, linear, context);
-  if (!mask.active()) {
+  if (p == 0.0 || !context.dropout.active()) {
     return x;
   }
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(0) == context.rows());
+  if (kernels::has_device_kernels(x)) {
+    return kernels::drop_rows(x, kernels::device_mask(p, linear, context));
+  }
+  const DropoutMask mask = dropout_mask(p, linear, context);
   const auto rows = x.size(0);
   const auto width = x.size(1);
   if (!x.is_cpu()) {

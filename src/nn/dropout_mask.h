@@ -15,6 +15,11 @@ struct DropoutMask {
   bool active() const { return !keys.empty(); }
 };
 
+/// What the keys of a linear's rows grow from.
+std::uint64_t dropout_stem(std::uint64_t seed, std::uint64_t linear);
+std::uint32_t dropout_threshold(double p);
+float dropout_scale(double p);
+
 /// p in [0, 1); p = 0 or an inactive key: a mask that drops nothing.
 DropoutMask dropout_mask(double p, std::uint64_t linear, const RowContext& context);
 

@@ -1,0 +1,15 @@
+#include "nn/kernels/cuda/all_kernels.h"
+
+#include "nn/kernels/cuda/dropout.h"
+
+namespace moelora::nn::kernels {
+
+std::vector<KernelInfo> all_kernels() {
+  std::vector<KernelInfo> all;
+  for (const auto& of_operation : {dropout_kernels()}) {
+    all.insert(all.end(), of_operation.begin(), of_operation.end());
+  }
+  return all;
+}
+
+}  // namespace moelora::nn::kernels
