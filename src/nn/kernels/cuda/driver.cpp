@@ -4,35 +4,30 @@
 
 #include <optional>
 
+#include "nn/kernels/cuda/shared_library.h"
+
 namespace moelora::nn::cuda {
 namespace {
-
-template <typename Function>
-bool find(void* library, const char* name, Function*& function) {
-  function = reinterpret_cast<Function*>(dlsym(library, name));
-  return function != nullptr;
-}
 
 std::optional<Driver> open_driver() {
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays open: its threads outlive every caller
   Driver driver{};
   // Names with _v2: the header defines the plain ones to them.
-  const bool whole = library != nullptr && find(library, "cuInit", driver.cuInit) &&
-                     find(library, "cuDriverGetVersion", driver.cuDriverGetVersion) &&
-                     find(library, "cuGetErrorName", driver.cuGetErrorName) &&
-                     find(library, "cuGetErrorString", driver.cuGetErrorString) &&
-                     find(library, "cuDeviceGetCount", driver.cuDeviceGetCount) &&
-                     find(library, "cuDeviceGet", driver.cuDeviceGet) &&
-                     find(library, "cuDeviceGetName", driver.cuDeviceGetName) &&
-                     find(library, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute) &&
-                     find(library, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain) &&
-                     find(library, "cuCtxPushCurrent_v2", driver.cuCtxPushCurrent) &&
-                     find(library, "cuCtxPopCurrent_v2", driver.cuCtxPopCurrent) &&
-                     find(library, "cuMemGetInfo_v2", driver.cuMemGetInfo) &&
-                     find(library, "cuModuleLoadData", driver.cuModuleLoadData) &&
-                     find(library, "cuModuleGetFunction", driver.cuModuleGetFunction) &&
-                     find(library, "cuFuncSetAttribute", driver.cuFuncSetAttribute) &&
-                     find(library, "cuLaunchKernel", driver.cuLaunchKernel);
+  const bool whole = library != nullptr && find_function(library, "cuInit", driver.cuInit) &&
+                     find_function(library, "cuDriverGetVersion", driver.cuDriverGetVersion) &&
+                     find_function(library, "cuGetErrorName", driver.cuGetErrorName) &&
+                     find_function(library, "cuGetErrorString", driver.cuGetErrorString) &&
+                     find_function(library, "cuDeviceGetCount", driver.cuDeviceGetCount) &&
+                     find_function(library, "cuDeviceGet", driver.cuDeviceGet) &&
+                     find_function(library, "cuDeviceGetName", driver.cuDeviceGetName) &&
+                     find_function(library, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute) &&
+                     find_function(library, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain) &&
+                     find_function(library, "cuCtxPushCurrent_v2", driver.cuCtxPushCurrent) &&
+                     find_function(library, "cuCtxPopCurrent_v2", driver.cuCtxPopCurrent) &&
+                     find_function(library, "cuMemGetInfo_v2", driver.cuMemGetInfo) &&
+                     find_function(library, "cuModuleLoadData", driver.cuModuleLoadData) &&
+                     find_function(library, "cuModuleGetFunction", driver.cuModuleGetFunction) &&
+                     find_function(library, "cuLaunchKernel", driver.cuLaunchKernel);
   return whole ? std::optional<Driver>(driver) : std::nullopt;
 }
 

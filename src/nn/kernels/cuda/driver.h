@@ -19,11 +19,10 @@ using Module = ModuleOfDriver*;
 using Function = FunctionOfDriver*;
 using Stream = StreamOfDriver*;
 
-// CUdevice_attribute and CUfunction_attribute
+// CUdevice_attribute
 constexpr int kMultiprocessorCount = 16;
 constexpr int kComputeCapabilityMajor = 75;
 constexpr int kComputeCapabilityMinor = 76;
-constexpr int kMaxDynamicSharedSizeBytes = 8;
 
 struct Driver {
   Result (*cuInit)(unsigned flags);
@@ -40,7 +39,6 @@ struct Driver {
   Result (*cuMemGetInfo)(std::size_t* free, std::size_t* total);
   Result (*cuModuleLoadData)(Module* module, const void* image);
   Result (*cuModuleGetFunction)(Function* function, Module module, const char* name);
-  Result (*cuFuncSetAttribute)(Function function, int attribute, int value);
   Result (*cuLaunchKernel)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
                            unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** parameters,
                            void** extra);
