@@ -152,7 +152,7 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
   origin->require_merged_alike();
   context.origin = std::move(origin);
   if (prefix_encoder_ && enabled()) {
-    context.prefix = prefix_encoder_->forward(dropout);
+    context.set_prefix(prefix_encoder_->forward(dropout));
   }
   return context;
 }

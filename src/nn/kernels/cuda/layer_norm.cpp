@@ -41,11 +41,11 @@ at::Tensor normalise_again(const at::Tensor& x, const at::Tensor& mean, const at
   TORCH_INTERNAL_ASSERT(x.is_contiguous() && mean.scalar_type() == at::kFloat && rstd.scalar_type() == at::kFloat);
   at::Tensor y = at::empty_like(x);
   with_packs(x.scalar_type(), in_packs({x.size(1)}, {&x, &weight, &bias, &y}), [&]<typename T, typename N>(T, N) {
-    launch(x.device(),
-           device::NormaliseAgain<T, N::value>{elements<T>(x), elements<float>(mean), elements<float>(rstd),
-                                               elements<T>(weight), elements<T>(bias), mutable_elements<T>(y),
-                                               x.size(1)},
-           block_for_each_row(x));
+    launch(
+        x.device(),
+        device::NormaliseAgain<T, N::value>{elements<T>(x), elements<float>(mean), elements<float>(rstd),
+                                            elements<T>(weight), elements<T>(bias), mutable_elements<T>(y), x.size(1)},
+        block_for_each_row(x));
   });
   return y;
 }
