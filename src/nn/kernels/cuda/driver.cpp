@@ -13,21 +13,21 @@ std::optional<Driver> open_driver() {
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays open: its threads outlive every caller
   Driver driver{};
   // Names with _v2: the header defines the plain ones to them.
-  const bool whole = library != nullptr && find_function(library, "cuInit", driver.cuInit) &&
-                     find_function(library, "cuDriverGetVersion", driver.cuDriverGetVersion) &&
-                     find_function(library, "cuGetErrorName", driver.cuGetErrorName) &&
-                     find_function(library, "cuGetErrorString", driver.cuGetErrorString) &&
-                     find_function(library, "cuDeviceGetCount", driver.cuDeviceGetCount) &&
-                     find_function(library, "cuDeviceGet", driver.cuDeviceGet) &&
-                     find_function(library, "cuDeviceGetName", driver.cuDeviceGetName) &&
-                     find_function(library, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute) &&
-                     find_function(library, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain) &&
-                     find_function(library, "cuCtxPushCurrent_v2", driver.cuCtxPushCurrent) &&
-                     find_function(library, "cuCtxPopCurrent_v2", driver.cuCtxPopCurrent) &&
-                     find_function(library, "cuMemGetInfo_v2", driver.cuMemGetInfo) &&
-                     find_function(library, "cuModuleLoadData", driver.cuModuleLoadData) &&
-                     find_function(library, "cuModuleGetFunction", driver.cuModuleGetFunction) &&
-                     find_function(library, "cuLaunchKernel", driver.cuLaunchKernel);
+  const bool whole = library != nullptr && find_function(library, "cuInit", driver.init) &&
+                     find_function(library, "cuDriverGetVersion", driver.version) &&
+                     find_function(library, "cuGetErrorName", driver.error_name) &&
+                     find_function(library, "cuGetErrorString", driver.error_words) &&
+                     find_function(library, "cuDeviceGetCount", driver.count_devices) &&
+                     find_function(library, "cuDeviceGet", driver.device) &&
+                     find_function(library, "cuDeviceGetName", driver.device_name) &&
+                     find_function(library, "cuDeviceGetAttribute", driver.device_attribute) &&
+                     find_function(library, "cuDevicePrimaryCtxRetain", driver.retain_context) &&
+                     find_function(library, "cuCtxPushCurrent_v2", driver.push_context) &&
+                     find_function(library, "cuCtxPopCurrent_v2", driver.pop_context) &&
+                     find_function(library, "cuMemGetInfo_v2", driver.memory) &&
+                     find_function(library, "cuModuleLoadData", driver.load_module) &&
+                     find_function(library, "cuModuleGetFunction", driver.find_in_module) &&
+                     find_function(library, "cuLaunchKernel", driver.launch);
   return whole ? std::optional<Driver>(driver) : std::nullopt;
 }
 
@@ -41,10 +41,10 @@ const Driver* driver() {
 std::string error_text(const Driver& driver, Result error) {
   const char* name = nullptr;
   const char* text = nullptr;
-  if (driver.cuGetErrorName(error, &name) != 0 || name == nullptr) {
+  if (driver.error_name(error, &name) != 0 || name == nullptr) {
     return "CUDA error " + std::to_string(error);
   }
-  driver.cuGetErrorString(error, &text);
+  driver.error_words(error, &text);
   return text == nullptr ? std::string(name) : std::string(name) + ": " + text;
 }
 
