@@ -9,8 +9,8 @@ namespace moelora::device {
 constexpr float kGeluScale = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715f;
 
-/// With u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh u) is the logistic function s of 2u, and its slope s (1 - s), by
-/// which neither tail loses digits.
+/// With u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh u) is the logistic function s of 2u, and its slope s (1 - s),
+/// by which neither tail loses digits.
 struct GeluParts {
   float share;  // s
   float slope;  // s (1 - s)
