@@ -6,6 +6,7 @@
 // A kernel is a struct: its members are the parameters, operator() is the work of one thread.
 //   kName, kFile   the struct's and the file's name
 //   kThreads       threads of a block
+//   kBlocksAtOnce  optional: blocks that a processor shall run at the same time, which limits their registers
 //   kBarriers      whether threads of a block meet (barrier, shuffles, shared memory)
 // Sums have a fixed order and use no atomics: a resumed run has the bytes of one that was never stopped.
 
@@ -14,6 +15,8 @@
 #define MOELORA_DEVICE __device__ __forceinline__
 #define MOELORA_SHARED __shared__
 #define MOELORA_UNROLL _Pragma("unroll")
+#define MOELORA_UNROLL_TWICE _Pragma("unroll 2")
+#define MOELORA_NO_UNROLL _Pragma("unroll 1")
 
 namespace moelora::device {
 
@@ -40,8 +43,17 @@ MOELORA_DEVICE float logarithm(float x) { return logf(x); }
 MOELORA_DEVICE float square_root(float x) { return sqrtf(x); }
 MOELORA_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
 
+template <typename Kernel, typename = const int>
+struct BlocksAtOnce {
+  static constexpr int kValue = 1;
+};
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
+struct BlocksAtOnce<Kernel, decltype(Kernel::kBlocksAtOnce)> {
+  static constexpr int kValue = Kernel::kBlocksAtOnce;
+};
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksAtOnce<Kernel>::kValue) run(const Kernel kernel) {
   kernel();
 }
 
@@ -58,6 +70,8 @@ __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
 #define MOELORA_DEVICE inline
 #define MOELORA_SHARED static thread_local
 #define MOELORA_UNROLL
+#define MOELORA_UNROLL_TWICE
+#define MOELORA_NO_UNROLL
 
 namespace moelora::device {
 
