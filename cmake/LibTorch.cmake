@@ -7,15 +7,15 @@
 # find_package(Torch) is not used: that of a CUDA wheel demands nvcc even for programs that never touch a GPU.
 
 set(MOELORA_LIBTORCH_ROOT "" CACHE PATH "Folder of a LibTorch (holds include/ and lib/); empty: search, then download")
-set(MOELORA_LIBTORCH_VERSION 2.11.0 CACHE STRING "Version of the wheel to download (2.7.1 for V100)")
+set(MOELORA_LIBTORCH_VERSION 2.11.0 CACHE STRING "Version of the wheel to download (2.10.0 or 2.7.1 for V100)")
 set(MOELORA_LIBTORCH_DOWNLOAD_DIR ${CMAKE_BINARY_DIR}/libtorch CACHE PATH "Where a downloaded LibTorch is unpacked")
-option(MOELORA_CUDA "Link LibTorch's CUDA libraries too (needs the CUDA toolkit)" OFF)
+option(MOELORA_CUDA "Link LibTorch's CUDA libraries too" OFF)
 
-# Only headers and libraries of the wheel are used, so which Python runs pip does not matter.
+# Only headers and libraries of the wheels are used, so which Python runs pip does not matter.
 function(_moelora_pip dir)
   execute_process(
     COMMAND ${MOELORA_PYTHON} -m pip install --quiet --disable-pip-version-check --root-user-action=ignore
-            --no-cache-dir --timeout 60 --no-deps --only-binary=:all: --python-version 3.11 --target ${dir} ${ARGN}
+            --no-cache-dir --timeout 60 --only-binary=:all: --python-version 3.11 --target ${dir} ${ARGN}
     RESULT_VARIABLE failed)
   if(failed)
     message(FATAL_ERROR "LibTorch could not be downloaded with '${MOELORA_PYTHON} -m pip' (${ARGN}). "
@@ -23,25 +23,20 @@ function(_moelora_pip dir)
   endif()
 endfunction()
 
-# The libraries that libtorch_cpu.so itself needs, and with CUDA those that the toolkit does not have.
+# NVIDIA's packages that the wheel unpacked in `dir` asks for: headers and libraries of CUDA, so that no toolkit is
+# needed. Without MOELORA_CUDA the two that libtorch_cpu.so itself is linked with.
 function(_moelora_cuda_packages dir out)
-  if(MOELORA_LIBTORCH_VERSION VERSION_GREATER_EQUAL 2.8)
-    set(packages nvidia-cuda-runtime==13.0.96 nvidia-cuda-cupti==13.0.85)
-    if(MOELORA_CUDA)
-      list(APPEND packages nvidia-cufile==1.15.1.6 nvidia-cusparselt-cu13==0.8.0 nvidia-nvshmem-cu13==3.4.5)
-    endif()
-  elseif(MOELORA_CUDA)
-    # A toolkit of CUDA 12.6 is rarely at hand: all libraries come as wheels, in the versions that the wheel asks for.
-    file(GLOB metadata ${dir}/torch-*.dist-info/METADATA)
-    file(STRINGS ${metadata} required REGEX "^Requires-Dist: nvidia-")
-    set(packages "")
-    foreach(line IN LISTS required)
-      string(REGEX MATCH "nvidia-[a-z0-9-]+==[0-9.]+" package "${line}")
+  file(GLOB metadata ${dir}/torch-*.dist-info/METADATA)
+  file(STRINGS ${metadata} required REGEX "^Requires-Dist: (nvidia-|cuda-toolkit)")
+  set(packages "")
+  foreach(line IN LISTS required)
+    string(REGEX MATCH "(nvidia-|cuda-toolkit)[^ ;]+" package "${line}")
+    if(MOELORA_CUDA OR package MATCHES "^nvidia-cuda-(runtime|cupti)")
       list(APPEND packages ${package})
-    endforeach()
-  else()
-    set(packages nvidia-cuda-runtime-cu12==12.6.77 nvidia-cuda-cupti-cu12==12.6.80)
-  endif()
+    elseif(package MATCHES "^cuda-toolkit.*(==.*)")  # one name for many packages (from CUDA 13 on)
+      list(APPEND packages "cuda-toolkit[cudart,cupti]${CMAKE_MATCH_1}")
+    endif()
+  endforeach()
   set(${out} ${packages} PARENT_SCOPE)
 endfunction()
 
@@ -54,9 +49,13 @@ function(_moelora_download_libtorch dir)
   if(EXISTS ${dir})  # another configure run finished it while this one waited
     return()
   endif()
-  message(STATUS "Downloading LibTorch ${MOELORA_LIBTORCH_VERSION} (about 530 MB) into ${dir}")
+  set(size "about 0.6 GB")
+  if(MOELORA_CUDA)
+    set(size "with CUDA's libraries, 2 to 3 GB")
+  endif()
+  message(STATUS "Downloading LibTorch ${MOELORA_LIBTORCH_VERSION} (${size}) into ${dir}")
   file(REMOVE_RECURSE ${dir}.partial)
-  _moelora_pip(${dir}.partial torch==${MOELORA_LIBTORCH_VERSION})
+  _moelora_pip(${dir}.partial --no-deps torch==${MOELORA_LIBTORCH_VERSION})
   _moelora_cuda_packages(${dir}.partial packages)
   _moelora_pip(${dir}.partial ${packages})
   file(RENAME ${dir}.partial ${dir})
@@ -86,3 +85,8 @@ message(STATUS "LibTorch: ${MOELORA_LIBTORCH_ROOT}")
 
 include(${CMAKE_CURRENT_LIST_DIR}/LibTorchTarget.cmake)
 moelora_add_libtorch_target(${MOELORA_LIBTORCH_ROOT} ${MOELORA_CUDA})
+# Where the libraries of CUDA lie that are linked, for the RPATH of what is installed.
+set(MOELORA_CUDA_LIBRARY_DIRS "")
+if(MOELORA_CUDA)
+  get_target_property(MOELORA_CUDA_LIBRARY_DIRS moelora_libtorch MOELORA_CUDA_LIBRARY_DIRS)
+endif()

@@ -4,6 +4,7 @@ add_library(moelora_settings INTERFACE)
 target_include_directories(moelora_settings INTERFACE
   $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include> $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/src>)
 target_compile_options(moelora_settings INTERFACE -Wall -Wextra $<$<BOOL:${MOELORA_WERROR}>:-Werror>)
+target_compile_definitions(moelora_settings INTERFACE $<$<BOOL:${MOELORA_CUDA}>:MOELORA_CUDA>)
 if(MOELORA_SANITIZE)
   target_compile_options(moelora_settings INTERFACE
     -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1)

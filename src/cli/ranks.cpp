@@ -1,6 +1,5 @@
 #include "cli/ranks.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include <iostream>
 
 #include "moelora/log/log.h"
+#include "moelora/nn/device.h"
 
 namespace moelora::cli {
 namespace {
@@ -61,7 +61,9 @@ int run_with_ranks(const std::string& verb, const std::function<int(train::Proce
 
 std::string device_of_rank(const std::string& device, const train::ProcessGroup* ranks) {
   const bool any = device == "auto" || device == "cuda";
-  return ranks != nullptr && any && at::hasCUDA() ? "cuda:" + std::to_string(ranks->place().local_rank) : device;
+  return ranks != nullptr && any && nn::device_problem(at::kCUDA).empty()
+             ? "cuda:" + std::to_string(ranks->place().local_rank)
+             : device;
 }
 
 }  // namespace moelora::cli

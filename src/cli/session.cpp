@@ -1,6 +1,5 @@
 #include "cli/session.h"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/core/DeviceType.h>
 
@@ -13,6 +12,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
 #include "moelora/model/folder_files.h"
+#include "moelora/nn/device.h"
 
 namespace moelora::cli {
 
@@ -42,8 +42,8 @@ at::Device parse_device(const std::string& text) {
   MOELORA_CHECK(text == "cpu" || text == "cuda" || text.starts_with("cuda:"),
                 "--device: expected cpu, cuda, cuda:N or ", "auto, found '", text, "'");
   const at::Device device(text);
-  MOELORA_CHECK(!device.is_cuda() || at::hasCUDA(), "--device ", text,
-                ": this program sees no GPU (is it built with the preset cuda?)");
+  const std::string problem = nn::device_problem(device);
+  MOELORA_CHECK(problem.empty(), "--device ", text, ": ", problem);
   return device;
 }
 

@@ -1,6 +1,5 @@
 // Model folders of any family: reading, and new models.
 
-#include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdio>
@@ -13,6 +12,7 @@
 #include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
 #include "moelora/model/registry.h"
+#include "moelora/nn/device.h"
 
 namespace moelora::model {
 namespace {
@@ -112,7 +112,16 @@ std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const Model
 
 }  // namespace
 
-at::Device automatic_device() { return at::Device(at::hasCUDA() ? at::kCUDA : at::kCPU); }
+at::Device automatic_device() {
+  if (nn::cuda_device_count() == 0) {
+    return at::kCPU;
+  }
+  const std::string problem = nn::device_problem(at::kCUDA);
+  if (!problem.empty()) {
+    log::warning("computing on the CPU: " + problem);
+  }
+  return problem.empty() ? at::kCUDA : at::kCPU;
+}
 
 LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   MOELORA_CHECK(fs::is_directory(folder), "no model folder at ", folder.string(),

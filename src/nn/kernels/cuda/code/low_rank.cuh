@@ -347,7 +347,7 @@ struct AddInputGradient {
         load_columns(x + row * width, column, end, packed, inputs);
         MOELORA_UNROLL
         for (int i = 0; i < kPack; ++i) {
-          values[i] *= gelu_parts(inputs[i]).derivative;
+          values[i] *= gelu_derivative(inputs[i]);
         }
       }
       store_columns(dx + row * width, column, end, packed, values);

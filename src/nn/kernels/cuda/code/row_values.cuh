@@ -2,7 +2,7 @@
 // Rows as backward sees them: stored, or a cheap function of what is stored, computed again in registers
 // (moelora/nn/row_source.h). A thread holds kPack neighbouring columns.
 
-#include "elements.cuh"
+#include "gelu.cuh"
 
 namespace moelora::device {
 
@@ -34,19 +34,6 @@ MOELORA_DEVICE void store_columns(T* row, int64 column, int64 end, bool packed, 
   }
 }
 
-// GELU in the tanh form and its derivative.
-struct GeluParts {
-  float value;
-  float derivative;
-};
-MOELORA_DEVICE GeluParts gelu_parts(float x) {
-  constexpr float kScale = 0.7978845608028654f;  // sqrt(2 / pi)
-  constexpr float kCubic = 0.044715f;
-  const float t = hyperbolic_tangent(kScale * (x + kCubic * x * x * x));
-  const float inner = kScale * (1.0f + 3.0f * kCubic * x * x);
-  return {0.5f * x * (1.0f + t), 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner};
-}
-
 enum class RowFunction : int32 { stored, gelu, normalised };
 
 /// [rows, width]
@@ -66,7 +53,7 @@ struct RowValues {
     if (function == RowFunction::gelu) {
       MOELORA_UNROLL
       for (int i = 0; i < kPack; ++i) {
-        values[i] = rounded<T>(gelu_parts(values[i]).value);
+        values[i] = rounded<T>(gelu_of(values[i]));
       }
     } else if (function == RowFunction::normalised) {
       const float center = mean[row];
