@@ -6,14 +6,16 @@
 #include "nn/kernels/cuda/fold.h"
 #include "nn/kernels/cuda/gelu.h"
 #include "nn/kernels/cuda/layer_norm.h"
+#include "nn/kernels/cuda/low_rank.h"
 #include "nn/kernels/cuda/rotary.h"
 
 namespace moelora::nn::kernels {
 
 std::vector<KernelInfo> all_kernels() {
   std::vector<KernelInfo> all;
-  for (const auto& of_operation : {attention_gradient_kernels(), cross_entropy_kernels(), dropout_kernels(),
-                                   fold_kernels(), gelu_kernels(), layer_norm_kernels(), rotary_kernels()}) {
+  for (const auto& of_operation :
+       {attention_gradient_kernels(), cross_entropy_kernels(), dropout_kernels(), fold_kernels(), gelu_kernels(),
+        layer_norm_kernels(), low_rank_kernels(), rotary_kernels()}) {
     all.insert(all.end(), of_operation.begin(), of_operation.end());
   }
   return all;
