@@ -14,6 +14,7 @@
 #define MOELORA_DEVICE __device__ __forceinline__
 #define MOELORA_SHARED __shared__
 #define MOELORA_UNROLL _Pragma("unroll")
+#define MOELORA_NO_UNROLL _Pragma("unroll 1")
 
 namespace moelora::device {
 
@@ -58,6 +59,7 @@ __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
 #define MOELORA_DEVICE inline
 #define MOELORA_SHARED static thread_local
 #define MOELORA_UNROLL
+#define MOELORA_NO_UNROLL
 
 namespace moelora::device {
 
