@@ -7,6 +7,7 @@
 
 #include "moelora/nn/gelu.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cuda/layer_norm.h"
 
 namespace moelora::nn {
 
@@ -33,6 +34,9 @@ NormalisedRows::NormalisedRows(at::Tensor x, at::Tensor mean, at::Tensor rstd, a
 
 at::Tensor NormalisedRows::all() const {
   at::NoGradGuard no_grad;
+  if (kernels::has_norm_kernels(x_, weight_, bias_)) {
+    return kernels::normalise_again(x_, mean_, rstd_, weight_, bias_);
+  }
   const auto type = rstd_.scalar_type();  // fp32 where x has less
   return ((x_.to(type) - mean_) * rstd_ * weight_ + bias_).to(x_.scalar_type());
 }

@@ -40,6 +40,10 @@ MOELORA_DEVICE float exponential(float x) { return expf(x); }
 MOELORA_DEVICE float logarithm(float x) { return logf(x); }
 MOELORA_DEVICE float square_root(float x) { return sqrtf(x); }
 MOELORA_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
+/// a · b + c, rounded once.
+MOELORA_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+MOELORA_DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+MOELORA_DEVICE double infinity() { return __longlong_as_double(0x7ff0000000000000ll); }
 
 template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
@@ -53,6 +57,7 @@ __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "nn/kernels/cuda/host_threads.h"
 
@@ -88,6 +93,9 @@ MOELORA_DEVICE float exponential(float x) { return std::exp(x); }
 MOELORA_DEVICE float logarithm(float x) { return std::log(x); }
 MOELORA_DEVICE float square_root(float x) { return std::sqrt(x); }
 MOELORA_DEVICE float hyperbolic_tangent(float x) { return std::tanh(x); }
+MOELORA_DEVICE float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+MOELORA_DEVICE double multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
+MOELORA_DEVICE double infinity() { return std::numeric_limits<double>::infinity(); }
 
 }  // namespace moelora::device
 
