@@ -3,6 +3,7 @@
 #   moelora_setup              installs what is missing (Debian, as root), or names the line to run and exits with 2;
 #                              fetches jieba's tables
 #   moelora_jieba              that alone: bash -c '. cmake/setup.sh; moelora_jieba'
+#   moelora_nvrtc              NVIDIA's compiler of device code, for the test device_code (tests/run.sh)
 #   moelora_build PRESET TARGET…  configures with a preset of CMakePresets.json and builds targets
 
 # Threads that wait sleep instead of spinning: two programs on two cores would otherwise slow each other a hundredfold.
@@ -95,6 +96,22 @@ END
     echo "  bash -c '. cmake/setup.sh; moelora_jieba'" >&2
   fi
   rm -rf "$work"
+}
+
+# NVIDIA's compiler as a library (PyPI; no card, no driver), to check device code for every architecture. Without it the
+# test `device_code` takes what else there is, or is skipped.
+moelora_nvrtc() {
+  local folder=$MOELORA_ROOT/build/nvrtc
+  [ ! -d "$folder" ] && [ "$(uname -m)" = x86_64 ] || return 0
+  moelora_say "Fetching NVRTC 12.8 (88 MB) into $folder"
+  rm -rf "$folder.partial"
+  if python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-cache-dir --retries 2 \
+      --timeout 60 --no-deps --only-binary=:all: --target "$folder.partial" nvidia-cuda-nvrtc-cu12==12.8.93; then
+    mv "$folder.partial" "$folder"
+  else
+    rm -rf "$folder.partial"
+    echo "NVRTC could not be fetched: device code will not be compiled for every architecture." >&2
+  fi
 }
 
 moelora_setup() {

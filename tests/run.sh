@@ -11,6 +11,7 @@ preset=${1:-release}
 [ $# -eq 0 ] || shift
 
 moelora_setup
+moelora_nvrtc
 target=all
 [ "$preset" != tsan ] || target=threads_tests
 moelora_build "$preset" "$target"

@@ -5,11 +5,35 @@
 
 #include <algorithm>
 
+#include "nn/kernels/cuda/cross_entropy.h"
+
 namespace moelora::model {
 namespace {
 
 // Elements of one chunk of logits: 64 MiB in fp32.
 constexpr std::int64_t kChunkElements = 16ll << 20;
+
+// What a unit gradient is stored times: in fp16, small probabilities would otherwise be lost.
+double stored_scale(const at::Tensor& logits) {
+  return nn::kernels::has_device_kernels(logits) && logits.scalar_type() == at::kHalf ? 1024.0 : 1.0;
+}
+
+// Two products and one kernel for each chunk, whose logits, in their own type, become their gradient.
+void losses_on_device(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
+                      const at::Tensor& losses, const at::Tensor& unit_gradient) {
+  const auto bytes = weight.size(0) * static_cast<std::int64_t>(hidden.element_size());
+  const auto chunk = std::max<std::int64_t>(1, kChunkElements * static_cast<std::int64_t>(sizeof(float)) / bytes);
+  for (std::int64_t begin = 0; begin < hidden.size(0); begin += chunk) {
+    const auto count = std::min(chunk, hidden.size(0) - begin);
+    const at::Tensor logits = at::mm(hidden.narrow(0, begin, count), weight.t());
+    nn::kernels::cross_entropy_(logits, labels.narrow(0, begin, count), losses.narrow(0, begin, count),
+                                unit_gradient.defined() ? stored_scale(logits) : 0.0);
+    if (unit_gradient.defined()) {
+      at::Tensor part = unit_gradient.narrow(0, begin, count);
+      at::mm_out(part, logits, weight);
+    }
+  }
+}
 
 // loss_i = logsumexp(h_i W^T) - (h_i W^T)[label_i]. The gradient for h of each row is a multiple of
 // (softmax - onehot) W, so forward stores that product and backward only scales it: logits are computed once.
@@ -22,7 +46,11 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
     const bool need_hidden = hidden.requires_grad();
     at::Tensor losses = at::empty({rows}, hidden.options().dtype(at::kFloat).requires_grad(false));
     at::Tensor unit_gradient = need_hidden ? at::empty_like(hidden, at::MemoryFormat::Contiguous) : at::Tensor();
-    for (std::int64_t begin = 0; begin < rows; begin += chunk) {
+    const bool on_device = nn::kernels::has_device_kernels(hidden) && weight.scalar_type() == hidden.scalar_type();
+    if (on_device) {
+      losses_on_device(hidden, weight, labels, losses, unit_gradient);
+    }
+    for (std::int64_t begin = 0; !on_device && begin < rows; begin += chunk) {
       const auto count = std::min(chunk, rows - begin);
       const at::Tensor label = labels.narrow(0, begin, count).unsqueeze(1);
       const at::Tensor h = hidden.narrow(0, begin, count);
@@ -47,7 +75,9 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
     const at::Tensor scale = gradients[0].unsqueeze(1);  // [n, 1]
     at::Tensor dhidden, dweight;
     if (context->needs_input_grad(0)) {
-      dhidden = saved[3] * scale.to(hidden.scalar_type());
+      dhidden = nn::kernels::has_device_kernels(hidden)
+                    ? (saved[3] * (scale / stored_scale(hidden))).to(hidden.scalar_type())
+                    : saved[3] * scale.to(hidden.scalar_type());
     }
     if (context->needs_input_grad(1)) {
       dweight = at::zeros_like(weight);

@@ -6,7 +6,10 @@
 #include <cmath>
 
 #include "moelora/io/error.h"
+#include "nn/device_attention.h"
 #include "nn/kernels/cpu/attention.h"
+#include "nn/move_together.h"
+#include "nn/prefixed_rows.h"
 
 namespace moelora::nn {
 namespace {
@@ -110,76 +113,58 @@ void backward_by_blocks(const at::Tensor& dy, const at::Tensor& q, const at::Ten
 class SegmentAttention : public torch::autograd::Function<SegmentAttention> {
  public:
   static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& q, const at::Tensor& k,
-                            const at::Tensor& v, Segments segments) {
-    const AttentionResult result = attention_forward(q, k, v, segments);
-    context->save_for_backward({q, k, v, result.output, result.log_sum});
-    context->saved_data["offsets"] = segments.offsets;
-    context->saved_data["bidirectional"] = segments.bidirectional;
+                            const at::Tensor& v, const AttentionRows& rows) {
+    const AttentionResult result = attention_forward(q, k, v, rows);
+    context->save_for_backward({q, k, v, result.output, result.log_sum, result.causal_output, result.causal_log_sum});
+    auto kept = c10::make_intrusive<KeptRows>();
+    kept->segments = rows.segments;
+    kept->tables = rows.tables;
+    context->saved_data["rows"] = c10::IValue::make_capsule(std::move(kept));
     return result.output;
   }
 
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    const Segments segments{context->saved_data["offsets"].toIntVector(),
-                            context->saved_data["bidirectional"].toIntVector()};
+    const auto capsule = context->saved_data["rows"].toCapsule();
+    const auto& kept = static_cast<const KeptRows&>(*capsule);
+    AttentionRows rows(kept.segments);
+    rows.tables = kept.tables;
     at::Tensor dq = at::empty_like(saved[0], at::MemoryFormat::Contiguous);
     at::Tensor dk = at::empty_like(saved[1], at::MemoryFormat::Contiguous);
     at::Tensor dv = at::empty_like(saved[2], at::MemoryFormat::Contiguous);
-    attention_backward(gradients[0], saved[0], saved[1], saved[2], {saved[3], saved[4]}, segments, {}, dq, dk, dv);
+    attention_backward(gradients[0], saved[0], saved[1], saved[2], {saved[3], saved[4], {}, saved[5], saved[6]}, rows,
+                       {}, dq, dk, dv);
     return {dq, dk, dv, {}};
   }
-};
-
-// Segments with the rows of a prefix in front of each, as bidirectional rows that nobody asks for. What is copied is
-// small beside the products, and the same kernels serve.
-class PrefixedRows {
- public:
-  PrefixedRows(const Segments& segments, const at::Tensor& output_rows, const KeyValuePrefix& prefix,
-               const at::Device& device)
-      : length_(prefix.key.size(-3)) {
-    std::vector<std::int64_t> own, front;
-    for (std::int64_t i = 0; i < segments.count(); ++i) {
-      const auto begin = this->segments.rows();
-      for (std::int64_t row = 0; row < length_; ++row) {
-        front.push_back(begin + row);
-      }
-      for (std::int64_t row = 0; row < segments.length(i); ++row) {
-        own.push_back(begin + length_ + row);
-      }
-      this->segments.offsets.push_back(begin + length_ + segments.length(i));
-      this->segments.bidirectional.push_back(length_ + segments.bidirectional[i]);
-    }
-    const at::Tensor places = at::tensor(own, at::kLong);
-    queries = output_rows.defined() ? places.index_select(0, output_rows.cpu()) : places;
-    own_ = places.to(device);
-    front_ = at::tensor(front, at::kLong).to(device);
-  }
-
-  /// x with `front` ([P, …] or [S, P, …]) before each segment; undefined: zeros.
-  at::Tensor extend(const at::Tensor& x, const at::Tensor& front = {}) const {
-    at::Tensor all = at::zeros({segments.rows(), x.size(1), x.size(2)}, x.options());
-    all.index_copy_(0, own_, x);
-    if (front.defined()) {
-      const at::Tensor each = front.dim() == 4 ? front : front.unsqueeze(0).expand({segments.count(), -1, -1, -1});
-      all.index_copy_(0, front_, each.reshape({-1, x.size(1), x.size(2)}).to(x.scalar_type()));
-    }
-    return all;
-  }
-  at::Tensor own_rows(const at::Tensor& all) const { return all.index_select(0, own_); }
-  /// The gradient of a prefix: of each segment, or all of them together.
-  at::Tensor front_rows(const at::Tensor& all, const at::Tensor& like) const {
-    const at::Tensor each = all.index_select(0, front_).view({segments.count(), length_, all.size(1), all.size(2)});
-    return (like.dim() == 4 ? each : each.sum(0)).to(like.scalar_type());
-  }
-
-  Segments segments;
-  at::Tensor queries;  // [n] int64 on the CPU: the wanted rows
 
  private:
-  std::int64_t length_;
-  at::Tensor own_, front_;
+  struct KeptRows : torch::CustomClassHolder {
+    Segments segments;
+    std::shared_ptr<const AttentionTables> tables;
+  };
 };
+
+// The tables of these rows on q's device, if attention runs there by its kernels; else null.
+std::shared_ptr<const AttentionTables> device_tables(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                                     const AttentionRows& rows) {
+  if (!has_device_attention(q, k, v)) {
+    return nullptr;
+  }
+  if (rows.tables != nullptr) {
+    return rows.tables;
+  }
+  auto made = std::make_shared<AttentionTables>(AttentionTables::of(rows.segments));
+  move_together(made->tensors(), q.device());
+  return made;
+}
+
+std::shared_ptr<const PrefixedRows> prefixed_rows(const AttentionRows& rows, const KeyValuePrefix& prefix,
+                                                  const at::Device& device) {
+  return rows.prefixed != nullptr && rows.prefixed->length() == prefix.length()
+             ? rows.prefixed
+             : std::make_shared<const PrefixedRows>(rows.segments, prefix.length(), device);
+}
 
 }  // namespace
 
@@ -189,21 +174,27 @@ at::Tensor repeat_heads(const at::Tensor& x, std::int64_t dim, std::int64_t head
 }
 
 AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const Segments& segments, const at::Tensor& output_rows,
+                                  const AttentionRows& rows, const at::Tensor& output_rows,
                                   const KeyValuePrefix& prefix) {
   at::NoGradGuard no_grad;
   if (prefix.defined()) {
-    const PrefixedRows rows(segments, output_rows, prefix, q.device());
-    return attention_forward(rows.extend(q), rows.extend(k, prefix.key), rows.extend(v, prefix.value), rows.segments,
-                             rows.queries);
+    const auto with_prefix = prefixed_rows(rows, prefix, q.device());
+    return attention_forward(with_prefix->extend(q), with_prefix->extend(k, prefix.key),
+                             with_prefix->extend(v, prefix.value), with_prefix->rows(),
+                             with_prefix->queries(output_rows));
   }
+  if (const auto tables = device_tables(q, k, v, rows)) {
+    return device_attention_forward(q, k, v, *tables, output_rows);
+  }
+  const Segments& segments = rows.segments;
   if (!has_kernel(q) || !has_kernel(k) || !has_kernel(v)) {
     const at::Tensor all = forward_by_blocks(q, k, v, segments);
-    return {output_rows.defined() ? all.index_select(0, output_rows.to(all.device())) : all, {}};
+    return {output_rows.defined() ? all.index_select(0, output_rows) : all, {}, {}, {}, {}};
   }
   const auto count = output_rows.defined() ? output_rows.size(0) : q.size(0);
-  AttentionResult result{at::empty({count, q.size(1), q.size(2)}, q.options()),
-                         at::empty({count, q.size(1)}, q.options())};
+  AttentionResult result;
+  result.output = at::empty({count, q.size(1), q.size(2)}, q.options());
+  result.log_sum = at::empty({count, q.size(1)}, q.options());
   kernels::attend_segments({q.size(1), k.size(1), q.size(2), segments.count()}, chunks_of(segments, output_rows),
                            values_of(q), values_of(k), values_of(v), result.output.mutable_data_ptr<float>(),
                            result.log_sum.mutable_data_ptr<float>());
@@ -211,15 +202,20 @@ AttentionResult attention_forward(const at::Tensor& q, const at::Tensor& k, cons
 }
 
 void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                        const AttentionResult& result, const Segments& segments, const at::Tensor& output_rows,
+                        const AttentionResult& result, const AttentionRows& rows, const at::Tensor& output_rows,
                         at::Tensor dq, at::Tensor dk, at::Tensor dv) {
   at::NoGradGuard no_grad;
+  if (const auto tables = device_tables(q, k, v, rows)) {
+    device_attention_backward(dy, q, k, v, result, *tables, output_rows, dq, dk, dv);
+    return;
+  }
+  const Segments& segments = rows.segments;
   dk.zero_();
   dv.zero_();
   if (!result.log_sum.defined()) {
     at::Tensor all = dy;
     if (output_rows.defined()) {
-      all = at::zeros(q.sizes(), dy.options()).index_copy_(0, output_rows.to(dy.device()), dy);
+      all = at::zeros(q.sizes(), dy.options()).index_copy_(0, output_rows, dy);
     }
     backward_by_blocks(all, q, k, v, segments, dq, dk, dv);
     return;
@@ -235,22 +231,23 @@ void attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Ten
 }
 
 KeyValuePrefix attention_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const AttentionResult& result, const Segments& segments,
+                                  const AttentionResult& result, const AttentionRows& rows,
                                   const at::Tensor& output_rows, const KeyValuePrefix& prefix, at::Tensor dq,
                                   at::Tensor dk, at::Tensor dv) {
   at::NoGradGuard no_grad;
-  const PrefixedRows rows(segments, output_rows, prefix, q.device());
-  const at::Tensor keys = rows.extend(k, prefix.key);
-  const at::Tensor values = rows.extend(v, prefix.value);
-  const at::Tensor queries = rows.extend(q);
+  const auto with_prefix = prefixed_rows(rows, prefix, q.device());
+  const at::Tensor keys = with_prefix->extend(k, prefix.key);
+  const at::Tensor values = with_prefix->extend(v, prefix.value);
+  const at::Tensor queries = with_prefix->extend(q);
   at::Tensor all_dq = at::empty_like(queries);
   at::Tensor all_dk = at::empty_like(keys);
   at::Tensor all_dv = at::empty_like(values);
-  attention_backward(dy, queries, keys, values, result, rows.segments, rows.queries, all_dq, all_dk, all_dv);
-  dq.copy_(rows.own_rows(all_dq));
-  dk.copy_(rows.own_rows(all_dk));
-  dv.copy_(rows.own_rows(all_dv));
-  return {rows.front_rows(all_dk, prefix.key), rows.front_rows(all_dv, prefix.value)};
+  attention_backward(dy, queries, keys, values, result, with_prefix->rows(), with_prefix->queries(output_rows), all_dq,
+                     all_dk, all_dv);
+  dq.copy_(with_prefix->own_rows(all_dq));
+  dk.copy_(with_prefix->own_rows(all_dk));
+  dv.copy_(with_prefix->own_rows(all_dv));
+  return {with_prefix->front_rows(all_dk, prefix.key), with_prefix->front_rows(all_dv, prefix.value)};
 }
 
 at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
@@ -285,16 +282,16 @@ at::Tensor prefix_lm_attention_reference(const at::Tensor& q, const at::Tensor& 
   return at::cat(outputs, 0);
 }
 
-at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Segments& segments,
+at::Tensor prefix_lm_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionRows& rows,
                                const KeyValuePrefix& prefix) {
-  TORCH_INTERNAL_ASSERT(q.dim() == 3 && q.size(0) == segments.rows());
+  TORCH_INTERNAL_ASSERT(q.dim() == 3 && q.size(0) == rows.segments.rows());
   if (prefix.defined() && at::GradMode::is_enabled()) {
-    return prefix_lm_attention_reference(q, k, v, segments, prefix);
+    return prefix_lm_attention_reference(q, k, v, rows.segments, prefix);
   }
   if (prefix.defined()) {
-    return attention_forward(q, k, v, segments, {}, prefix).output;
+    return attention_forward(q, k, v, rows, {}, prefix).output;
   }
-  return SegmentAttention::apply(q, k, v, segments);
+  return SegmentAttention::apply(q, k, v, rows);
 }
 
 }  // namespace moelora::nn

@@ -29,12 +29,12 @@ void ask_memory(const cuda::Driver& driver, int index, DeviceInfo& info) {
   cuda::Context context = nullptr;
   std::size_t free = 0;
   std::size_t total = 0;
-  cuda::Result error = driver.cuDeviceGet(&device, index);
-  error = error != 0 ? error : driver.cuDevicePrimaryCtxRetain(&context, device);
-  error = error != 0 ? error : driver.cuCtxPushCurrent(context);
+  cuda::Result error = driver.device(&device, index);
+  error = error != 0 ? error : driver.retain_context(&context, device);
+  error = error != 0 ? error : driver.push_context(context);
   if (error == 0) {
-    error = driver.cuMemGetInfo(&free, &total);
-    driver.cuCtxPopCurrent(&context);
+    error = driver.memory(&free, &total);
+    driver.pop_context(&context);
   }
   MOELORA_CHECK(error == 0, "cuda:", index, " (", info.name, ") can't be opened: ", cuda::error_text(driver, error));
   info.free_bytes = free;

@@ -99,12 +99,14 @@ at::Tensor apply_keyed_dropout(const at::Tensor& x, double p, std::uint64_t line
   if (kernels::has_device_kernels(x)) {
     return kernels::drop_rows(x, kernels::device_mask(p, linear, context));
   }
-  const DropoutMask mask = dropout_mask(p, linear, context);
   const auto rows = x.size(0);
   const auto width = x.size(1);
   if (!x.is_cpu()) {
-    return x * (keyed_dropout_keep_mask(width, p, linear, context).to(x.scalar_type()) * mask.scale);
+    // The scale in fp32: 1 / 0.9 rounded to fp16 would be 1.1113.
+    const at::Tensor keep = keyed_dropout_keep_mask(width, p, linear, context);
+    return (x.to(at::kFloat) * dropout_scale(p) * keep).to(x.scalar_type());
   }
+  const DropoutMask mask = dropout_mask(p, linear, context);
   const at::Tensor input = x.contiguous();
   at::Tensor output = at::empty_like(input);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "keyed_dropout", [&] {

@@ -7,6 +7,7 @@
 #include <ATen/ops/gelu_backward.h>
 
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cuda/gelu.h"
 
 namespace moelora::nn {
 namespace {
@@ -19,6 +20,9 @@ bool is_plain_fp32(const at::Tensor& x) { return x.is_cpu() && x.scalar_type() =
 
 at::Tensor gelu(const at::Tensor& x) {
   at::NoGradGuard no_grad;
+  if (kernels::has_device_kernels(x) && x.is_contiguous()) {
+    return kernels::gelu_on_device(x);
+  }
   if (!is_plain_fp32(x)) {
     return at::gelu(x, "tanh");
   }
@@ -33,6 +37,10 @@ at::Tensor gelu(const at::Tensor& x) {
 
 void gelu_backward_(at::Tensor& dy, const at::Tensor& x) {
   at::NoGradGuard no_grad;
+  if (kernels::has_device_kernels(x) && x.is_contiguous() && dy.is_contiguous()) {
+    kernels::gelu_backward_on_device_(dy, x);
+    return;
+  }
   if (!is_plain_fp32(x) || !is_plain_fp32(dy)) {
     dy = at::gelu_backward(dy, x, "tanh");
     return;

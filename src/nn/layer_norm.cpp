@@ -1,8 +1,12 @@
 #include "moelora/nn/layer_norm.h"
 
 #include <ATen/ops/layer_norm.h>
+#include <ATen/ops/native_layer_norm.h>
+#include <ATen/ops/native_layer_norm_backward.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
+
+#include "nn/kernels/cuda/layer_norm.h"
 
 namespace moelora::nn {
 
@@ -19,6 +23,35 @@ void LayerNormImpl::reset() {
 
 at::Tensor LayerNormImpl::forward(const at::Tensor& x) {
   return at::layer_norm(x, {hidden_size_}, weight, bias, epsilon_);
+}
+
+NormResult norm_forward(const LayerNormImpl& norm, const at::Tensor& x) {
+  auto [y, mean, rstd] = at::native_layer_norm(x, {x.size(1)}, norm.weight, norm.bias, norm.epsilon());
+  return {std::move(y), std::move(mean), std::move(rstd)};
+}
+
+NormResult add_then_norm(const LayerNormImpl& norm, at::Tensor& x, const at::Tensor& residual, double scale) {
+  if (kernels::has_norm_kernels(x, norm.weight, norm.bias)) {
+    auto [y, mean, rstd] =
+        kernels::add_and_normalise(x, residual.contiguous(), scale, norm.weight, norm.bias, norm.epsilon());
+    return {std::move(y), std::move(mean), std::move(rstd)};
+  }
+  x.add_(residual, scale);
+  return norm_forward(norm, x);
+}
+
+at::Tensor norm_backward(const LayerNormImpl& norm, at::Tensor& dy, const at::Tensor& dresidual, double scale,
+                         const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd) {
+  if (kernels::has_norm_kernels(x, norm.weight, norm.bias) && dy.is_contiguous() && mean.scalar_type() == at::kFloat) {
+    kernels::normalise_backward_(dy, dresidual.defined() ? dresidual.contiguous() : dresidual, scale, x, mean, rstd,
+                                 norm.weight);
+    return dy;
+  }
+  if (dresidual.defined()) {
+    dy.add_(dresidual, scale);
+  }
+  return std::get<0>(
+      at::native_layer_norm_backward(dy, x, {x.size(1)}, mean, rstd, norm.weight, norm.bias, {true, false, false}));
 }
 
 }  // namespace moelora::nn

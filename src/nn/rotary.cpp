@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cuda/rotary.h"
 
 namespace moelora::nn {
 namespace {
@@ -64,6 +65,10 @@ at::Tensor quarter_turn(const at::Tensor& x, RotaryPairing pairing) {
   return at::cat({halves.select(3, 1).neg().unsqueeze(3), halves.select(3, 0).unsqueeze(3)}, 3).view(x.sizes());
 }
 
+bool has_device_kernel(const at::Tensor& x, const Rotary& rotary) {
+  return kernels::has_device_kernels(x) && x.stride(2) == 1 && rotary.tables.cos.scalar_type() == x.scalar_type();
+}
+
 // Heads that a thread takes at a time.
 std::int64_t grain_of(std::int64_t width) { return std::max<std::int64_t>(1, 16384 / width); }
 
@@ -104,6 +109,10 @@ at::Tensor apply_rotary(const at::Tensor& x, const Rotary& rotary) {
 
 void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse) {
   at::NoGradGuard no_grad;
+  if (has_device_kernel(x, rotary)) {
+    kernels::rotate_rows(x, {}, rotary, inverse);
+    return;
+  }
   const RotaryTables& tables = rotary.tables;
   const auto d = rotary.rotary_dim();
   if (!x.is_cpu() || x.scalar_type() != at::kFloat || x.stride(2) != 1) {
@@ -127,6 +136,16 @@ void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse) {
       }
     }
   });
+}
+
+void rotate_in_place(const at::Tensor& q, const at::Tensor& k, const Rotary& rotary, bool inverse) {
+  if (has_device_kernel(q, rotary) && has_device_kernel(k, rotary)) {
+    at::NoGradGuard no_grad;
+    kernels::rotate_rows(q, k, rotary, inverse);
+    return;
+  }
+  rotate_in_place(q, rotary, inverse);
+  rotate_in_place(k, rotary, inverse);
 }
 
 at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary) {

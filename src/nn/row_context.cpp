@@ -9,20 +9,25 @@
 
 #include "moelora/io/error.h"
 #include "nn/move_together.h"
+#include "nn/prefixed_rows.h"
 
 namespace moelora::nn {
 namespace {
 
 at::Tensor int32_tensor(const std::vector<std::int32_t>& values) { return at::tensor(values, at::kInt); }
 
-AttentionTables attention_tables(const Segments& segments) {
+}  // namespace
+
+AttentionTables AttentionTables::of(const Segments& segments) {
   AttentionTables tables;
   std::vector<std::int32_t> parts{0}, all{0}, causal_offsets{0};
+  std::vector<std::int32_t> causal_of_row(static_cast<std::size_t>(segments.rows()), -1);
   std::vector<std::int64_t> causal_rows;
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const std::int64_t length = segments.length(i);
     const std::int64_t both_ways = segments.bidirectional[static_cast<std::size_t>(i)];
     for (std::int64_t row = segments.offsets[i] + both_ways; row < segments.offsets[i + 1]; ++row) {
+      causal_of_row[static_cast<std::size_t>(row)] = static_cast<std::int32_t>(causal_rows.size());
       causal_rows.push_back(row);
     }
     parts.push_back(static_cast<std::int32_t>(segments.offsets[i] + both_ways));
@@ -37,10 +42,9 @@ AttentionTables attention_tables(const Segments& segments) {
   tables.segments = int32_tensor(all);
   tables.causal_rows = at::tensor(causal_rows, at::kLong);
   tables.causal_offsets = int32_tensor(causal_offsets);
+  tables.causal_of_row = int32_tensor(causal_of_row);
   return tables;
 }
-
-}  // namespace
 
 Segments Segments::from_lengths(const std::vector<std::int64_t>& lengths,
                                 const std::vector<std::int64_t>& bidirectional) {
@@ -122,18 +126,33 @@ RowContext RowContext::plain(Segments segments, const at::Device& device, Dropou
     }
   }
   if (!device.is_cpu()) {
+<<<<<<< HEAD
     auto attention = std::make_shared<AttentionTables>(attention_tables(segments));
     for (at::Tensor* table :
          {&attention->parts, &attention->segments, &attention->causal_rows, &attention->causal_offsets}) {
       tables.push_back(table);
     }
     tables.insert(tables.end(), along.begin(), along.end());
+=======
+    auto attention = std::make_shared<AttentionTables>(AttentionTables::of(segments));
+    const auto of_attention = attention->tensors();
+    tables.insert(tables.end(), of_attention.begin(), of_attention.end());
+>>>>>>> 6d2207f94c83f3d2573ceca7f5a9792fb1862a00
     move_together(tables, device);
     context.attention = std::move(attention);
   }
   context.segments = std::move(segments);
   context.dropout = std::move(dropout);
   return context;
+}
+
+void RowContext::set_prefix(std::vector<KeyValuePrefix> prefixes) {
+  prefix = std::move(prefixes);
+  prefixed_rows = nullptr;
+  const at::Device device = segment_of_row.device();
+  if (!device.is_cpu() && !prefix.empty()) {
+    prefixed_rows = std::make_shared<const PrefixedRows>(segments, prefix.front().length(), device);
+  }
 }
 
 RowContext RowContext::select(const at::Tensor& rows) const {
@@ -144,7 +163,7 @@ RowContext RowContext::select(const at::Tensor& rows) const {
     selected.draw_of_row = draw_of_row.index_select(0, rows);
   }
   selected.attention = nullptr;
-  selected.prefix.clear();
+  selected.set_prefix({});
   return selected;
 }
 
@@ -176,11 +195,12 @@ RowContext RowContext::next_rows(const std::vector<std::int64_t>& kept) const {
 
 RowContext RowContext::like_segment(std::int64_t segment, std::int64_t length, std::int64_t bidirectional) const {
   RowContext context = with_experts_of(Segments::from_lengths({length}, {bidirectional}), {segment});
+  std::vector<KeyValuePrefix> prefixes;
   for (const KeyValuePrefix& each : prefix) {
     const bool own = each.defined() && each.key.dim() == 4;
-    context.prefix.push_back(own ? KeyValuePrefix{each.key.narrow(0, segment, 1), each.value.narrow(0, segment, 1)}
-                                 : each);
+    prefixes.push_back(own ? KeyValuePrefix{each.key.narrow(0, segment, 1), each.value.narrow(0, segment, 1)} : each);
   }
+  context.set_prefix(std::move(prefixes));
   return context;
 }
 

@@ -7,6 +7,7 @@
 
 #include "moelora/nn/gelu.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/kernels/cuda/layer_norm.h"
 
 namespace moelora::nn {
 
@@ -17,6 +18,8 @@ void RowSource::some_with_derivative(std::int64_t, std::int64_t, float*, float*)
 void RowSource::multiply_by_derivative(at::Tensor&) const {
   TORCH_INTERNAL_ASSERT(false, "these rows are not an elementwise function");
 }
+
+RowRecipe RowSource::recipe() const { return {RowRecipe::Function::stored, all().contiguous(), {}, {}, {}, {}}; }
 
 void StoredRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = rows_.size(1);
@@ -33,6 +36,9 @@ NormalisedRows::NormalisedRows(at::Tensor x, at::Tensor mean, at::Tensor rstd, a
 
 at::Tensor NormalisedRows::all() const {
   at::NoGradGuard no_grad;
+  if (kernels::has_norm_kernels(x_, weight_, bias_)) {
+    return kernels::normalise_again(x_, mean_, rstd_, weight_, bias_);
+  }
   const auto type = rstd_.scalar_type();  // fp32 where x has less
   return ((x_.to(type) - mean_) * rstd_ * weight_ + bias_).to(x_.scalar_type());
 }
@@ -46,6 +52,15 @@ void NormalisedRows::some(std::int64_t begin, std::int64_t count, float* out) co
     kernels::cpu_kernels().normalise_row(x + row * width, mean[row], rstd[row], weight_.const_data_ptr<float>(),
                                          bias_.const_data_ptr<float>(), out, width);
   }
+}
+
+RowRecipe NormalisedRows::recipe() const {
+  const auto type = x_.scalar_type();
+  const bool fits = x_.is_contiguous() && mean_.is_contiguous() && rstd_.is_contiguous() &&
+                    mean_.scalar_type() == at::kFloat && rstd_.scalar_type() == at::kFloat &&
+                    weight_.scalar_type() == type && bias_.scalar_type() == type && weight_.is_contiguous() &&
+                    bias_.is_contiguous();
+  return fits ? RowRecipe{RowRecipe::Function::normalised, x_, mean_, rstd_, weight_, bias_} : RowSource::recipe();
 }
 
 at::Tensor GeluRows::all() const { return nn::gelu(x_); }

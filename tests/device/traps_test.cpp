@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <functional>
 #include <string>
 
+#include "nn/kernels/cuda/launcher.h"
 #include "support/pretend_device/pretend_device.h"
 
 namespace moelora {
@@ -126,6 +128,28 @@ TEST(PretendDevice, ListsAreChangedInPlaceByOneOperator) {
   at::_foreach_mul_(gradients, 0.0);
   EXPECT_EQ(pretend::counters().operators, 1);
   EXPECT_EQ(gradients[0].sum().item<float>(), 0.0F);
+}
+
+struct AddOne {
+  static constexpr const char* kName = "AddOne";
+  static constexpr const char* kFile = "none.cuh";
+  static constexpr std::uint32_t kThreads = 4;
+  static constexpr bool kBarriers = false;
+  float* x;
+  void operator()() const { x[nn::kernels::host_thread().thread] += 1.0F; }
+};
+
+TEST(PretendDevice, OurKernelsRunOnItsMemory) {
+  const at::Device device = pretend::install();
+  const at::Tensor x = at::ones({4}, device), host = at::ones({4});
+  pretend::reset();
+  nn::kernels::launch(device, AddOne{nn::kernels::mutable_elements<float>(x)}, {1});
+  EXPECT_EQ(pretend::counters().by_operator["AddOne"], 1);
+  EXPECT_EQ(x.sum().item<float>(), 8.0F);
+  EXPECT_NE(error_of([&] {
+              nn::kernels::launch(device, AddOne{nn::kernels::mutable_elements<float>(host)}, {1});
+            }).find("address of the host"),
+            std::string::npos);
 }
 
 TEST(PretendDevice, FusedAdamWSkipsWhereAValueIsNotFinite) {

@@ -46,7 +46,8 @@ inline void fill_b(Adapter& adapter) {
   at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(11);
   for (const auto& linear : adapter->linears()) {
-    linear.delta->tensor("B").normal_(0.0, 0.02, generator);
+    at::Tensor b = linear.delta->tensor("B");
+    b.copy_(at::empty(b.sizes()).normal_(0.0, 0.02, generator));  // the same values on any device
   }
 }
 

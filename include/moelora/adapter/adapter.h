@@ -98,7 +98,7 @@ class AdapterImpl : public torch::nn::Module {
   TaskNames tasks_;
   std::vector<AdaptedLinear> linears_;
   std::vector<TaskGate> gates_;
-  at::Tensor fixed_weights_;  // [K, N]: routing single and table; not trained, part of the configuration
+  at::Tensor fixed_weights_;  // [K, N], on the CPU: routing single and table; part of the configuration
   PrefixEncoder prefix_encoder_;
   SavedModules saved_modules_{nullptr};
   bool switched_on_ = false;

@@ -22,4 +22,17 @@ class LayerNormImpl : public torch::nn::Cloneable<LayerNormImpl> {
 };
 TORCH_MODULE(LayerNorm);
 
+/// What a norm's forward leaves for a manual backward. Nothing below is recorded by autograd.
+struct NormResult {
+  at::Tensor y;           ///< [rows, d]
+  at::Tensor mean, rstd;  ///< [rows, 1], fp32 on a device
+};
+/// x [rows, d] contiguous.
+NormResult norm_forward(const LayerNormImpl& norm, const at::Tensor& x);
+/// x := x + scale · residual, and the norm of that.
+NormResult add_then_norm(const LayerNormImpl& norm, at::Tensor& x, const at::Tensor& residual, double scale);
+/// The gradient for x where dy + scale · dresidual is that of y; dresidual may be undefined. Overwrites dy.
+at::Tensor norm_backward(const LayerNormImpl& norm, at::Tensor& dy, const at::Tensor& dresidual, double scale,
+                         const at::Tensor& x, const at::Tensor& mean, const at::Tensor& rstd);
+
 }  // namespace moelora::nn

@@ -51,6 +51,9 @@ at::Tensor apply_rotary(const at::Tensor& x, const Rotary& rotary);
 /// also the gradient.
 void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse = false);
 
+/// Queries and keys of the same rows: on a device with kernels one launch for both.
+void rotate_in_place(const at::Tensor& q, const at::Tensor& k, const Rotary& rotary, bool inverse = false);
+
 /// The same as an fp32 copy, not recorded by autograd: for the few rows of a decoding step, whose queries stay
 /// unrounded in a half model. x may be a view with a unit last stride.
 at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary);

@@ -77,10 +77,17 @@ struct AttentionTables {
   at::Tensor segments;        ///< [S + 1] int32: first row of each segment, then the number of rows
   at::Tensor causal_rows;     ///< [C] int64: the causal rows of all segments, ascending
   at::Tensor causal_offsets;  ///< [S + 1] int32: where each segment's causal rows begin in causal_rows
+  at::Tensor causal_of_row;   ///< [rows] int32: which entry of causal_rows a row is; -1: a bidirectional row
   std::int64_t longest_part = 0;
   std::int64_t longest_segment = 0;
   std::int64_t longest_causal = 0;
+
+  /// On the CPU.
+  static AttentionTables of(const Segments& segments);
+  std::vector<at::Tensor*> tensors() { return {&parts, &segments, &causal_rows, &causal_offsets, &causal_of_row}; }
 };
+
+class PrefixedRows;  // nn/prefixed_rows.h
 
 /// Immutable once made; one per micro-batch. Made by Adapter::context or by plain().
 struct RowContext {
@@ -95,11 +102,15 @@ struct RowContext {
   /// [S] fp32: what each sample weighs in the step's objective, for losses that a layer adds to it (a token router's
   /// balance) as a gradient of its own; undefined: no such losses (evaluation).
   at::Tensor sample_weights;
-  std::vector<KeyValuePrefix> prefix;  ///< One per layer of the model; empty: none.
+  std::vector<KeyValuePrefix> prefix;  ///< One per layer of the model; empty: none. See set_prefix.
+  /// What attention behind a prefix reads on a device, where layers would make it each for itself; null on a CPU.
+  std::shared_ptr<const PrefixedRows> prefixed_rows;
   /// The adapter that made it; null: none. A linear refuses the context of an adapter other than its active one.
   std::shared_ptr<const ContextOrigin> origin;
 
   std::int64_t rows() const { return segment_of_row.size(0); }
+  /// Gives the context under construction its prefixes, all of one length; on a device one upload.
+  void set_prefix(std::vector<KeyValuePrefix> prefixes);
   /// The context of a forward without adapter: boundaries only, and the draw indices of `dropout` where it is active
   /// (an Error unless there is one for each segment). One upload, which `along` shares: contiguous tensors of the CPU
   /// that are replaced by their copies on `device`.

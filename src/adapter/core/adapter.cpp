@@ -9,6 +9,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/readable.h"
 #include "moelora/log/log.h"
+#include "nn/move_together.h"
 
 namespace moelora {
 namespace {
@@ -104,7 +105,13 @@ at::Tensor AdapterImpl::expert_weights_of(const at::Tensor& shares, std::int64_t
     return {};  // a matter of each linear and token
   }
   if (fixed_weights_.defined()) {
+<<<<<<< HEAD
     return at::mm(shares, fixed_weights_.to(shares.device())).unsqueeze(0);
+=======
+    at::Tensor weights = at::mm(task_shares(tasks, tasks_.size()), fixed_weights_).unsqueeze(0);
+    nn::move_together({&weights}, device());
+    return weights;
+>>>>>>> 6d2207f94c83f3d2573ceca7f5a9792fb1862a00
   }
   if (gates_.empty()) {
     return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
@@ -184,7 +191,7 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
   origin->require_merged_alike();
   context.origin = std::move(origin);
   if (prefix_encoder_ && enabled()) {
-    context.prefix = prefix_encoder_->forward(dropout);
+    context.set_prefix(prefix_encoder_->forward(dropout));
   }
   return context;
 }
@@ -195,7 +202,7 @@ void AdapterImpl::set_table(std::vector<std::vector<double>> table) {
   MoeLoraConfig changed = config_;
   changed.table = std::move(table);
   changed.validate();
-  fixed_weights_ = fixed_expert_weights(changed, tasks_.size()).to(device());
+  fixed_weights_ = fixed_expert_weights(changed, tasks_.size());
   config_ = std::move(changed);
 }
 

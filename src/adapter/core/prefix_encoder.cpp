@@ -81,8 +81,7 @@ std::vector<nn::KeyValuePrefix> PrefixEncoderImpl::forward(const nn::DropoutKey&
     const auto samples = static_cast<std::int64_t>(dropout.draws.size());
     auto masks = c10::make_intrusive<SampleDropout::Masks>();
     masks->p = dropout_;
-    masks->rows = nn::RowContext::plain(nn::Segments::for_batch(samples, embedding.size(0)), values.device());
-    masks->rows.dropout = dropout;
+    masks->rows = nn::RowContext::plain(nn::Segments::for_batch(samples, embedding.size(0)), values.device(), dropout);
     values = SampleDropout::apply(values, std::move(masks));
     shape.insert(shape.begin(), samples);
   }

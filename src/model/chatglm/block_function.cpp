@@ -33,20 +33,32 @@ struct Call : torch::CustomClassHolder {
 struct Tape {
   at::Tensor mean1, rstd1;                  // statistics of input_layernorm
   at::Tensor qkv;                           // [rows, heads, 3 d], q and k rotated
-  nn::AttentionResult attended;             // [n, heads, d]
+  nn::AttentionResult attended;             // output [n, heads, d]
   at::Tensor x1, mean2, rstd2;              // input and statistics of post_attention_layernorm
   at::Tensor inner;                         // [n, inner], before GELU
   std::array<at::Tensor, kLinears> deltas;  // of query_key_value, dense, dense_h_to_4h, dense_4h_to_h
 
-  static constexpr std::size_t kSize = 9 + kLinears;
+  static constexpr std::size_t kSize = 12 + kLinears;
   std::vector<at::Tensor> list() const {
-    std::vector<at::Tensor> all{mean1, rstd1, qkv, attended.output, attended.log_sum, x1, mean2, rstd2, inner};
+    std::vector<at::Tensor> all{mean1,
+                                rstd1,
+                                qkv,
+                                attended.output,
+                                attended.log_sum,
+                                attended.all_output,
+                                attended.causal_output,
+                                attended.causal_log_sum,
+                                x1,
+                                mean2,
+                                rstd2,
+                                inner};
     all.insert(all.end(), deltas.begin(), deltas.end());
     return all;
   }
   static Tape from_list(const at::Tensor* first) {
-    Tape tape{first[0], first[1], first[2], {first[3], first[4]}, first[5], first[6], first[7], first[8], {}};
-    std::copy(first + 9, first + kSize, tape.deltas.begin());
+    Tape tape{first[0],  first[1],  first[2], {first[3], first[4], first[5], first[6], first[7]}, first[8], first[9],
+              first[10], first[11], {}};
+    std::copy(first + 12, first + kSize, tape.deltas.begin());
     return tape;
   }
 };
@@ -65,44 +77,25 @@ struct Heads {
     k = qkv.narrow(2, d, d);
     v = qkv.narrow(2, 2 * d, d);
   }
-  void rotate(const nn::Rotary& rotary, bool inverse) const {
-    nn::rotate_in_place(q, rotary, inverse);
-    nn::rotate_in_place(k, rotary, inverse);
-  }
+  void rotate(const nn::Rotary& rotary, bool inverse) const { nn::rotate_in_place(q, k, rotary, inverse); }
 };
-
-struct Normalised {
-  at::Tensor y, mean, rstd;
-};
-
-Normalised normalise(nn::LayerNormImpl& norm, const at::Tensor& x) {
-  auto [y, mean, rstd] = at::native_layer_norm(x, {x.size(1)}, norm.weight, norm.bias, norm.epsilon());
-  return {std::move(y), std::move(mean), std::move(rstd)};
-}
-
-at::Tensor normalise_backward(nn::LayerNormImpl& norm, const at::Tensor& dy, const at::Tensor& x,
-                              const at::Tensor& mean, const at::Tensor& rstd) {
-  return std::get<0>(
-      at::native_layer_norm_backward(dy, x, {x.size(1)}, mean, rstd, norm.weight, norm.bias, {true, false, false}));
-}
 
 at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape& tape) {
   ChatGlmBlockImpl& block = *call.block;
   const auto linears = linears_of(block);
   const auto rows = x.size(0);
-  Normalised first = normalise(*block.input_layernorm, x);
+  nn::NormResult first = nn::norm_forward(*block.input_layernorm, x);
   tape.mean1 = first.mean;
   tape.rstd1 = first.rstd;
   const auto heads = block.attention->heads();
   tape.qkv = nn::manual_forward(*linears[0], first.y, call.context, tape.deltas[0]).view({rows, heads, -1});
   const Heads views(tape.qkv);
   views.rotate(call.rotary, /*inverse=*/false);
-  tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context.segments, call.output_rows, prefix);
+  tape.attended = nn::attention_forward(views.q, views.k, views.v, call.context, call.output_rows, prefix);
   const at::Tensor kept = call.some() ? first.y.index_select(0, call.output_rows) : first.y;
   const auto& after = call.rows_after_attention();
   tape.x1 = nn::manual_forward(*linears[1], tape.attended.output.view({kept.size(0), -1}), after, tape.deltas[1]);
-  tape.x1.add_(kept, kAlpha);
-  Normalised second = normalise(*block.post_attention_layernorm, tape.x1);
+  nn::NormResult second = nn::add_then_norm(*block.post_attention_layernorm, tape.x1, kept, kAlpha);
   tape.mean2 = second.mean;
   tape.rstd2 = second.rstd;
   tape.inner = nn::manual_forward(*linears[2], second.y, after, tape.deltas[2]);
@@ -134,8 +127,7 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   at::Tensor dmiddle =
       backward(2, dinner, nn::NormalisedRows(tape.x1, tape.mean2, tape.rstd2, norm2.weight, norm2.bias), after, true);
   dinner = at::Tensor();
-  dmiddle.add_(dy, kAlpha);
-  const at::Tensor dx1 = normalise_backward(norm2, dmiddle, tape.x1, tape.mean2, tape.rstd2);
+  const at::Tensor dx1 = nn::norm_backward(norm2, dmiddle, dy, kAlpha, tape.x1, tape.mean2, tape.rstd2);
   dmiddle = at::Tensor();
   const at::Tensor attended = tape.attended.output.view({dx1.size(0), -1});
   const at::Tensor dattended = backward(1, dx1, nn::StoredRows(attended), after, true);
@@ -144,10 +136,10 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   const Heads gradients(dqkv);
   const at::Tensor dheads = dattended.view(tape.attended.output.sizes());
   if (prefix.defined()) {
-    result.prefix = nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context.segments,
+    result.prefix = nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context,
                                            call.output_rows, prefix, gradients.q, gradients.k, gradients.v);
   } else {
-    nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context.segments, call.output_rows,
+    nn::attention_backward(dheads, views.q, views.k, views.v, tape.attended, call.context, call.output_rows,
                            gradients.q, gradients.k, gradients.v);
   }
   gradients.rotate(call.rotary, /*inverse=*/true);
@@ -158,10 +150,8 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   if (need_dx) {
     if (call.some()) {
       da.index_add_(0, call.output_rows, dx1, kAlpha);
-    } else {
-      da.add_(dx1, kAlpha);
     }
-    result.x = normalise_backward(norm1, da, x, tape.mean1, tape.rstd1);
+    result.x = nn::norm_backward(norm1, da, call.some() ? at::Tensor() : dx1, kAlpha, x, tape.mean1, tape.rstd1);
   }
   for (nn::DeltaGradients& of_linear : found) {
     result.trained.insert(result.trained.end(), of_linear.trained.begin(), of_linear.trained.end());

@@ -22,9 +22,7 @@ class Arena {
   void* take(std::size_t bytes) {
     const std::lock_guard lock(mutex_);
     if (base_ == nullptr) {
-      void* range = mmap(nullptr, kSize, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      TORCH_CHECK(range != MAP_FAILED, "pretend device: no address range");
-      base_ = static_cast<char*>(range);
+      reserve();
     }
     const std::size_t size = (std::max<std::size_t>(bytes, 1) + kStep - 1) / kStep * kStep;
     auto& pieces = free_[size];
@@ -36,8 +34,9 @@ class Arena {
       TORCH_CHECK(used_ + size <= kSize, "pretend device: out of memory");
       found = base_ + used_;
       used_ += size;
-      if (used_ > guarded_) {  // pages of the next few MB, all at once
+      if (used_ > guarded_) {
         const std::size_t more = std::min((used_ + kChunk - 1) / kChunk * kChunk, kSize);
+        madvise(base_ + guarded_, more - guarded_, MADV_DODUMP);
         if (open_ > 0) {
           protect(guarded_, more, PROT_READ | PROT_WRITE);
         }
@@ -75,9 +74,17 @@ class Arena {
 
  private:
   static constexpr std::size_t kSize = std::size_t{8} << 30;
-  static constexpr std::size_t kChunk = std::size_t{1} << 20;
-  static constexpr std::size_t kStep = 256;  // CUDA's alignment
+  static constexpr std::size_t kChunk = std::size_t{2} << 20;  // a huge page: one entry to change instead of 512
+  static constexpr std::size_t kStep = 256;                    // CUDA's alignment
 
+  void reserve() {
+    void* range = mmap(nullptr, kSize + kChunk, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    TORCH_CHECK(range != MAP_FAILED, "pretend device: no address range");
+    base_ = reinterpret_cast<char*>((reinterpret_cast<std::uintptr_t>(range) + kChunk - 1) / kChunk * kChunk);
+    madvise(base_, kSize, MADV_HUGEPAGE);
+    madvise(base_, kSize,
+            MADV_DONTDUMP);  // marks what was never cut, which else would merge with the rest at each close
+  }
   void protect(std::size_t begin, std::size_t end, int how) {
     if (end > begin) {
       TORCH_CHECK(mprotect(base_ + begin, end - begin, how) == 0, "pretend device: mprotect failed");

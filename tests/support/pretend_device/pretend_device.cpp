@@ -14,6 +14,7 @@
 
 #include "support/pretend_device/counting.h"
 #include "support/pretend_device/fallback.h"
+#include "support/pretend_device/launcher.h"
 #include "support/pretend_device/memory.h"
 
 namespace moelora::testing::pretend {
@@ -94,6 +95,7 @@ c10::Device install() {
     c10::SetAllocator(c10::kPrivateUse1, &device_allocator());
     at::RegisterPrivateUse1HooksInterface(new Hooks);
     run_lists_at_once();
+    install_launcher();
     void* warm[2];
     backtrace(warm, 2);  // loads what backtrace needs, which a signal handler must not
     struct sigaction action {};

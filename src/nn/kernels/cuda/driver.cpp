@@ -4,35 +4,30 @@
 
 #include <optional>
 
+#include "nn/kernels/cuda/shared_library.h"
+
 namespace moelora::nn::cuda {
 namespace {
-
-template <typename Function>
-bool find(void* library, const char* name, Function*& function) {
-  function = reinterpret_cast<Function*>(dlsym(library, name));
-  return function != nullptr;
-}
 
 std::optional<Driver> open_driver() {
   void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays open: its threads outlive every caller
   Driver driver{};
   // Names with _v2: the header defines the plain ones to them.
-  const bool whole = library != nullptr && find(library, "cuInit", driver.cuInit) &&
-                     find(library, "cuDriverGetVersion", driver.cuDriverGetVersion) &&
-                     find(library, "cuGetErrorName", driver.cuGetErrorName) &&
-                     find(library, "cuGetErrorString", driver.cuGetErrorString) &&
-                     find(library, "cuDeviceGetCount", driver.cuDeviceGetCount) &&
-                     find(library, "cuDeviceGet", driver.cuDeviceGet) &&
-                     find(library, "cuDeviceGetName", driver.cuDeviceGetName) &&
-                     find(library, "cuDeviceGetAttribute", driver.cuDeviceGetAttribute) &&
-                     find(library, "cuDevicePrimaryCtxRetain", driver.cuDevicePrimaryCtxRetain) &&
-                     find(library, "cuCtxPushCurrent_v2", driver.cuCtxPushCurrent) &&
-                     find(library, "cuCtxPopCurrent_v2", driver.cuCtxPopCurrent) &&
-                     find(library, "cuMemGetInfo_v2", driver.cuMemGetInfo) &&
-                     find(library, "cuModuleLoadData", driver.cuModuleLoadData) &&
-                     find(library, "cuModuleGetFunction", driver.cuModuleGetFunction) &&
-                     find(library, "cuFuncSetAttribute", driver.cuFuncSetAttribute) &&
-                     find(library, "cuLaunchKernel", driver.cuLaunchKernel);
+  const bool whole = library != nullptr && find_function(library, "cuInit", driver.init) &&
+                     find_function(library, "cuDriverGetVersion", driver.version) &&
+                     find_function(library, "cuGetErrorName", driver.error_name) &&
+                     find_function(library, "cuGetErrorString", driver.error_words) &&
+                     find_function(library, "cuDeviceGetCount", driver.count_devices) &&
+                     find_function(library, "cuDeviceGet", driver.device) &&
+                     find_function(library, "cuDeviceGetName", driver.device_name) &&
+                     find_function(library, "cuDeviceGetAttribute", driver.device_attribute) &&
+                     find_function(library, "cuDevicePrimaryCtxRetain", driver.retain_context) &&
+                     find_function(library, "cuCtxPushCurrent_v2", driver.push_context) &&
+                     find_function(library, "cuCtxPopCurrent_v2", driver.pop_context) &&
+                     find_function(library, "cuMemGetInfo_v2", driver.memory) &&
+                     find_function(library, "cuModuleLoadData", driver.load_module) &&
+                     find_function(library, "cuModuleGetFunction", driver.find_in_module) &&
+                     find_function(library, "cuLaunchKernel", driver.launch);
   return whole ? std::optional<Driver>(driver) : std::nullopt;
 }
 
@@ -46,10 +41,10 @@ const Driver* driver() {
 std::string error_text(const Driver& driver, Result error) {
   const char* name = nullptr;
   const char* text = nullptr;
-  if (driver.cuGetErrorName(error, &name) != 0 || name == nullptr) {
+  if (driver.error_name(error, &name) != 0 || name == nullptr) {
     return "CUDA error " + std::to_string(error);
   }
-  driver.cuGetErrorString(error, &text);
+  driver.error_words(error, &text);
   return text == nullptr ? std::string(name) : std::string(name) + ": " + text;
 }
 

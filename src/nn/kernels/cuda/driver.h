@@ -19,31 +19,30 @@ using Module = ModuleOfDriver*;
 using Function = FunctionOfDriver*;
 using Stream = StreamOfDriver*;
 
-// CUdevice_attribute and CUfunction_attribute
+// CUdevice_attribute
 constexpr int kMultiprocessorCount = 16;
 constexpr int kComputeCapabilityMajor = 75;
 constexpr int kComputeCapabilityMinor = 76;
-constexpr int kMaxDynamicSharedSizeBytes = 8;
 
+// Functions of the library, under other names: cuda.h makes macros of some of its own.
 struct Driver {
-  Result (*cuInit)(unsigned flags);
-  Result (*cuDriverGetVersion)(int* version);
-  Result (*cuGetErrorName)(Result error, const char** text);
-  Result (*cuGetErrorString)(Result error, const char** text);
-  Result (*cuDeviceGetCount)(int* count);
-  Result (*cuDeviceGet)(DeviceNumber* device, int ordinal);
-  Result (*cuDeviceGetName)(char* name, int size, DeviceNumber device);
-  Result (*cuDeviceGetAttribute)(int* value, int attribute, DeviceNumber device);
-  Result (*cuDevicePrimaryCtxRetain)(Context* context, DeviceNumber device);
-  Result (*cuCtxPushCurrent)(Context context);
-  Result (*cuCtxPopCurrent)(Context* context);
-  Result (*cuMemGetInfo)(std::size_t* free, std::size_t* total);
-  Result (*cuModuleLoadData)(Module* module, const void* image);
-  Result (*cuModuleGetFunction)(Function* function, Module module, const char* name);
-  Result (*cuFuncSetAttribute)(Function function, int attribute, int value);
-  Result (*cuLaunchKernel)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                           unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** parameters,
-                           void** extra);
+  Result (*init)(unsigned flags);
+  Result (*version)(int* version);
+  Result (*error_name)(Result error, const char** text);
+  Result (*error_words)(Result error, const char** text);
+  Result (*count_devices)(int* count);
+  Result (*device)(DeviceNumber* device, int ordinal);
+  Result (*device_name)(char* name, int size, DeviceNumber device);
+  Result (*device_attribute)(int* value, int attribute, DeviceNumber device);
+  Result (*retain_context)(Context* context, DeviceNumber device);
+  Result (*push_context)(Context context);
+  Result (*pop_context)(Context* context);
+  Result (*memory)(std::size_t* free, std::size_t* total);
+  Result (*load_module)(Module* module, const void* image);
+  Result (*find_in_module)(Function* function, Module module, const char* name);
+  Result (*launch)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
+                   unsigned block_y, unsigned block_z, unsigned shared_bytes, Stream stream, void** parameters,
+                   void** extra);
 };
 
 /// Null where the machine has no driver, or one that lacks a function of the table.

@@ -2,6 +2,8 @@
 
 #include <array>
 
+#include "nn/kernels/cuda/nvrtc_launcher.h"
+
 namespace moelora::nn::kernels {
 namespace {
 
@@ -14,7 +16,13 @@ std::unique_ptr<Launcher>& place_of(at::DeviceType type) {
 
 std::string KernelInfo::expression() const { return "moelora::device::run<moelora::device::" + name + ">"; }
 
-Launcher* launcher_for(at::DeviceType type) { return place_of(type).get(); }
+Launcher* launcher_for(at::DeviceType type) {
+  if (type == at::kCUDA) {  // made when first asked for: what is never called in a static library is not linked
+    static const bool made = (set_launcher(type, cuda::make_cuda_launcher()), true);
+    static_cast<void>(made);
+  }
+  return place_of(type).get();
+}
 
 void set_launcher(at::DeviceType type, std::unique_ptr<Launcher> launcher) { place_of(type) = std::move(launcher); }
 

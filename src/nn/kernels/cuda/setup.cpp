@@ -52,21 +52,21 @@ std::string version_text(int version) { return detail::concat(version / 1000, ".
 
 void add_cards(const Driver& driver, Setup& found) {
   int count = 0;
-  if (const Result error = driver.cuInit(0); error != 0) {
+  if (const Result error = driver.init(0); error != 0) {
     found.start_error = error_text(driver, error);
-  } else if (const Result counting = driver.cuDeviceGetCount(&count); counting != 0) {
+  } else if (const Result counting = driver.count_devices(&count); counting != 0) {
     found.start_error = error_text(driver, counting);
   }
-  driver.cuDriverGetVersion(&found.driver_version);
+  driver.version(&found.driver_version);
   for (int index = 0; index < count; ++index) {
     Card card;
     DeviceNumber device = 0;
     char name[256] = "GPU";
-    if (driver.cuDeviceGet(&device, index) == 0) {
-      driver.cuDeviceGetName(name, sizeof name, device);
-      driver.cuDeviceGetAttribute(&card.major, kComputeCapabilityMajor, device);
-      driver.cuDeviceGetAttribute(&card.minor, kComputeCapabilityMinor, device);
-      driver.cuDeviceGetAttribute(&card.multiprocessors, kMultiprocessorCount, device);
+    if (driver.device(&device, index) == 0) {
+      driver.device_name(name, sizeof name, device);
+      driver.device_attribute(&card.major, kComputeCapabilityMajor, device);
+      driver.device_attribute(&card.minor, kComputeCapabilityMinor, device);
+      driver.device_attribute(&card.multiprocessors, kMultiprocessorCount, device);
     }
     card.name = name;
     found.cards.push_back(card);

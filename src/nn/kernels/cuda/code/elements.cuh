@@ -47,6 +47,14 @@ MOELORA_DEVICE void store(T* place, float x) {
   from_float(x, *place);
 }
 
+/// x as an element of T holds it.
+template <typename T>
+MOELORA_DEVICE float rounded(float x) {
+  T element;
+  from_float(x, element);
+  return to_float(element);
+}
+
 /// N neighbours, read or written at once; the place is aligned to them.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {

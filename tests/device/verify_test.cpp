@@ -1,0 +1,46 @@
+// The reference's recorded outputs, computed on the pretend device.
+#include "moelora/verify/verify.h"
+
+#include <gtest/gtest.h>
+
+#include "device/adapted_model.h"
+
+namespace moelora {
+namespace {
+
+using namespace testing::device;  // NOLINT(google-build-using-namespace)
+
+struct VerifyCase {
+  const char* name;
+  const char* folder;
+  at::ScalarType dtype = at::kFloat;
+  double factor = 1.0;  // fp16: 2^-11 for each of a dozen roundings, where fp32's tolerance is 1e-4
+};
+
+class DeviceVerify : public ::testing::TestWithParam<VerifyCase> {};
+
+TEST_P(DeviceVerify, Passes) {
+  log::set_level(log::Level::warning);
+  verify::VerifyOptions options;
+  options.device = pretend_device();
+  options.dtype = GetParam().dtype;
+  options.tolerance_factor = GetParam().factor;
+  const auto report = verify::verify_folder(testing::fixtures() / GetParam().folder, options);
+  std::string failed;
+  for (const auto& comparison : report.comparisons) {
+    if (!comparison.passed) {
+      failed += comparison.name + ": " + std::to_string(comparison.difference) + " above " +
+                std::to_string(comparison.tolerance) + " " + comparison.detail + "\n";
+    }
+  }
+  EXPECT_TRUE(report.passed()) << failed;
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, DeviceVerify,
+                         ::testing::Values(VerifyCase{"ChatGlm", "chatglm-tiny"}, VerifyCase{"MoeLora", "moelora-tiny"},
+                                           VerifyCase{"Lora", "lora-tiny"}, VerifyCase{"PTuning", "ptuning-tiny"},
+                                           VerifyCase{"ChatGlmFp16", "chatglm-tiny", at::kHalf, 100.0}),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace moelora
