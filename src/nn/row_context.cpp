@@ -126,18 +126,10 @@ RowContext RowContext::plain(Segments segments, const at::Device& device, Dropou
     }
   }
   if (!device.is_cpu()) {
-<<<<<<< HEAD
-    auto attention = std::make_shared<AttentionTables>(attention_tables(segments));
-    for (at::Tensor* table :
-         {&attention->parts, &attention->segments, &attention->causal_rows, &attention->causal_offsets}) {
-      tables.push_back(table);
-    }
-    tables.insert(tables.end(), along.begin(), along.end());
-=======
     auto attention = std::make_shared<AttentionTables>(AttentionTables::of(segments));
     const auto of_attention = attention->tensors();
     tables.insert(tables.end(), of_attention.begin(), of_attention.end());
->>>>>>> 6d2207f94c83f3d2573ceca7f5a9792fb1862a00
+    tables.insert(tables.end(), along.begin(), along.end());
     move_together(tables, device);
     context.attention = std::move(attention);
   }

@@ -88,7 +88,8 @@ class AdapterImpl : public torch::nn::Module {
 
  private:
   at::Device device() const;
-  /// What expert_weights_of needs of the tasks, [S, K] on the CPU; undefined where weights do not depend on them.
+  /// What expert_weights_of needs of the tasks, on the CPU: their shares [S, K], with fixed weights ω itself [S, N];
+  /// undefined where ω does not depend on them.
   at::Tensor shares_of(const TaskIds& tasks, std::int64_t sequences) const;
   at::Tensor expert_weights_of(const at::Tensor& shares, std::int64_t sequences) const;
   bool has_dropout() const;

@@ -87,7 +87,8 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
 
 at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequences) const {
   at::Tensor shares = shares_of(tasks, sequences);
-  return expert_weights_of(shares.defined() ? shares.to(device()) : shares, sequences);
+  nn::move_together({&shares}, device());
+  return expert_weights_of(shares, sequences);
 }
 
 at::Tensor AdapterImpl::shares_of(const TaskIds& tasks, std::int64_t sequences) const {
@@ -96,7 +97,8 @@ at::Tensor AdapterImpl::shares_of(const TaskIds& tasks, std::int64_t sequences) 
   }
   MOELORA_CHECK(fixed_weights_.defined() || static_cast<std::int64_t>(tasks.size()) == sequences,
                 "expected the task of each of ", sequences, " sequences, found ", tasks.size());
-  return task_shares(tasks, tasks_.size());
+  const at::Tensor shares = task_shares(tasks, tasks_.size());
+  return fixed_weights_.defined() ? at::mm(shares, fixed_weights_) : shares;
 }
 
 at::Tensor AdapterImpl::expert_weights_of(const at::Tensor& shares, std::int64_t sequences) const {
@@ -105,13 +107,7 @@ at::Tensor AdapterImpl::expert_weights_of(const at::Tensor& shares, std::int64_t
     return {};  // a matter of each linear and token
   }
   if (fixed_weights_.defined()) {
-<<<<<<< HEAD
-    return at::mm(shares, fixed_weights_.to(shares.device())).unsqueeze(0);
-=======
-    at::Tensor weights = at::mm(task_shares(tasks, tasks_.size()), fixed_weights_).unsqueeze(0);
-    nn::move_together({&weights}, device());
-    return weights;
->>>>>>> 6d2207f94c83f3d2573ceca7f5a9792fb1862a00
+    return shares.unsqueeze(0);
   }
   if (gates_.empty()) {
     return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
