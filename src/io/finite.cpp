@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace moelora::io {
@@ -14,6 +15,25 @@ bool all_finite(const at::Tensor& values) {
   at::NoGradGuard no_grad;
   // A sum is not finite if a summand is not. The reverse needs a look at each: finite values can overflow it.
   return std::isfinite(values.sum().item<double>()) || at::isfinite(values).all().item<bool>();
+}
+
+bool all_finite(const std::vector<at::Tensor>& tensors) {
+  at::NoGradGuard no_grad;
+  at::Tensor sum;  // of all that lie on the device met first
+  const auto joins = [&](const at::Tensor& values) {
+    return !values.is_cpu() && values.is_floating_point() && values.numel() > 0 &&
+           (!sum.defined() || values.device() == sum.device());
+  };
+  for (const at::Tensor& values : tensors) {
+    if (joins(values)) {
+      const at::Tensor own = values.sum(at::kFloat);
+      sum = sum.defined() ? sum.add_(own) : own;
+    }
+  }
+  const bool joined_are_finite = !sum.defined() || std::isfinite(sum.item<double>());
+  return std::all_of(tensors.begin(), tensors.end(), [&](const at::Tensor& values) {
+    return (joined_are_finite && joins(values)) || all_finite(values);
+  });
 }
 
 std::int64_t count_not_finite(const at::Tensor& values) {

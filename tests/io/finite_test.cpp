@@ -35,6 +35,16 @@ TEST(Finite, LargeFiniteValuesWhoseSumOverflowsAreFinite) {
   EXPECT_TRUE(all_finite(at::zeros({0})));
 }
 
+TEST(Finite, OfSeveralTensorsEachCounts) {
+  const at::Tensor good = at::randn({3});
+  const at::Tensor huge = at::full({1000}, 3e38);
+  EXPECT_TRUE(all_finite(std::vector<at::Tensor>{good, huge, at::zeros({2}, at::kLong), at::zeros({0})}));
+  EXPECT_TRUE(all_finite(std::vector<at::Tensor>{}));
+  const at::Tensor bad = at::full({2}, kNaN);
+  EXPECT_FALSE(all_finite(std::vector<at::Tensor>{good, bad}));
+  EXPECT_FALSE(all_finite(std::vector<at::Tensor>{bad, good}));
+}
+
 TEST(Finite, TheDescriptionNamesTheFirstPlace) {
   at::Tensor values = at::zeros({3, 4});
   EXPECT_EQ(describe_not_finite(values), "");

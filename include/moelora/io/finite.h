@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "moelora/io/error.h"
 
@@ -18,6 +19,8 @@ class NotFinite : public Error {
 
 /// Whether a tensor holds neither NaN nor infinity. One pass without a copy where it does not.
 bool all_finite(const at::Tensor& values);
+/// Of all of them. Those on a device are summed there and waited for once.
+bool all_finite(const std::vector<at::Tensor>& tensors);
 /// How many of the values are NaN or infinite.
 std::int64_t count_not_finite(const at::Tensor& values);
 /// "3 of 4096 values are not finite, the first is NaN at [0, 17]"; empty if all are finite.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "nn/kernels/cuda/fold.h"
+
 namespace moelora {
 namespace {
 
@@ -48,24 +50,53 @@ double largest_magnitude(const at::Tensor& values) {
   return std::max(-low.item<double>(), high.item<double>());
 }
 
-nn::kernels::FoldExtremes fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update,
-                                      bool measure) {
+void FoldedExtremes::add_on_device(at::Tensor extremes) {
+  waiting_.push_back(places_.size());
+  places_.emplace_back();
+  on_device_.push_back(std::move(extremes));
+}
+
+std::vector<nn::kernels::FoldExtremes> FoldedExtremes::read() const {
+  std::vector<nn::kernels::FoldExtremes> all = places_;
+  // A model lies on one device, as a rule.
+  for (std::size_t first = 0; first < waiting_.size();) {
+    std::size_t end = first + 1;
+    while (end < waiting_.size() && on_device_[end].device() == on_device_[first].device()) {
+      ++end;
+    }
+    const at::Tensor values = at::stack(at::TensorList(on_device_).slice(first, end - first)).cpu();
+    const auto* pairs = values.const_data_ptr<double>();
+    for (; first < end; ++first, pairs += 2) {
+      all[waiting_[first]] = {pairs[0], pairs[1]};
+    }
+  }
+  return all;
+}
+
+void fold_weight(const at::Tensor& weight, const at::Tensor& source, const nn::LowRank& update, bool measure,
+                 FoldedExtremes& extremes) {
   const at::Tensor out = weight.detach();
   const at::Tensor A = update.A.to(weight.device());
   const at::Tensor B = update.B.to(weight.device());
   if (nn::kernels::folds_in_one_pass(out, source)) {
-    return nn::kernels::fold_in_one_pass(out, source, B, A, measure);
+    extremes.add(nn::kernels::fold_in_one_pass(out, source, B, A, measure));
+    return;
+  }
+  if (nn::kernels::folds_on_device(out, source)) {
+    const at::Tensor found = nn::kernels::fold_on_device(out, source, B, A, measure);
+    measure ? extremes.add_on_device(found) : extremes.add({});
+    return;
   }
   // In blocks of rows, so that the wide temporaries stay small.
   const std::int64_t rows = out.size(0);
   const std::int64_t step = std::max<std::int64_t>(1, (1 << 24) / std::max<std::int64_t>(1, out.size(1)));
-  FoldExtremes extremes;
+  FoldExtremes largest;
   for (std::int64_t first = 0; first < rows; first += step) {
     const std::int64_t count = std::min(step, rows - first);
-    extremes = larger_of(extremes, fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
-                                                B.narrow(0, first, count), A, measure));
+    largest = larger_of(largest, fold_tensors(out.narrow(0, first, count), source.narrow(0, first, count),
+                                              B.narrow(0, first, count), A, measure));
   }
-  return extremes;
+  extremes.add(largest);
 }
 
 }  // namespace moelora

@@ -78,10 +78,29 @@ at::Tensor probe_logits(const MergeOptions& options, const char* when) {
       " (largest entry of the update: ", largest_update, "); merge into a base of float32 or bfloat16"));
 }
 
+/// What the folds did to the numbers. io::NotFinite if a merged weight is not finite.
+void certify(const AdapterImpl& adapter, const MergeState& state, const FoldedExtremes& folded,
+             Certificate& certificate) {
+  const std::vector<FoldExtremes> all = folded.read();
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const FoldExtremes& extremes = all[i];
+    const auto& linear = adapter.linears()[i];
+    if (!std::isfinite(extremes.rounding) || !std::isfinite(extremes.update)) {
+      throw_not_finite(state, linear, i, extremes.update);
+    }
+    if (extremes.rounding > certificate.largest_rounding) {
+      certificate.largest_rounding = extremes.rounding;
+      certificate.largest_rounding_at = linear.name;
+    }
+    certificate.largest_update = std::max(certificate.largest_update, extremes.update);
+  }
+}
+
 /// Folds every linear in turn. `touched` counts those whose bytes may have changed, for the restore after an error.
 void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
                   const std::vector<nn::LowRank>& updates, bool measure, std::size_t& touched,
                   Certificate& certificate) {
+  FoldedExtremes folded;
   for (std::size_t i = 0; i < updates.size(); ++i) {
     const auto& linear = adapter.linears()[i];
     at::Tensor source = linear.base->weight.detach();
@@ -92,18 +111,10 @@ void fold_linears(const AdapterImpl& adapter, MergeState& state, bool switching,
     }
     touched = std::max(touched, i + 1);
     linear.base->merged_adapter = adapter.adapter_name();
-    const FoldExtremes extremes = fold_weight(linear.base->weight, source, updates[i], measure);
-    if (!measure) {
-      continue;
-    }
-    if (!std::isfinite(extremes.rounding) || !std::isfinite(extremes.update)) {
-      throw_not_finite(state, linear, i, extremes.update);
-    }
-    if (extremes.rounding > certificate.largest_rounding) {
-      certificate.largest_rounding = extremes.rounding;
-      certificate.largest_rounding_at = linear.name;
-    }
-    certificate.largest_update = std::max(certificate.largest_update, extremes.update);
+    fold_weight(linear.base->weight, source, updates[i], measure, folded);
+  }
+  if (measure) {
+    certify(adapter, state, folded, certificate);
   }
 }
 
@@ -215,8 +226,16 @@ void require_mergeable(const AdapterImpl& adapter) {
 }
 
 void require_finite(const AdapterImpl& adapter) {
+  const auto tensors = adapter_tensors(adapter);
+  std::vector<at::Tensor> values;
+  for (const auto& [name, tensor] : tensors) {
+    values.push_back(tensor);
+  }
+  if (io::all_finite(values)) {
+    return;
+  }
   std::vector<std::string> damaged;
-  for (const auto& [name, tensor] : adapter_tensors(adapter)) {
+  for (const auto& [name, tensor] : tensors) {
     if (const std::string text = io::describe_not_finite(tensor); !text.empty()) {
       damaged.push_back(name + ": " + text);
     }

@@ -12,6 +12,27 @@
 
 namespace moelora {
 
+namespace {
+
+void check_finite(const AdapterImpl& adapter, const std::vector<nn::LowRank>& updates) {
+  std::vector<at::Tensor> all;
+  for (const nn::LowRank& update : updates) {
+    all.insert(all.end(), {update.A, update.B});
+  }
+  if (io::all_finite(all)) {
+    return;
+  }
+  for (std::size_t i = 0; i < updates.size(); ++i) {
+    if (!io::all_finite({updates[i].A, updates[i].B})) {
+      throw io::NotFinite(detail::concat("the update of ", adapter.linears()[i].name,
+                                         " is not finite, so it can't be merged: its experts' weights or the ",
+                                         "mixture's are too large"));
+    }
+  }
+}
+
+}  // namespace
+
 // It is linear in B: A stays, B = Σ weight_t · s · B diag(g_t).
 std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture& mixture) {
   std::vector<std::int64_t> tasks;
@@ -33,12 +54,9 @@ std::vector<nn::LowRank> mixed_updates(const AdapterImpl& adapter, const Mixture
         mixed.B = mixed.B + update.B * weight;
       }
     }
-    if (!io::all_finite(mixed.A) || !io::all_finite(mixed.B)) {
-      throw io::NotFinite(detail::concat("the update of ", linear.name, " is not finite, so it can't be merged: its ",
-                                         "experts' weights or the mixture's are too large"));
-    }
     updates.push_back(std::move(mixed));
   }
+  check_finite(adapter, updates);
   return updates;
 }
 

@@ -6,6 +6,7 @@
 // A kernel is a struct: its members are the parameters, operator() is the work of one thread.
 //   kName, kFile   the struct's and the file's name
 //   kThreads       threads of a block
+//   kBlocksAtOnce  optional: blocks that a processor shall run at the same time, which limits their registers
 //   kBarriers      whether threads of a block meet (barrier, shuffles, shared memory)
 // Sums have a fixed order and use no atomics: a resumed run has the bytes of one that was never stopped.
 
@@ -14,6 +15,8 @@
 #define MOELORA_DEVICE __device__ __forceinline__
 #define MOELORA_SHARED __shared__
 #define MOELORA_UNROLL _Pragma("unroll")
+#define MOELORA_UNROLL_TWICE _Pragma("unroll 2")
+#define MOELORA_NO_UNROLL _Pragma("unroll 1")
 
 namespace moelora::device {
 
@@ -39,9 +42,22 @@ MOELORA_DEVICE float exponential(float x) { return expf(x); }
 MOELORA_DEVICE float logarithm(float x) { return logf(x); }
 MOELORA_DEVICE float square_root(float x) { return sqrtf(x); }
 MOELORA_DEVICE float hyperbolic_tangent(float x) { return tanhf(x); }
+/// a · b + c, rounded once.
+MOELORA_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
+MOELORA_DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
+MOELORA_DEVICE double infinity() { return __longlong_as_double(0x7ff0000000000000ll); }
+
+template <typename Kernel, typename = const int>
+struct BlocksAtOnce {
+  static constexpr int kValue = 1;
+};
+template <typename Kernel>
+struct BlocksAtOnce<Kernel, decltype(Kernel::kBlocksAtOnce)> {
+  static constexpr int kValue = Kernel::kBlocksAtOnce;
+};
 
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksAtOnce<Kernel>::kValue) run(const Kernel kernel) {
   kernel();
 }
 
@@ -52,12 +68,15 @@ __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 
 #include "nn/kernels/cuda/host_threads.h"
 
 #define MOELORA_DEVICE inline
 #define MOELORA_SHARED static thread_local
 #define MOELORA_UNROLL
+#define MOELORA_UNROLL_TWICE
+#define MOELORA_NO_UNROLL
 
 namespace moelora::device {
 
@@ -86,6 +105,9 @@ MOELORA_DEVICE float exponential(float x) { return std::exp(x); }
 MOELORA_DEVICE float logarithm(float x) { return std::log(x); }
 MOELORA_DEVICE float square_root(float x) { return std::sqrt(x); }
 MOELORA_DEVICE float hyperbolic_tangent(float x) { return std::tanh(x); }
+MOELORA_DEVICE float multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+MOELORA_DEVICE double multiply_add(double a, double b, double c) { return std::fma(a, b, c); }
+MOELORA_DEVICE double infinity() { return std::numeric_limits<double>::infinity(); }
 
 }  // namespace moelora::device
 
