@@ -6,10 +6,12 @@
 #include <cmath>
 #include <numeric>
 
+#include "model/decode_graph.h"
+#include "model/next_tokens.h"
 #include "moelora/io/error.h"
 #include "moelora/model/finite_logits.h"
 #include "moelora/model/kv_cache.h"
-#include "moelora/model/sampling.h"
+#include "nn/move_together.h"
 
 namespace moelora::model {
 namespace {
@@ -80,74 +82,82 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& pro
   const auto room = std::min(longest + std::min(options.max_new_tokens, kUsualAnswer), limit) + prefix_rows;
   KvCache cache(shape, static_cast<std::int64_t>(prompts.size()), room, model.dtype(), device);
 
-  std::vector<TokenSampler> samplers;
-  GenerationOptions choices = options;
-  choices.streams.clear();  // each sampler keeps a copy
-  for (std::size_t i = 0; i < prompts.size(); ++i) {
-    samplers.emplace_back(choices, options.streams.empty() ? i : options.streams[i]);
-  }
+  const std::unique_ptr<NextTokens> tokens = make_next_tokens(model, prompts, options);
 
-  at::Tensor ids = at::tensor(all_ids, at::kLong).to(device);
-  at::Tensor positions = model.positions(segments).to(device);
   ForwardOptions forward;
   forward.cache = &cache;
   std::vector<std::int64_t> last_rows;
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     last_rows.push_back(segments.offsets[i + 1] - 1);
   }
-  forward.output_rows = at::tensor(last_rows, at::kLong).to(device);
+  at::Tensor ids = at::tensor(all_ids, at::kLong);
+  at::Tensor positions = model.positions(segments).contiguous();
+  forward.output_rows = at::tensor(last_rows, at::kLong);
+  nn::move_together({&ids, &positions, &forward.output_rows}, device);
 
-  while (true) {
-    const at::Tensor hidden = model.hidden(ids, positions, context, forward);
-    const at::Tensor logits = model.logits(hidden).to(at::kFloat).cpu();  // [active, vocab]
-    require_finite_logits(model, logits, [&](std::int64_t row) {
-      const std::int64_t sequence = active[row];
-      return suspect_sequence(sequence, prompts[sequence], results[sequence].ids, of_prompts);
-    });
-    if (on_logits) {
-      on_logits(logits, active);
+  at::Tensor logits;  // [active, vocab]
+  const std::function<void()> step = [&] {
+    logits = model.logits(model.hidden(ids, positions, context, forward));
+    tokens->choose(logits);
+  };
+  // Steps that the host takes part in cannot be recorded.
+  DecodeGraph graph(tokens->is_on_device() ? make_step_recorder(device) : nullptr);
+  for (bool prompt = true;; prompt = false) {
+    if (prompt) {
+      step();
+    } else {
+      cache.reserve_next();
+      if (graph.run(step, cache.recorded_form())) {
+        cache.count_replayed_row();
+      }
     }
-    std::vector<std::int64_t> next_ids;
+    const std::vector<std::int64_t> chosen = tokens->read();
+    if (chosen.empty()) {
+      require_finite_logits(model, logits.to(at::kFloat).cpu(), [&](std::int64_t row) {
+        const std::int64_t sequence = active[row];
+        return suspect_sequence(sequence, prompts[sequence], results[sequence].ids, of_prompts);
+      });
+      TORCH_INTERNAL_ASSERT(false, "logits that are finite were found not to be");
+    }
+    if (on_logits) {
+      on_logits(logits.to(at::kFloat).cpu(), active);
+    }
     std::vector<std::int64_t> kept;
     for (std::size_t row = 0; row < active.size(); ++row) {
       const auto sequence = active[row];
       Generation& result = results[sequence];
-      const std::int64_t token = samplers[sequence].next(logits[static_cast<std::int64_t>(row)]);
-      if (token == options.eos_id) {
+      if (chosen[row] == options.eos_id) {
         result.finished = true;
         continue;
       }
-      result.ids.push_back(token);
+      result.ids.push_back(chosen[row]);
       if (on_token) {
-        on_token(sequence, token);
+        on_token(sequence, chosen[row]);
       }
       const auto made = static_cast<std::int64_t>(result.ids.size());
       if (made < options.max_new_tokens && prompts[sequence].length() + made < limit) {
         kept.push_back(static_cast<std::int64_t>(row));
-        next_ids.push_back(token);
       }
     }
     if (kept.empty()) {
       return results;
     }
-    if (kept.size() < active.size()) {
+    const bool fewer = kept.size() < active.size();
+    if (fewer) {
       cache.keep(kept);
+      tokens->keep(kept);
       std::vector<std::int64_t> still;
       for (const std::int64_t row : kept) {
         still.push_back(active[row]);
       }
       active = std::move(still);
     }
-    // From here on each sequence adds one row.
-    context = context.next_rows(kept);
-    ids = at::tensor(next_ids, at::kLong).to(device);
-    std::vector<at::Tensor> columns;
-    for (const std::int64_t sequence : active) {
-      const Prompt& prompt = prompts[sequence];
-      const auto index = prompt.length() + static_cast<std::int64_t>(results[sequence].ids.size()) - 1;
-      columns.push_back(model.position_at(prompt.bidirectional_rows, index));
+    if (fewer || prompt) {  // from here on each sequence adds one row
+      context = context.next_rows(kept);
+      graph.forget();
     }
-    positions = at::cat(columns, 1).to(device);
+    ids = tokens->ids();
+    positions = tokens->positions();
     forward.output_rows = at::Tensor();
   }
 }

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "model/key_value_pages.h"
 #include "moelora/io/huge_pages.h"
 #include "moelora/nn/decode_attention.h"
 
@@ -21,10 +22,20 @@ KvCache::KvCache(const ModelShape& shape, std::int64_t sequences, std::int64_t c
       lengths_(sequences, 0),
       capacity_(std::max<std::int64_t>(capacity, 1)) {
   std::iota(slots_.begin(), slots_.end(), 0);
+  if (KeyValuePages::serve(shape, dtype, device)) {
+    pages_ = std::make_unique<KeyValuePages>(shape, dtype, device);
+    return;
+  }
   for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
     keys_.push_back(make_slots(sequences, capacity_));
     values_.push_back(make_slots(sequences, capacity_));
   }
+}
+
+KvCache::~KvCache() = default;
+
+std::int64_t KvCache::capacity() const {
+  return pages_ == nullptr ? capacity_ : pages_->begun() ? pages_->capacity() : 0;
 }
 
 at::Tensor KvCache::make_slots(std::int64_t slots, std::int64_t capacity) const {
@@ -56,7 +67,10 @@ void KvCache::reserve(std::int64_t rows) {
 at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                       const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
   TORCH_INTERNAL_ASSERT(segments.count() == sequences());
-  const bool prompt = lengths_.empty() || lengths_.front() == 0;
+  if (pages_ != nullptr) {
+    return append_in_pages(layer, q, k, v, segments, prefix);
+  }
+  const bool prompt = sees_prompt();
   if (prompt) {
     prefix_rows_ = prefix.defined() ? prefix.key.size(-3) : 0;
   }
@@ -92,12 +106,47 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
   return output;
 }
 
-bool KvCache::supports_append_row() const {
-  return keys_.front().device().is_cpu() && !c10::GradMode::is_enabled() && !lengths_.empty() && lengths_.front() > 0;
+at::Tensor KvCache::append_in_pages(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                    const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
+  TORCH_INTERNAL_ASSERT(!(c10::GradMode::is_enabled() && q.requires_grad()),
+                        "keys and values in pages are not recorded");
+  if (!sees_prompt()) {
+    TORCH_INTERNAL_ASSERT(segments.rows() == sequences());
+    return append_row(layer, q, k, v);
+  }
+  if (!pages_->begun()) {
+    pages_->begin(segments, prefix.length());
+  }
+  const auto rows_of = [&](const at::Tensor& x) {
+    const at::Tensor rows = x.to(dtype_).reshape({-1, shape_.kv_heads, shape_.head_dim});
+    return rows.stride(2) == 1 ? rows : rows.contiguous();
+  };
+  if (prefix.defined()) {
+    nn::kernels::store_rows(pages_->layer(layer), rows_of(prefix.key), rows_of(prefix.value), pages_->prefix_places());
+  }
+  nn::kernels::store_rows(pages_->layer(layer), rows_of(k), rows_of(v), pages_->prompt_places());
+  return nn::prefix_lm_attention(q, k, v, segments, prefix);
 }
 
-at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+bool KvCache::supports_append_row() const {
+  return (pages_ != nullptr || device_.is_cpu()) && !c10::GradMode::is_enabled() && !sees_prompt();
+}
+
+at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                               const nn::Rotary& rotary) {
+  if (pages_ != nullptr) {
+    pages_->reserve_next();
+    const auto rows_of = [&](const at::Tensor& x) {
+      const at::Tensor rows = x.to(dtype_);
+      return rows.stride(2) == 1 ? rows : rows.contiguous();
+    };
+    return nn::kernels::decode_attention(pages_->layer(layer), pages_->counts(), pages_->most(), rows_of(q), rows_of(k),
+                                         rows_of(v), rotary);
+  }
   TORCH_INTERNAL_ASSERT(supports_append_row());
+  if (rotary.tables.cos.defined()) {
+    return append_row(layer, nn::rotated_in_float(q, rotary), nn::rotated_in_float(k, rotary), v);
+  }
   std::vector<std::int64_t> counts = lengths_;
   for (std::int64_t& count : counts) {
     count += prefix_rows_;
@@ -107,6 +156,9 @@ at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at
 }
 
 void KvCache::advance(const nn::Segments& segments) {
+  if (pages_ != nullptr && !sees_prompt()) {
+    pages_->count_row(/*on_device=*/true);
+  }
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     lengths_[i] += segments.length(i);
   }
@@ -120,6 +172,27 @@ void KvCache::keep(const std::vector<std::int64_t>& sequences) {
   }
   slots_ = std::move(slots);
   lengths_ = std::move(lengths);
+  if (pages_ != nullptr) {
+    pages_->keep(sequences);
+  }
+}
+
+void KvCache::reserve_next() {
+  if (pages_ != nullptr && !sees_prompt()) {
+    pages_->reserve_next();
+  }
+}
+
+void KvCache::count_replayed_row() {
+  TORCH_INTERNAL_ASSERT(pages_ != nullptr);
+  pages_->count_row(/*on_device=*/false);
+  for (std::int64_t& length : lengths_) {
+    ++length;
+  }
+}
+
+std::int64_t KvCache::recorded_form() const {
+  return pages_ == nullptr ? 0 : nn::kernels::decode_splits(pages_->most());
 }
 
 }  // namespace moelora::model

@@ -8,8 +8,13 @@
 #include "moelora/io/splitmix64.h"
 
 namespace moelora::model {
+
+std::uint64_t stream_state(std::uint64_t seed, std::uint64_t sequence) {
+  return io::splitmix_output(io::splitmix(seed) + sequence);
+}
+
 TokenSampler::TokenSampler(const GenerationOptions& options, std::uint64_t sequence)
-    : options_(options), state_(io::splitmix_output(io::splitmix(options.seed) + sequence)) {}
+    : options_(options), state_(stream_state(options.seed, sequence)) {}
 
 double TokenSampler::uniform() {
   state_ += io::kSplitMixStep;

@@ -4,20 +4,40 @@
 #include <c10/core/GradMode.h>
 
 #include "moelora/nn/few_rows.h"
+#include "nn/kernels/cuda/few_rows.h"
 
 namespace moelora {
+namespace {
+
+// Without gradients of anything: the frozen product is LibTorch's.
+bool supports_device_kernels(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& A,
+                             const at::Tensor& omega) {
+  return !c10::GradMode::is_enabled() && nn::kernels::takes_few_rows(x, A.size(0)) &&
+         weight.dtype() == x.scalar_type() && weight.device() == x.device() && A.device() == x.device() &&
+         (!omega.defined() || omega.device() == x.device());
+}
+
+}  // namespace
 
 bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                                const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega) {
-  return weight.supports_few_rows(x, bias) && nn::supports_few_rows(x, A) && B.is_contiguous() &&
-         A.scalar_type() == at::kFloat && B.scalar_type() == at::kFloat &&
-         !(c10::GradMode::is_enabled() && (B.requires_grad() || (omega.defined() && omega.requires_grad())));
+  if (A.scalar_type() != at::kFloat || B.scalar_type() != at::kFloat || !B.is_contiguous()) {
+    return false;
+  }
+  return supports_device_kernels(x, weight, A, omega) ||
+         (weight.supports_few_rows(x, bias) && nn::supports_few_rows(x, A) &&
+          !(c10::GradMode::is_enabled() && (B.requires_grad() || (omega.defined() && omega.requires_grad()))));
 }
 
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
                             const at::Tensor& omega_of_row, double scaling,
                             const std::vector<std::int64_t>& only_expert) {
+  if (!x.is_cpu()) {
+    at::Tensor y = weight.forward(x, bias);
+    nn::kernels::add_few_rows(y, x, A, B, omega, omega_of_row, scaling);
+    return y;
+  }
   const auto* place = omega_of_row.const_data_ptr<std::int64_t>();
   if (!only_expert.empty()) {
     const auto width = A.size(0) / omega.size(1);

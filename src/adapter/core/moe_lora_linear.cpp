@@ -112,8 +112,8 @@ MoeLoraLinearImpl::Omega MoeLoraLinearImpl::omega_of(const at::Tensor& x, const 
 
 std::vector<std::int64_t> MoeLoraLinearImpl::expert_of_segment(const Omega& omega,
                                                                const nn::RowContext& context) const {
-  if (!single_ || context.expert_weights.requires_grad()) {
-    return {};
+  if (!single_ || context.expert_weights.requires_grad() || !omega.weights.is_cpu()) {
+    return {};  // the stacked form; on a device always, where looking at ω would be a wait
   }
   const auto weights = omega.weights.accessor<float, 2>();
   std::vector<std::int64_t> experts(static_cast<std::size_t>(weights.size(0)), -1);

@@ -18,9 +18,9 @@ at::Tensor decode_rows(ChatGlmImpl& model, at::Tensor x, const at::Tensor& posit
     auto& block = *model.transformer->layers[layer]->as<ChatGlmBlock>();
     const at::Tensor a = block.input_layernorm->forward(x);
     const at::Tensor mixed = block.attention->query_key_value->forward(a, context).view({rows, heads, 3 * head_dim});
-    const at::Tensor q = nn::rotated_in_float(mixed.narrow(2, 0, head_dim), rotary);
-    const at::Tensor k = nn::rotated_in_float(mixed.narrow(2, head_dim, head_dim), rotary);
-    const at::Tensor attended = cache.append_row(layer, q, k, mixed.narrow(2, 2 * head_dim, head_dim));
+    const at::Tensor attended =
+        cache.append_row(layer, mixed.narrow(2, 0, head_dim), mixed.narrow(2, head_dim, head_dim),
+                         mixed.narrow(2, 2 * head_dim, head_dim), rotary);
     at::Tensor sum = block.attention->dense->forward(attended.view({rows, heads * head_dim}), context);
     const at::Tensor m = block.post_attention_layernorm->forward(sum.add_(a, ChatGlmConfig::kResidualAlpha));
     at::Tensor inner = block.mlp->dense_h_to_4h->forward(m, context);

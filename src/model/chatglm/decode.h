@@ -1,5 +1,5 @@
 #pragma once
-// One step of decoding on a CPU: a few rows, no gradients, keys and values in a cache.
+// One step of decoding: a few rows, no gradients, keys and values in a cache.
 
 #include "moelora/model/chatglm/chatglm.h"
 #include "moelora/model/kv_cache.h"
