@@ -1,5 +1,6 @@
 #include "moelora/nn/low_rank.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/any.h>
 #include <ATen/ops/mm.h>

@@ -19,6 +19,8 @@ void RowSource::multiply_by_derivative(at::Tensor&) const {
   TORCH_INTERNAL_ASSERT(false, "these rows are not an elementwise function");
 }
 
+RowRecipe RowSource::recipe() const { return {RowRecipe::Function::stored, all().contiguous(), {}, {}, {}, {}}; }
+
 void StoredRows::some(std::int64_t begin, std::int64_t count, float* out) const {
   const auto width = rows_.size(1);
   std::memcpy(out, rows_.const_data_ptr<float>() + begin * width,
@@ -50,6 +52,15 @@ void NormalisedRows::some(std::int64_t begin, std::int64_t count, float* out) co
     kernels::cpu_kernels().normalise_row(x + row * width, mean[row], rstd[row], weight_.const_data_ptr<float>(),
                                          bias_.const_data_ptr<float>(), out, width);
   }
+}
+
+RowRecipe NormalisedRows::recipe() const {
+  const auto type = x_.scalar_type();
+  const bool fits = x_.is_contiguous() && mean_.is_contiguous() && rstd_.is_contiguous() &&
+                    mean_.scalar_type() == at::kFloat && rstd_.scalar_type() == at::kFloat &&
+                    weight_.scalar_type() == type && bias_.scalar_type() == type && weight_.is_contiguous() &&
+                    bias_.is_contiguous();
+  return fits ? RowRecipe{RowRecipe::Function::normalised, x_, mean_, rstd_, weight_, bias_} : RowSource::recipe();
 }
 
 at::Tensor GeluRows::all() const { return nn::gelu(x_); }

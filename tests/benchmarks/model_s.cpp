@@ -113,14 +113,30 @@ double TrainStep::run(const train::StepSamples& samples) {
 }
 
 double frozen_step(model::ChatGlm& model, const train::StepSamples& samples) {
-  const data::Batch batch = data::pack(samples.examples, samples.draws, *model, at::kCPU);
+  const data::Batch batch = data::pack(samples.examples, samples.draws, *model, model->device());
   model::ForwardOptions options;
   options.output_rows = batch.label_rows;
   options.input_embeddings = at::embedding(model->transformer->word_embeddings->weight, batch.ids).requires_grad_();
-  const at::Tensor hidden = model->hidden(batch.ids, batch.positions, nn::RowContext::plain(batch.segments), options);
+  const at::Tensor hidden =
+      model->hidden(batch.ids, batch.positions, nn::RowContext::plain(batch.segments, model->device()), options);
   const at::Tensor losses = model::token_losses(*model, hidden, batch.labels);
   losses.backward(at::full_like(losses, 1.0 / static_cast<double>(losses.size(0))));
   return losses.mean().item<double>();
+}
+
+void frozen_steps(model::ChatGlm& model, const train::StepSamples& samples, std::int64_t micro_batch_tokens) {
+  std::vector<std::int64_t> lengths;
+  for (const data::Example* example : samples.examples) {
+    lengths.push_back(example->length());
+  }
+  for (const auto& indices : data::plan_micro_batches(lengths, micro_batch_tokens)) {
+    train::StepSamples some;
+    for (const std::int64_t i : indices) {
+      some.examples.push_back(samples.examples[static_cast<std::size_t>(i)]);
+      some.draws.push_back(samples.draws[static_cast<std::size_t>(i)]);
+    }
+    frozen_step(model, some);
+  }
 }
 
 }  // namespace moelora::bench

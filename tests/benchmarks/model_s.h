@@ -51,5 +51,7 @@ class TrainStep {
 
 /// Forward and backward of the frozen model to the embedding's output, on the same packed path, without adapter.
 double frozen_step(model::ChatGlm& model, const train::StepSamples& samples);
+/// The same in micro-batches, as a training step has them.
+void frozen_steps(model::ChatGlm& model, const train::StepSamples& samples, std::int64_t micro_batch_tokens);
 
 }  // namespace moelora::bench

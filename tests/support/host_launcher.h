@@ -1,9 +1,11 @@
 #pragma once
-// Device code run by the host (nn/kernels/cuda/host_threads.h) for tensors of some device.
+// Device code run by the host (nn/kernels/cuda/host_threads.h) for tensors of some device; with
+// MOELORA_TEST_KERNELS=cuda by the first GPU (support/managed_memory.h).
 
 #include <memory>
 
 #include "nn/kernels/cuda/launcher.h"
+#include "support/managed_memory.h"
 
 namespace moelora::testing {
 
@@ -18,7 +20,13 @@ class HostLauncher : public nn::kernels::Launcher {
 /// While one of these lives, operations of nn/kernels/cuda take tensors of the CPU.
 class HostKernels {
  public:
-  HostKernels() { nn::kernels::set_launcher(at::kCPU, std::make_unique<HostLauncher>()); }
+  HostKernels() {
+    if (managed_memory_is_used) {
+      nn::kernels::set_launcher(at::kCPU, std::make_unique<ManagedLauncher>());
+    } else {
+      nn::kernels::set_launcher(at::kCPU, std::make_unique<HostLauncher>());
+    }
+  }
   ~HostKernels() { nn::kernels::set_launcher(at::kCPU, nullptr); }
   HostKernels(const HostKernels&) = delete;
   HostKernels& operator=(const HostKernels&) = delete;

@@ -6,12 +6,25 @@
 
 namespace moelora::nn {
 
+/// What rows are made of, for kernels that compute them again in registers.
+struct RowRecipe {
+  enum class Function { stored, gelu, normalised };
+  Function function = Function::stored;
+  at::Tensor x;       ///< [rows, width] contiguous: the rows, or what the function is applied to
+  at::Tensor mean;    ///< [rows, 1] fp32; these four for normalised rows only
+  at::Tensor rstd;    ///< [rows, 1] fp32
+  at::Tensor weight;  ///< [width] in the type of x
+  at::Tensor bias;    ///< [width] in the type of x
+};
+
 class RowSource {
  public:
   virtual ~RowSource() = default;
   virtual at::Tensor all() const = 0;  ///< [rows, width]
   /// Some of the rows into out [count, width], contiguous. fp32 on the CPU only; called from several threads.
   virtual void some(std::int64_t begin, std::int64_t count, float* out) const = 0;
+  /// Here all(), stored.
+  virtual RowRecipe recipe() const;
 
   /// Whether the rows are an elementwise function of what is stored. Their gradient is then multiplied by its
   /// derivative, so that manual_backward hands on the gradient of what is stored.
@@ -39,6 +52,7 @@ class NormalisedRows : public RowSource {
   NormalisedRows(at::Tensor x, at::Tensor mean, at::Tensor rstd, at::Tensor weight, at::Tensor bias);
   at::Tensor all() const override;
   void some(std::int64_t begin, std::int64_t count, float* out) const override;
+  RowRecipe recipe() const override;  ///< all(), stored, where types or layouts are others than a recipe has.
 
  private:
   at::Tensor x_, mean_, rstd_, weight_, bias_;
@@ -50,6 +64,7 @@ class GeluRows : public RowSource {
   explicit GeluRows(at::Tensor x) : x_(std::move(x)) {}  ///< contiguous
   at::Tensor all() const override;
   void some(std::int64_t begin, std::int64_t count, float* out) const override;
+  RowRecipe recipe() const override { return {RowRecipe::Function::gelu, x_, {}, {}, {}, {}}; }
   bool is_elementwise() const override { return true; }
   void some_with_derivative(std::int64_t begin, std::int64_t count, float* out, float* derivative) const override;
   void multiply_by_derivative(at::Tensor& dx) const override;

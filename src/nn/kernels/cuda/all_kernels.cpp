@@ -8,6 +8,7 @@
 #include "nn/kernels/cuda/fold.h"
 #include "nn/kernels/cuda/gelu.h"
 #include "nn/kernels/cuda/layer_norm.h"
+#include "nn/kernels/cuda/low_rank.h"
 #include "nn/kernels/cuda/rotary.h"
 #include "nn/kernels/cuda/sampling.h"
 
@@ -15,9 +16,19 @@ namespace moelora::nn::kernels {
 
 std::vector<KernelInfo> all_kernels() {
   std::vector<KernelInfo> all;
-  for (const auto& of_operation : {attention_gradient_kernels(), cross_entropy_kernels(), decode_attention_kernels(),
-                                   dropout_kernels(), few_rows_kernels(), fold_kernels(), gelu_kernels(),
-                                   layer_norm_kernels(), rotary_kernels(), sampling_kernels()}) {
+  for (const auto& of_operation : {
+           attention_gradient_kernels(),
+           cross_entropy_kernels(),
+           decode_attention_kernels(),
+           dropout_kernels(),
+           few_rows_kernels(),
+           fold_kernels(),
+           gelu_kernels(),
+           layer_norm_kernels(),
+           low_rank_kernels(),
+           rotary_kernels(),
+           sampling_kernels(),
+       }) {
     all.insert(all.end(), of_operation.begin(), of_operation.end());
   }
   return all;

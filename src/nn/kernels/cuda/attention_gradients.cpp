@@ -19,11 +19,11 @@ void join_gradients(const HeadGradients& parts, const HeadGradients& causal, con
       return device::HeadPlaces<T>{mutable_elements<T>(x), x.stride(0), x.stride(1)};
     };
     launch(dq.device(),
-           device::JoinGradients<T, N::value>{
-               elements<T>(parts.dq), elements<T>(parts.dk), elements<T>(parts.dv), elements<T>(causal.dq),
-               elements<T>(causal.dk), elements<T>(causal.dv), elements<std::int32_t>(causal_of_row), places(dq),
-               places(dk), places(dv), static_cast<std::int32_t>(dq.size(1)), static_cast<std::int32_t>(dk.size(1)),
-               static_cast<std::int32_t>(dq.size(2))},
+           device::JoinGradients<T, N::value>{elements<T>(parts.dq), elements<T>(parts.dk), elements<T>(parts.dv),
+                                              elements<T>(causal.dq), elements<T>(causal.dk), elements<T>(causal.dv),
+                                              elements<std::int32_t>(causal_of_row), places(dq), places(dk), places(dv),
+                                              static_cast<std::int32_t>(dq.size(1)),
+                                              static_cast<std::int32_t>(dk.size(1)), dq.size(2)},
            {static_cast<std::uint32_t>(dq.size(0)), 3});
   });
 }

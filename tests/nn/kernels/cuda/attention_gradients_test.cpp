@@ -9,18 +9,18 @@
 namespace moelora::nn {
 namespace {
 
-constexpr std::int64_t kRows = 7, kCausalRows = 3, kHeads = 4;
+constexpr std::int64_t kJoinedRows = 7, kCausalRows = 3, kHeads = 4;
 
 class DeviceAttentionGradients : public ::testing::TestWithParam<at::ScalarType> {
  protected:
   kernels::HeadGradients random(std::int64_t queries, std::int64_t width) const {
     const auto of = [&](std::int64_t rows) { return at::randn({rows, kHeads, width}).to(GetParam()); };
-    return {of(queries), of(kRows), of(kRows)};
+    return {of(queries), of(kJoinedRows), of(kJoinedRows)};
   }
   const testing::HostKernels kernels_;
 };
 
-at::Tensor shared(const at::Tensor& x, std::int64_t kv_heads) {
+at::Tensor sum_of_sharing(const at::Tensor& x, std::int64_t kv_heads) {
   return x.to(at::kDouble).view({x.size(0), kv_heads, kHeads / kv_heads, x.size(2)}).sum(2);
 }
 
@@ -29,17 +29,17 @@ TEST_P(DeviceAttentionGradients, TakesEachRowFromTheCallsThatItWasIn) {
   const at::Tensor causal_of_row = at::tensor({-1, -1, 0, 1, -1, -1, 2}, at::kInt);
   for (const std::int64_t width : {3, 8, 64}) {
     for (const std::int64_t kv_heads : {4, 2, 1}) {
-      kernels::HeadGradients parts = random(kRows, width);
+      kernels::HeadGradients parts = random(kJoinedRows, width);
       const kernels::HeadGradients causal = random(kCausalRows, width);
       const auto expected = [&](const at::Tensor& part, const at::Tensor& whole) {
-        return shared(part, kv_heads).index_fill(0, rows, 0.0) + shared(whole, kv_heads);
+        return sum_of_sharing(part, kv_heads).index_fill(0, rows, 0.0) + sum_of_sharing(whole, kv_heads);
       };
       const at::Tensor dq = parts.dq.index_copy(0, rows, causal.dq);
       const at::Tensor dk = expected(parts.dk, causal.dk), dv = expected(parts.dv, causal.dv);
       for (at::Tensor* x : {&parts.dq, &parts.dk, &parts.dv}) {  // never read
         x->index_fill_(0, rows, std::numeric_limits<double>::quiet_NaN());
       }
-      const at::Tensor packed = at::zeros({kRows, kHeads + 2 * kv_heads, width}, parts.dq.options());
+      const at::Tensor packed = at::zeros({kJoinedRows, kHeads + 2 * kv_heads, width}, parts.dq.options());
       const at::Tensor found_q = packed.narrow(1, 0, kHeads);
       const at::Tensor found_k = packed.narrow(1, kHeads, kv_heads);
       const at::Tensor found_v = packed.narrow(1, kHeads + kv_heads, kv_heads);
@@ -52,10 +52,10 @@ TEST_P(DeviceAttentionGradients, TakesEachRowFromTheCallsThatItWasIn) {
 }
 
 TEST_P(DeviceAttentionGradients, TakeOneCallAlone) {
-  const kernels::HeadGradients all = random(kRows, 8);
+  const kernels::HeadGradients all = random(kJoinedRows, 8);
   const at::Tensor dq = at::empty_like(all.dq), dk = at::empty_like(all.dk), dv = at::empty_like(all.dv);
   for (const bool causal : {false, true}) {
-    const at::Tensor of_row = causal ? at::arange(kRows, at::kInt) : at::full({kRows}, -1, at::kInt);
+    const at::Tensor of_row = causal ? at::arange(kJoinedRows, at::kInt) : at::full({kJoinedRows}, -1, at::kInt);
     kernels::join_gradients(causal ? kernels::HeadGradients{} : all, causal ? all : kernels::HeadGradients{}, of_row,
                             dq, dk, dv);
     EXPECT_TRUE(at::equal(dq, all.dq) && at::equal(dk, all.dk) && at::equal(dv, all.dv));

@@ -17,14 +17,12 @@ class DeviceGelu : public ::testing::TestWithParam<at::ScalarType> {
 
 const std::int64_t kCounts[] = {1, 7, 256, 1028, 5003};
 
-at::Tensor exact(const at::Tensor& x) { return x.to(at::kDouble); }
-
 TEST_P(DeviceGelu, EqualsLibTorchs) {
   for (const std::int64_t count : kCounts) {
     const at::Tensor x = random(count);
     const at::Tensor dy = random(count);
-    const at::Tensor expected = at::gelu_backward(exact(dy), exact(x), "tanh");
-    EXPECT_TRUE(testing::rounds_to(kernels::gelu_on_device(x), at::gelu(exact(x), "tanh"))) << count;
+    const at::Tensor expected = at::gelu_backward(testing::exact(dy), testing::exact(x), "tanh");
+    EXPECT_TRUE(testing::rounds_to(kernels::gelu_on_device(x), at::gelu(testing::exact(x), "tanh"))) << count;
     kernels::gelu_backward_on_device_(dy, x);
     EXPECT_TRUE(testing::rounds_to(dy, expected)) << count;
   }
@@ -33,17 +31,17 @@ TEST_P(DeviceGelu, EqualsLibTorchs) {
 TEST_P(DeviceGelu, IsFiniteFarOut) {
   const at::Tensor x = at::tensor({-60000.0, -50.0, 0.0, 50.0, 60000.0}).to(GetParam());
   const at::Tensor dy = at::ones_like(x);
-  EXPECT_TRUE(testing::rounds_to(kernels::gelu_on_device(x), exact(x).clamp_min(0.0)));
+  EXPECT_TRUE(testing::rounds_to(kernels::gelu_on_device(x), testing::exact(x).clamp_min(0.0)));
   kernels::gelu_backward_on_device_(dy, x);
-  EXPECT_TRUE(at::equal(exact(dy), at::tensor({0.0, 0.0, 0.5, 1.0, 1.0}, at::kDouble)));
+  EXPECT_TRUE(at::equal(testing::exact(dy), at::tensor({0.0, 0.0, 0.5, 1.0, 1.0}, at::kDouble)));
 }
 
 TEST_P(DeviceGelu, SwiGluEqualsItsDefinition) {
   for (const std::int64_t count : kCounts) {
     const at::Tensor gate = random(count), up = random(count), dy = random(count);
-    const at::Tensor expected = at::silu(exact(gate)) * exact(up);
-    const at::Tensor dgate = at::silu_backward(exact(dy) * exact(up), exact(gate));
-    const at::Tensor dup = exact(dy) * at::silu(exact(gate));
+    const at::Tensor expected = at::silu(testing::exact(gate)) * testing::exact(up);
+    const at::Tensor dgate = at::silu_backward(testing::exact(dy) * testing::exact(up), testing::exact(gate));
+    const at::Tensor dup = testing::exact(dy) * at::silu(testing::exact(gate));
     EXPECT_TRUE(testing::rounds_to(kernels::swiglu_on_device(gate, up), expected)) << count;
     EXPECT_TRUE(testing::rounds_to(kernels::swiglu_backward_on_device_(dy, gate, up), dgate)) << count;
     EXPECT_TRUE(testing::rounds_to(dy, dup)) << count;

@@ -25,17 +25,15 @@ class DeviceNorm : public ::testing::TestWithParam<at::ScalarType> {
 
 const std::int64_t kWidths[] = {1, 6, 32, 1000, 1028, 2052};
 
-at::Tensor exact(const at::Tensor& x) { return x.to(at::kDouble); }
-
 // The statistics are those of the rounded sum, which is what backward knows.
 TEST_P(DeviceNorm, AddsAndNormalises) {
   for (const std::int64_t width : kWidths) {
     Input in = input(width);
-    const at::Tensor sum = exact(in.x) + kScale * exact(in.residual);
+    const at::Tensor sum = testing::exact(in.x) + kScale * testing::exact(in.residual);
     const auto found = kernels::add_and_normalise(in.x, in.residual, kScale, in.weight, in.bias, kEpsilon);
     EXPECT_TRUE(testing::rounds_to(in.x, sum)) << width;
-    const auto [y, mean, rstd] =
-        at::native_layer_norm(exact(in.x), {width}, exact(in.weight), exact(in.bias), kEpsilon);
+    const auto [y, mean, rstd] = at::native_layer_norm(testing::exact(in.x), {width}, testing::exact(in.weight),
+                                                       testing::exact(in.bias), kEpsilon);
     EXPECT_TRUE(testing::rounds_to(found.y, y)) << width;
     EXPECT_TRUE(testing::rounds_to(found.mean, mean)) << width;
     EXPECT_TRUE(testing::rounds_to(found.rstd / rstd, at::ones_like(rstd))) << width;
@@ -47,11 +45,13 @@ TEST_P(DeviceNorm, HasLibTorchsBackward) {
   for (const std::int64_t width : {6, 32, 1000, 1028, 2052}) {
     for (const bool residual : {false, true}) {
       const Input in = input(width);
-      const auto [y, mean, rstd] =
-          at::native_layer_norm(exact(in.x), {width}, exact(in.weight), exact(in.bias), kEpsilon);
-      const at::Tensor dy = residual ? exact(in.dy) + kScale * exact(in.residual) : exact(in.dy);
-      const at::Tensor expected = std::get<0>(at::native_layer_norm_backward(
-          dy, exact(in.x), {width}, mean, rstd, exact(in.weight), exact(in.bias), {true, false, false}));
+      const auto [y, mean, rstd] = at::native_layer_norm(testing::exact(in.x), {width}, testing::exact(in.weight),
+                                                         testing::exact(in.bias), kEpsilon);
+      const at::Tensor dy =
+          residual ? testing::exact(in.dy) + kScale * testing::exact(in.residual) : testing::exact(in.dy);
+      const at::Tensor expected = std::get<0>(
+          at::native_layer_norm_backward(dy, testing::exact(in.x), {width}, mean, rstd, testing::exact(in.weight),
+                                         testing::exact(in.bias), {true, false, false}));
       kernels::normalise_backward_(in.dy, residual ? in.residual : at::Tensor(), kScale, in.x, mean.to(at::kFloat),
                                    rstd.to(at::kFloat), in.weight);
       EXPECT_TRUE(testing::rounds_to(in.dy, expected)) << width << ' ' << residual;
@@ -64,7 +64,8 @@ TEST(DeviceNormStatistics, SurviveALargeOffset) {
   const testing::HostKernels kernels;
   const at::Tensor x = at::randn({2, 4096}) + 1000.0;
   const at::Tensor one = at::ones({4096}), zero = at::zeros({4096});
-  const auto [y, mean, rstd] = at::native_layer_norm(exact(x), {4096}, exact(one), exact(zero), kEpsilon);
+  const auto [y, mean, rstd] =
+      at::native_layer_norm(testing::exact(x), {4096}, testing::exact(one), testing::exact(zero), kEpsilon);
   const auto found = kernels::add_and_normalise(x, at::zeros_like(x), 1.0, one, zero, kEpsilon);
   EXPECT_LE((found.rstd / rstd - 1.0).abs().max().item<double>(), 1e-5);
 }

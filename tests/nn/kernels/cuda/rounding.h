@@ -13,6 +13,8 @@ inline double rounding_of(at::ScalarType type) {
   return type == at::kHalf ? 6e-4 : type == at::kBFloat16 ? 5e-3 : 3e-6;
 }
 
+inline at::Tensor exact(const at::Tensor& x) { return x.to(at::kDouble); }
+
 inline ::testing::AssertionResult rounds_to(const at::Tensor& found, const at::Tensor& exact) {
   const at::Tensor expected = exact.to(at::kDouble);
   const at::Tensor off = (found.to(at::kDouble) - expected).abs() / expected.abs().clamp_min(1.0);

@@ -34,12 +34,12 @@ struct JoinGradients {
   HeadPlaces<T> dq, dk, dv;
   int32 heads;
   int32 kv_heads;
-  int32 width;
+  int64 width;
 
   /// to [count, width] = the sums of `group` heads each of one and of other, whichever is not null.
   MOELORA_DEVICE void write(const T* one, const T* other, int32 group, int32 count, const HeadPlaces<T>& to,
                             int64 row) const {
-    const int32 packs = width / N;
+    const int32 packs = static_cast<int32>(width) / N;
     for (int32 item = static_cast<int32>(thread()); item < count * packs; item += static_cast<int32>(kThreads)) {
       const int32 head = item / packs;
       const int32 column = item % packs * N;
@@ -75,7 +75,7 @@ struct JoinGradients {
     const bool in_part = causal < 0;
     const auto beginning = [from](const T* x) { return x != nullptr ? x + from : nullptr; };
     if (block_y() == 0) {
-      const T* x = in_part ? part_dq + from : causal_dq + static_cast<int64>(causal) * heads * width;
+      const T* x = in_part ? part_dq + from : causal_dq + causal * heads * width;
       write(x, nullptr, 1, heads, dq, row);
     } else {
       const T* part = in_part ? (block_y() == 1 ? part_dk : part_dv) : nullptr;

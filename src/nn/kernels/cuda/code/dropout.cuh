@@ -28,6 +28,14 @@ struct RowMask {
     h ^= h >> 16;
     return h >= threshold ? scale : 0.0f;
   }
+  /// N neighbours from `column` on.
+  template <int N>
+  MOELORA_DEVICE void drop(uint32 column, float (&values)[N]) const {
+    MOELORA_UNROLL
+    for (int i = 0; i < N; ++i) {
+      values[i] *= factor(column + i);
+    }
+  }
 };
 
 /// The mask of one linear. Without draws nothing is dropped: threshold 0 and scale 1.
@@ -69,10 +77,7 @@ struct DropRows {
       for (int64 c = kPack * static_cast<int64>(thread()); c < width; c += kPack * kThreads) {
         float values[kPack];
         load_pack<kPack>(x + begin + c, values);
-        MOELORA_UNROLL
-        for (int i = 0; i < kPack; ++i) {
-          values[i] *= row.factor(static_cast<uint32>(c + i));
-        }
+        row.drop(static_cast<uint32>(c), values);
         store_pack<kPack>(y + begin + c, values);
       }
     } else {

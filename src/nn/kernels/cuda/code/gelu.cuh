@@ -9,13 +9,25 @@ namespace moelora::device {
 constexpr float kGeluScale = 0.7978845608028654f;  // sqrt(2 / pi)
 constexpr float kGeluCubic = 0.044715f;
 
-MOELORA_DEVICE float gelu_of(float x) {
-  return 0.5f * x * (1.0f + hyperbolic_tangent(kGeluScale * (x + kGeluCubic * x * x * x)));
-}
+/// With u = sqrt(2/pi) (x + 0.044715 x^3): 0.5 (1 + tanh u) is the logistic function s of 2u, and its slope s (1 - s),
+/// by which neither tail loses digits.
+struct GeluParts {
+  float share;  // s
+  float slope;  // s (1 - s)
+
+  MOELORA_DEVICE explicit GeluParts(float x) {
+    const float u = kGeluScale * (x + kGeluCubic * x * x * x);
+    const float e = exponential(-2.0f * (u < 0.0f ? -u : u));
+    const float d = 1.0f / (1.0f + e);
+    share = u < 0.0f ? e * d : d;
+    slope = e * d * d;
+  }
+};
+
+MOELORA_DEVICE float gelu_of(float x) { return x * GeluParts(x).share; }
 MOELORA_DEVICE float gelu_derivative(float x) {
-  const float t = hyperbolic_tangent(kGeluScale * (x + kGeluCubic * x * x * x));
-  const float inner = kGeluScale * (1.0f + 3.0f * kGeluCubic * x * x);
-  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
+  const GeluParts parts(x);
+  return parts.share + 2.0f * x * parts.slope * kGeluScale * (1.0f + 3.0f * kGeluCubic * x * x);
 }
 MOELORA_DEVICE float logistic(float x) { return 1.0f / (1.0f + exponential(-x)); }
 

@@ -3,9 +3,11 @@
 // whose threads are those of host_threads.h, so that tests run the same arithmetic without a card. Hence no standard
 // headers here, and nothing of LibTorch.
 //
-// A kernel is a struct: its members are the parameters, operator() is the work of one thread.
+// A kernel is a struct: its members are the parameters, operator() is the work of one thread. Members of 4 bytes come in
+// pairs: the tests' device takes each 8 bytes for a possible address, and padding holds anything.
 //   kName, kFile   the struct's and the file's name
 //   kThreads       threads of a block
+//   kBlocksAtOnce  optional: blocks that a processor shall run at the same time, which limits their registers
 //   kBarriers      whether threads of a block meet (barrier, shuffles, shared memory)
 // Sums have a fixed order and use no atomics: a resumed run has the bytes of one that was never stopped.
 
@@ -14,6 +16,7 @@
 #define MOELORA_DEVICE __device__ __forceinline__
 #define MOELORA_SHARED __shared__
 #define MOELORA_UNROLL _Pragma("unroll")
+#define MOELORA_UNROLL_TWICE _Pragma("unroll 2")
 #define MOELORA_NO_UNROLL _Pragma("unroll 1")
 
 namespace moelora::device {
@@ -45,8 +48,17 @@ MOELORA_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b,
 MOELORA_DEVICE double multiply_add(double a, double b, double c) { return fma(a, b, c); }
 MOELORA_DEVICE double infinity() { return __longlong_as_double(0x7ff0000000000000ll); }
 
+template <typename Kernel, typename = const int>
+struct BlocksAtOnce {
+  static constexpr int kValue = 1;
+};
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
+struct BlocksAtOnce<Kernel, decltype(Kernel::kBlocksAtOnce)> {
+  static constexpr int kValue = Kernel::kBlocksAtOnce;
+};
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, BlocksAtOnce<Kernel>::kValue) run(const Kernel kernel) {
   kernel();
 }
 
@@ -64,6 +76,7 @@ __global__ void __launch_bounds__(Kernel::kThreads) run(const Kernel kernel) {
 #define MOELORA_DEVICE inline
 #define MOELORA_SHARED static thread_local
 #define MOELORA_UNROLL
+#define MOELORA_UNROLL_TWICE
 #define MOELORA_NO_UNROLL
 
 namespace moelora::device {
