@@ -81,9 +81,9 @@ at::Tensor ChatGlmAttentionImpl::forward(const at::Tensor& x, const LayerInput& 
   const at::Tensor q = nn::apply_rotary(mixed.narrow(2, 0, head_dim_), input.rotary);
   const at::Tensor k = nn::apply_rotary(mixed.narrow(2, head_dim_, head_dim_), input.rotary);
   const at::Tensor v = mixed.narrow(2, 2 * head_dim_, head_dim_);
-  const at::Tensor attended = input.cache != nullptr ? input.cache->append_and_attend(
-                                                           input.layer, q, k, v, input.context.segments, input.prefix())
-                                                     : nn::prefix_lm_attention(q, k, v, input.context, input.prefix());
+  const at::Tensor attended = input.cache != nullptr
+                                  ? input.cache->append_and_attend(input.layer, q, k, v, input.context, input.prefix())
+                                  : nn::prefix_lm_attention(q, k, v, input.context, input.prefix());
   const at::Tensor rows = attended.reshape({x.size(0), heads_ * head_dim_});
   return input.output_rows.defined() ? dense->forward(rows.index_select(0, input.output_rows), input.output_context)
                                      : dense->forward(rows, input.context);
