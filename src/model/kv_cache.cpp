@@ -65,10 +65,11 @@ void KvCache::reserve(std::int64_t rows) {
 }
 
 at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
+                                      const nn::AttentionRows& rows, const nn::KeyValuePrefix& prefix) {
+  const nn::Segments& segments = rows.segments;
   TORCH_INTERNAL_ASSERT(segments.count() == sequences());
   if (pages_ != nullptr) {
-    return append_in_pages(layer, q, k, v, segments, prefix);
+    return append_in_pages(layer, q, k, v, rows, prefix);
   }
   const bool prompt = sees_prompt();
   if (prompt) {
@@ -80,7 +81,7 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
   }
   reserve(prefix_rows_ + longest);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  at::Tensor output = prompt ? nn::prefix_lm_attention(q, k, v, segments, prefix) : at::empty_like(q);
+  at::Tensor output = prompt ? nn::prefix_lm_attention(q, k, v, rows, prefix) : at::empty_like(q);
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const auto begin = segments.offsets[i];
     const auto count = segments.length(i);
@@ -107,7 +108,8 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
 }
 
 at::Tensor KvCache::append_in_pages(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                    const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
+                                    const nn::AttentionRows& attended, const nn::KeyValuePrefix& prefix) {
+  const nn::Segments& segments = attended.segments;
   TORCH_INTERNAL_ASSERT(!(c10::GradMode::is_enabled() && q.requires_grad()),
                         "keys and values in pages are not recorded");
   if (!sees_prompt()) {
@@ -125,7 +127,7 @@ at::Tensor KvCache::append_in_pages(std::int64_t layer, const at::Tensor& q, con
     nn::kernels::store_rows(pages_->layer(layer), rows_of(prefix.key), rows_of(prefix.value), pages_->prefix_places());
   }
   nn::kernels::store_rows(pages_->layer(layer), rows_of(k), rows_of(v), pages_->prompt_places());
-  return nn::prefix_lm_attention(q, k, v, segments, prefix);
+  return nn::prefix_lm_attention(q, k, v, attended, prefix);
 }
 
 bool KvCache::supports_append_row() const {
