@@ -1,6 +1,7 @@
 // moelora inspect: what a model folder, an adapter folder, a configuration or a file of records is.
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include <cstdio>
 #include <iostream>
@@ -169,28 +170,6 @@ void inspect_foreign_adapter(const fs::path& folder, ForeignFormat format) {
   print_expert_weights(*alone.adapter);
 }
 
-struct ShapeOfModel {
-  std::shared_ptr<const model::ModelConfig> config;
-  std::string from;
-};
-
-// The shape of a training configuration's model: that of the folder if it is there, of `init`, else the one of the
-// first family that has a best-known model.
-ShapeOfModel model_shape(const train::ModelSection& section) {
-  if (!section.init.is_null()) {
-    return {model::read_config(section.init).config, "model.init"};
-  }
-  if (const fs::path file = fs::path(section.path) / "config.json"; fs::exists(file)) {
-    return {model::read_config(io::read_json_file(file)).config, section.path};
-  }
-  for (const auto& family : model::families()) {
-    if (auto config = family->default_config()) {
-      return {std::move(config), family->title().name + " (no model in " + section.path + ")"};
-    }
-  }
-  throw Error("no model in " + section.path);
-}
-
 void inspect_training_configuration(const fs::path& path, const ordered_json& json) {
   auto config = train::TrainConfig::from_json(json);
   train::take_adapter_config(config);
@@ -238,11 +217,16 @@ void inspect_experiment(const fs::path& path, const ordered_json& json) {
 }
 
 // Memory and time of a run that need not be possible here: from shapes, with samples of the greatest length.
-void plan_configuration(const fs::path& path) {
+void plan_configuration(const fs::path& path, const std::string& card) {
   auto config = train::TrainConfig::from_json(io::read_json_file(path));
   train::take_adapter_config(config);
-  const auto shape = model_shape(config.model).config;
-  const at::ScalarType dtype = config.model.dtype == "auto" ? at::kFloat : parse_dtype(config.model.dtype);
+  const auto [shape, shape_from] = model_shape(config.model);
+  const bool on_card = !card.empty() || config.model.device.starts_with("cuda");
+  const at::ScalarType dtype = planned_dtype(config.model, on_card);
+  PlanTarget plan_target{.card = planned_card(card, config.model.device, dtype), .lengths = PlanLengths::assumed};
+  if (plan_target.card) {
+    at::set_num_threads(1);  // nothing is timed here, and small loops would only wait for other threads
+  }
   Session session;
   session.model = shape->make(model::weightless_tensors(dtype));
   if (config.mode == train::Mode::adapter) {
@@ -257,11 +241,13 @@ void plan_configuration(const fs::path& path) {
   longest.label_begin = source;
   const std::vector<data::Example> examples(static_cast<std::size_t>(config.training.batch_size), longest);
   line("plan for", path.string());
+  line("model's shape from", shape_from);
   line("samples", "assumed: all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
                       " tokens (no data was read; moelora train --dry-run takes its lengths)");
-  const double bytes = static_cast<double>(parameter_count(*shape)) * static_cast<double>(c10::elementSize(dtype));
-  line("weights", io::dtype_name(dtype) + ", " + std::to_string(bytes / 1e9) + " GB");
-  print_plan(session, config, examples, bytes, PlanLengths::assumed);
+  plan_target.absent_bytes =
+      static_cast<double>(parameter_count(*shape)) * static_cast<double>(c10::elementSize(dtype));
+  line("weights", io::dtype_name(dtype) + ", " + std::to_string(plan_target.absent_bytes / 1e9) + " GB");
+  print_plan(session, config, examples, plan_target);
 }
 
 void inspect_configuration(const fs::path& path) {
@@ -307,7 +293,11 @@ void add_inspect(CLI::App& app, int& status) {
       "inspect", "show what a model folder, an adapter folder, a configuration or a file of records is");
   auto path = std::make_shared<fs::path>();
   auto plan = std::make_shared<bool>(false);
-  verb->add_flag("--plan", *plan, "a configuration of moelora train: peak memory and time of a step on this machine");
+  auto card = std::make_shared<std::string>();
+  auto* plan_flag = verb->add_flag("--plan", *plan,
+                                   "a configuration of moelora train: peak memory and time of a step, on this machine "
+                                   "or for a card that need not be here");
+  verb->add_option("--card", *card, kCardHelp)->needs(plan_flag);
   verb->add_option("path", *path,
                    "model folder, adapter folder, records, or a configuration (config.json, configs/*.json)")
       ->required();
@@ -315,10 +305,11 @@ void add_inspect(CLI::App& app, int& status) {
       "Examples:\n"
       "  moelora inspect examples/tiny_base/model\n"
       "  moelora inspect out/run/adapter\n"
-      "  moelora inspect configs/promptcblue-adapter.json");
-  verb->callback([path, plan, &status] {
+      "  moelora inspect configs/promptcblue-adapter.json\n"
+      "  moelora inspect --plan --card v100-16gb configs/chatglm-6b-v100.json");
+  verb->callback([path, plan, card, &status] {
     if (*plan) {
-      plan_configuration(*path);
+      plan_configuration(*path, *card);
     } else {
       run_inspect(*path);
     }

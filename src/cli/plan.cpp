@@ -5,8 +5,11 @@
 #include <cstdio>
 
 #include "moelora/data/sampler.h"
+#include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
 #include "moelora/io/readable.h"
+#include "moelora/nn/device.h"
 #include "moelora/train/plan.h"
 
 namespace moelora::cli {
@@ -35,49 +38,194 @@ std::vector<at::Tensor> trained_tensors(const Session& session, train::Mode mode
   return {tensors.begin(), tensors.end()};
 }
 
-}  // namespace
-
-void print_plan(const Session& session, const train::TrainConfig& config, const std::vector<data::Example>& examples,
-                double absent_bytes, PlanLengths lengths) {
-  MOELORA_CHECK(config.mode != train::Mode::full,
-                "only the training of an adapter is planned, not that of a whole model; set \"mode\" to \"adapter\"");
-  MOELORA_CHECK(!examples.empty(), "expected samples to plan with, found none");
-  const train::TrainingOptions& options = config.training;
+/// The samples of the run's first steps.
+std::vector<std::vector<const data::Example*>> first_steps(const train::TrainingOptions& options,
+                                                           const std::vector<data::Example>& examples) {
   std::vector<std::int64_t> tasks;
   for (const data::Example& example : examples) {
     tasks.push_back(example.task);
   }
   data::Sampler sampler(tasks, options.batch_size, options.batching, options.seed);
-  train::Machine machine = train::measure_machine(session.model->shape().hidden_size, session.model->dtype());
-  machine.resident_bytes += absent_bytes;
+  std::vector<std::vector<const data::Example*>> steps;
+  for (std::int64_t step = 0; step < std::min(kSteps, options.steps); ++step) {
+    steps.emplace_back();
+    for (const std::int64_t sample : sampler.next().samples) {
+      steps.back().push_back(&examples[static_cast<std::size_t>(sample)]);
+    }
+  }
+  return steps;
+}
+
+std::string gigabytes(double bytes) { return fixed_number(bytes / 1e9, "GB", 2); }
+
+/// What a card's memory is taken for, and whether it suffices. Returns the choice.
+train::MicroBatchChoice print_memory_of_card(const Session& session, const train::TrainConfig& config,
+                                             const std::vector<std::vector<const data::Example*>>& steps,
+                                             const PlannedCard& planned, const train::Machine& machine) {
+  const train::TrainingOptions& options = config.training;
+  const auto trained = trained_tensors(session, config.mode);
+  const AdapterImpl* adapter = session.adapter ? session.adapter.get() : nullptr;
+  const double memory = planned.card.memory_bytes;
+  const double limit = options.memory_budget_gb > 0.0 ? std::min(memory, options.memory_budget_gb * 1e9) : memory;
+  const auto choice =
+      train::choose_micro_batch(*session.model, adapter, trained, steps, options.micro_batch_tokens, machine, limit);
+  plan_line("card", planned.card.title + ", " + planned.how_chosen);
+  plan_line("its memory", gigabytes(memory));
+  if (limit < memory) {
+    plan_line("memory_budget_gb", gigabytes(limit));
+  }
+  const double fixed = train::kContextBytes + train::kWorkspaceBytes;
+  plan_line("CUDA's context", gigabytes(train::kContextBytes) + ", assumed");
+  plan_line("workspaces", gigabytes(train::kWorkspaceBytes) + ", assumed");
+  plan_line("weights and adapter", gigabytes(machine.resident_bytes - fixed));
+  plan_line("gradients, AdamW", gigabytes(train::optimizer_bytes(trained)));
+  const double activations =
+      (choice.peak_bytes - machine.resident_bytes - train::optimizer_bytes(trained)) / (1.0 + machine.fragmentation);
+  plan_line("activations", gigabytes(activations) + " in " + io::dtype_name(session.model->dtype()) +
+                               "; attention stores no scores, dropout no masks");
+  plan_line("fragmentation", gigabytes(activations * machine.fragmentation) + ", assumed: " +
+                                 fixed_number(100.0 * machine.fragmentation, "%", 0) + " of the activations");
+  return choice;
+}
+
+void print_choice(const train::TrainConfig& config, const train::MicroBatchChoice& choice, std::int64_t layers) {
+  const train::TrainingOptions& options = config.training;
+  if (!choice.fits) {
+    plan_line("fits", "no, not even the smallest micro-batches with all blocks but one recomputed");
+    std::string names;
+    for (const train::Card& card : train::known_cards()) {
+      if (card.memory_bytes > choice.peak_bytes) {
+        names += (names.empty() ? "" : ", ") + card.name;
+      }
+    }
+    plan_line("", "lower data.max_source_length or data.max_target_length" +
+                      (names.empty() ? std::string() : ", or take a larger card: " + names));
+    return;
+  }
+  const bool as_set = choice.tokens == options.micro_batch_tokens && choice.recomputed_blocks == 0;
+  plan_line("fits", as_set ? "yes, as it is set" : "yes, with the settings below");
+  plan_line("micro_batch_tokens", io::with_commas(choice.tokens));
+  plan_line("recomputed blocks", std::to_string(choice.recomputed_blocks) + " of " + std::to_string(layers));
+  if (!as_set) {
+    std::string set = "--set training.micro_batch_tokens=" + std::to_string(choice.tokens);
+    if (choice.budget_bytes > 0.0) {
+      char budget[32];
+      std::snprintf(budget, sizeof budget, "%.2f", std::floor(choice.budget_bytes / 1e7) / 100.0);
+      set += std::string(" training.memory_budget_gb=") + budget;
+    }
+    plan_line("", set);
+  }
+}
+
+}  // namespace
+
+std::optional<PlannedCard> planned_card(const std::string& name, const std::string& device, at::ScalarType dtype) {
+  if (!name.empty()) {
+    return PlannedCard{train::find_card(name), "named by --card", false};
+  }
+  const at::Device cuda(device.starts_with("cuda") ? device : "cuda");
+  const bool present = nn::device_problem(cuda).empty();
+  if (device == "cpu" || (device == "auto" && !present)) {
+    return std::nullopt;
+  }
+  if (!present) {
+    const train::Card& card = train::default_card(dtype);
+    return PlannedCard{card, "assumed: there is none here; --card names another", false};
+  }
+  const nn::DeviceInfo info = nn::device_info(cuda);
+  train::Card card;
+  card.name = cuda.str();
+  card.title = info.name;
+  card.memory_bytes = static_cast<double>(info.total_bytes);
+  return PlannedCard{card, "the one that is here", true};
+}
+
+ShapeOfModel model_shape(const train::ModelSection& section) {
+  if (!section.init.is_null()) {
+    return {model::read_config(section.init).config, "model.init"};
+  }
+  if (const std::filesystem::path file = std::filesystem::path(section.path) / "config.json";
+      std::filesystem::exists(file)) {
+    return {model::read_config(io::read_json_file(file)).config, section.path};
+  }
+  for (const auto& family : model::families()) {
+    if (auto config = family->default_config()) {
+      return {std::move(config), family->title().name + " (no model in " + section.path + ")"};
+    }
+  }
+  throw Error("no model in " + section.path);
+}
+
+at::ScalarType planned_dtype(const train::ModelSection& model, bool on_card) {
+  if (model.dtype != "auto") {
+    return parse_dtype(model.dtype);
+  }
+  if (!on_card) {
+    return at::kFloat;
+  }
+  const bool stored = !model.path.empty() && std::filesystem::exists(std::filesystem::path(model.path) / "config.json");
+  return stored ? model::stored_dtype(model.path) : at::kHalf;
+}
+
+void print_plan(const Session& session, const train::TrainConfig& config, const std::vector<data::Example>& examples,
+                const PlanTarget& target) {
+  MOELORA_CHECK(config.mode != train::Mode::full,
+                "only the training of an adapter is planned, not that of a whole model; set \"mode\" to \"adapter\"");
+  MOELORA_CHECK(!examples.empty(), "expected samples to plan with, found none");
+  const train::TrainingOptions& options = config.training;
+  const AdapterImpl* adapter = session.adapter ? session.adapter.get() : nullptr;
+  auto steps = first_steps(options, examples);
+  if (target.lengths == PlanLengths::assumed) {
+    steps.resize(1);  // all are alike
+  }
+  const std::int64_t width = session.model->shape().hidden_size;
+  const std::int64_t layers = session.model->shape().layers;
+  train::Machine machine;
+  const double weights = target.absent_bytes > 0.0 ? target.absent_bytes : train::weight_bytes(*session.model);
+  std::string products = "measured";
+  if (!target.card) {
+    machine = train::measure_machine(width, session.model->dtype());
+    machine.resident_bytes += target.absent_bytes;
+  } else if (target.card->present) {
+    machine = train::device_machine(weights, adapter);
+    machine.operations_per_second =
+        train::measure_products(width, session.model->dtype(), at::Device(target.card->card.name));
+  } else {
+    machine = train::machine_of(target.card->card, session.model->dtype(), weights, adapter);
+    products = fixed_number(100.0 * train::kAssumedEfficiency, "%", 0) + " of the card's peak, assumed of a whole step";
+    if (target.card->card.operations(session.model->dtype()) == 0.0) {
+      products += "; it has no products in " + io::dtype_name(session.model->dtype()) + ": as fast as in float32";
+    }
+  }
+  if (target.lengths == PlanLengths::assumed) {
+    std::printf("Plan, of steps whose samples all have the assumed length:\n");
+  } else {
+    std::printf("Plan, from the data of the first %zu steps:\n", steps.size());
+  }
+  std::int64_t tokens = options.micro_batch_tokens;
+  double budget = options.memory_budget_gb * 1e9;
+  if (target.card) {
+    const train::MicroBatchChoice choice = print_memory_of_card(session, config, steps, *target.card, machine);
+    print_choice(config, choice, layers);
+    tokens = choice.tokens;
+    budget = choice.budget_bytes;
+  }
   train::StepPlan worst;
   double seconds = 0.0;
-  const std::int64_t steps = std::min(kSteps, options.steps);
-  for (std::int64_t step = 0; step < steps; ++step) {
-    std::vector<const data::Example*> samples;
-    for (const std::int64_t sample : sampler.next().samples) {
-      samples.push_back(&examples[static_cast<std::size_t>(sample)]);
-    }
-    const train::StepPlan plan = train::plan_step(*session.model, session.adapter ? session.adapter.get() : nullptr,
-                                                  trained_tensors(session, config.mode), samples,
-                                                  options.micro_batch_tokens, options.memory_budget_gb * 1e9, machine);
-    seconds += plan.seconds / static_cast<double>(steps);
+  for (const auto& samples : steps) {
+    const train::StepPlan plan = train::plan_step(*session.model, adapter, trained_tensors(session, config.mode),
+                                                  samples, tokens, budget, machine);
+    seconds += plan.seconds / static_cast<double>(steps.size());
     if (plan.peak_bytes > worst.peak_bytes) {
       worst = plan;
     }
   }
-  if (lengths == PlanLengths::assumed) {
-    std::printf("Plan, of steps whose samples all have the assumed length:\n");
-  } else {
-    std::printf("Plan, from the data of the first %lld steps:\n", static_cast<long long>(steps));
-  }
   plan_line("largest micro-batch", io::with_commas(worst.largest.rows) + " tokens, " +
                                        io::with_commas(worst.largest.labels) + " of them labels");
-  plan_line("peak memory", fixed_number(worst.peak_bytes / 1e9, "GB", 2));
-  if (options.memory_budget_gb > 0.0) {
+  plan_line("peak memory", gigabytes(worst.peak_bytes));
+  if (!target.card && options.memory_budget_gb > 0.0) {
     plan_line("budget", fixed_number(options.memory_budget_gb, "GB", 2));
-    plan_line("recomputed blocks",
-              std::to_string(worst.recomputed_blocks) + " of " + std::to_string(session.model->shape().layers));
+    plan_line("recomputed blocks", std::to_string(worst.recomputed_blocks) + " of " + std::to_string(layers));
     if (worst.peak_bytes > options.memory_budget_gb * 1e9) {
       plan_line("", "the budget can't be kept: lower training.micro_batch_tokens");
     }
@@ -85,7 +233,10 @@ void print_plan(const Session& session, const train::TrainConfig& config, const 
   plan_line("time of a step", fixed_number(seconds, "s", 3));
   plan_line("time of all steps", fixed_number(seconds * static_cast<double>(options.steps) / 60.0, "min", 1) + " for " +
                                      io::with_commas(options.steps) + " steps, without validation");
-  plan_line("products", fixed_number(machine.operations_per_second / 1e9, "GFLOP/s, measured", 0));
+  if (target.card) {
+    plan_line("launches", fixed_number(1e3 * machine.extra_seconds, "ms", 1) + " of a micro-batch, assumed");
+  }
+  plan_line("products", fixed_number(machine.operations_per_second / 1e9, ("GFLOP/s, " + products).c_str(), 0));
 }
 
 }  // namespace moelora::cli

@@ -13,6 +13,7 @@
 #include "cli/stop.h"
 #include "cli/training_report.h"
 #include "cli/verbs.h"
+#include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
 #include "moelora/io/json_file.h"
@@ -40,6 +41,7 @@ struct TrainVerbOptions {
   std::string resume_from;
   std::vector<std::string> allowed_changes;
   bool dry_run = false;
+  std::string card;
   bool print_config = false;
 
   bool resumes() const { return resume || !resume_from.empty(); }
@@ -91,6 +93,26 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   return provenance;
 }
 
+/// Of a card that is not here: the data's lengths and the model's shape, without its weights.
+void plan_for_absent_card(const train::TrainConfig& config, const train::RunData& data, PlanTarget target) {
+  const at::ScalarType dtype = planned_dtype(config.model, /*on_card=*/true);
+  const TaskNames tasks(data::task_names_of(data.train));
+  Session session;
+  const auto shape = model_shape(config.model).config;
+  session.model = shape->make(model::weightless_tensors(dtype));
+  target.absent_bytes = static_cast<double>(shape->expected_tensors().parameter_count(/*tied=*/true)) *
+                        static_cast<double>(c10::elementSize(dtype));
+  session.tokenizer = model::load_tokenizer(config.model.tokenizer_path());
+  if (config.mode == train::Mode::new_task) {
+    const AdapterInfo info = read_adapter_info(config.adapter_from);
+    session.adapter = inject(*session.model, info.config, info.tasks);
+  } else if (config.mode == train::Mode::adapter) {
+    session.adapter = inject(*session.model, config.adapter, tasks);
+  }
+  print_plan(session, config,
+             train::encode_examples(data.train, tasks, *session.tokenizer, config.data.encode, "training"), target);
+}
+
 int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   MOELORA_CHECK(!options.config.empty() || options.print_config,
                 "--config is required: a configuration file (--print-config shows one with every key)");
@@ -120,6 +142,14 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     lock.emplace(lock_output(options.output, options.resumes()));
   }
   const train::RunData data = train::read_run_data(config.data, config.training.seed);
+  if (options.dry_run) {
+    const bool on_card = !options.card.empty() || config.model.device.starts_with("cuda");
+    PlanTarget target{.card = planned_card(options.card, config.model.device, planned_dtype(config.model, on_card))};
+    if (target.card && !target.card->present) {
+      plan_for_absent_card(config, data, std::move(target));
+      return 0;
+    }
+  }
   Session session = open_model(config.model);
   TaskNames tasks(data::task_names_of(data.train));
   std::string begins_from;
@@ -140,7 +170,8 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     if (config.training.threads > 0) {
       at::set_num_threads(static_cast<int>(config.training.threads));
     }
-    print_plan(session, config, examples);
+    print_plan(session, config, examples,
+               {.card = planned_card(options.card, config.model.device, session.model->dtype())});
     return 0;
   }
   const auto validation =
@@ -205,7 +236,9 @@ void add_train(CLI::App& app, int& status) {
       ->take_all();
   verb->add_flag("--print-config", options->print_config,
                  "print every key with its meaning and default (with --config: that configuration's values)");
-  verb->add_flag("--dry-run", options->dry_run, "load everything, print the memory and time that a step will take");
+  auto* dry_run = verb->add_flag("--dry-run", options->dry_run,
+                                 "print the memory and time that a step will take, with the data's lengths");
+  verb->add_option("--card", options->card, kCardHelp)->needs(dry_run);
   verb->footer(
       "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
       "bit for bit.\n"

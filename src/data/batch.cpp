@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "moelora/io/error.h"
+#include "nn/move_together.h"
 
 namespace moelora::data {
 namespace {
@@ -28,7 +29,6 @@ Batch pack(const std::vector<const Example*>& examples, const std::vector<std::i
   std::vector<std::int64_t> ids;
   std::vector<std::int64_t> label_rows;
   std::vector<std::int64_t> labels;
-  std::vector<std::int64_t> label_segment;
   Batch batch;
   for (std::size_t segment = 0; segment < examples.size(); ++segment) {
     const Example& example = *examples[segment];
@@ -40,7 +40,6 @@ Batch pack(const std::vector<const Example*>& examples, const std::vector<std::i
     for (std::int64_t row = example.label_begin - 1; row < example.length() - 1; ++row) {
       label_rows.push_back(first_row + row);
       labels.push_back(example.ids[static_cast<std::size_t>(row + 1)]);
-      label_segment.push_back(static_cast<std::int64_t>(segment));
     }
     lengths.push_back(example.length());
     label_begins.push_back(example.label_begin);
@@ -48,11 +47,11 @@ Batch pack(const std::vector<const Example*>& examples, const std::vector<std::i
   }
   batch.draws = draws;
   batch.segments = model.segments(lengths, label_begins);
-  batch.ids = int64_tensor(ids).to(device);
-  batch.positions = model.positions(batch.segments).to(device);
-  batch.label_rows = int64_tensor(label_rows).to(device);
-  batch.labels = int64_tensor(labels).to(device);
-  batch.label_segment = int64_tensor(label_segment).to(device);
+  batch.ids = int64_tensor(ids);
+  batch.positions = model.positions(batch.segments).contiguous();
+  batch.label_rows = int64_tensor(label_rows);
+  batch.labels = int64_tensor(labels);
+  nn::move_together(batch.tensors(), device);
   return batch;
 }
 

@@ -100,7 +100,8 @@ void ContextOrigin::require_merged_alike() const {
                              "model as it is with RowContext::plain()"));
 }
 
-RowContext RowContext::plain(Segments segments, const at::Device& device, DropoutKey dropout) {
+RowContext RowContext::plain(Segments segments, const at::Device& device, DropoutKey dropout,
+                             const std::vector<at::Tensor*>& along) {
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
   RowContext context;
@@ -129,6 +130,7 @@ RowContext RowContext::plain(Segments segments, const at::Device& device, Dropou
     auto attention = std::make_shared<AttentionTables>(AttentionTables::of(segments));
     const auto of_attention = attention->tensors();
     tables.insert(tables.end(), of_attention.begin(), of_attention.end());
+    tables.insert(tables.end(), along.begin(), along.end());
     move_together(tables, device);
     context.attention = std::move(attention);
   }

@@ -130,6 +130,8 @@ RunState RunState::from_json(const nlohmann::ordered_json& json) {
   reader.read("validations_not_finite", state.validations_not_finite);
   reader.read("loss_scale", state.loss_scale);
   reader.read("good_steps", state.good_steps);
+  reader.read("skipped_steps", state.skipped_steps);
+  reader.read("skipped_in_a_row", state.skipped_in_a_row);
   reader.read("tokens", state.tokens);
   reader.read("seconds", state.seconds);
   reader.read("log_bytes", state.log_bytes);
@@ -151,6 +153,10 @@ nlohmann::ordered_json RunState::to_json() const {
   json["validations_not_finite"] = validations_not_finite;
   json["loss_scale"] = loss_scale;
   json["good_steps"] = good_steps;
+  if (skipped_steps > 0) {
+    json["skipped_steps"] = skipped_steps;
+    json["skipped_in_a_row"] = skipped_in_a_row;
+  }
   json["tokens"] = tokens;
   json["seconds"] = seconds;
   json["log_bytes"] = log_bytes;

@@ -122,11 +122,13 @@ void fields(io::FieldVisitor& visit, TrainingOptions& options) {
   visit(
       {"micro_batch_tokens", "tokens that are computed at once: bounds the memory, not the result", OnResume::rounding},
       options.micro_batch_tokens, at_least(1));
-  visit({.key = "memory_budget_gb",
-         .meaning = "peak memory on a CPU in 10^9 bytes: blocks are recomputed in backward to keep to it; 0: no limit",
-         .on_resume = OnResume::free,
-         .other_names = {{"gradient_checkpointing", nullptr}}},
-        options.memory_budget_gb, at_least(0));
+  visit(
+      {.key = "memory_budget_gb",
+       .meaning = "peak memory in 10^9 bytes, of the process on a CPU, of the card on a GPU: blocks are recomputed in "
+                  "backward to keep to it; 0: no limit",
+       .on_resume = OnResume::free,
+       .other_names = {{"gradient_checkpointing", nullptr}}},
+      options.memory_budget_gb, at_least(0));
   visit({.key = "learning_rate",
          .meaning = "at the peak of the schedule",
          .on_resume = OnResume::learned,

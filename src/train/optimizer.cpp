@@ -1,19 +1,22 @@
 #include "moelora/train/optimizer.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/_foreach_mul.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/rsub.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "moelora/io/error.h"
+#include "nn/move_together.h"
 
 namespace moelora::train {
 
@@ -27,12 +30,14 @@ AdamW::AdamW(io::NamedTensors parameters, const AdamWOptions& options)
     exp_avg_.push_back(at::zeros_like(masters_.back()));
     exp_avg_sq_.push_back(at::zeros_like(masters_.back()));
   }
-  steps_.resize(parameters_.size(), 0);
+  const auto count = static_cast<std::int64_t>(parameters_.size());
+  steps_ = at::zeros({count}, count > 0 ? masters_.front().options() : at::TensorOptions(at::kFloat));
+  step_counts_ = steps_.unbind();
   gradients_.resize(parameters_.size());
 }
 
-double AdamW::collect_gradients(double loss_scale, double max_norm, const Exchange& exchange) {
-  at::NoGradGuard no_grad;
+/// Fills gradients_; returns those that there are.
+std::vector<at::Tensor> AdamW::take_gradients(const Exchange& exchange) {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const at::Tensor& gradient = parameters_[i].second.grad();
     gradients_[i] = gradient.defined() ? gradient.to(at::kFloat).contiguous() : at::Tensor();
@@ -47,6 +52,14 @@ double AdamW::collect_gradients(double loss_scale, double max_norm, const Exchan
     }
   }
   collected_ = true;
+  grad_scale_.reset();
+  found_inf_.reset();
+  return present;
+}
+
+double AdamW::collect_gradients(double loss_scale, double max_norm, const Exchange& exchange) {
+  at::NoGradGuard no_grad;
+  const std::vector<at::Tensor> present = take_gradients(exchange);
   if (present.empty()) {
     return 0.0;
   }
@@ -62,39 +75,83 @@ double AdamW::collect_gradients(double loss_scale, double max_norm, const Exchan
   return norm;
 }
 
+at::Tensor AdamW::collect_on_device(const at::Tensor& loss_scale, double max_norm, const Exchange& exchange) {
+  at::NoGradGuard no_grad;
+  const std::vector<at::Tensor> present = take_gradients(exchange);
+  if (present.empty()) {
+    found_inf_ = at::zeros({}, steps_.options());
+    return found_inf_;
+  }
+  at::Tensor norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(present)));
+  if (loss_scale.defined()) {
+    norm.div_(loss_scale);
+    grad_scale_ = loss_scale;
+  }
+  found_inf_ = norm.mul(0.0).ne_(0.0);  // infinity · 0 is NaN, and NaN differs from everything
+  if (max_norm > 0.0) {
+    const at::Tensor divisor = norm.add(1e-6).div_(max_norm).clamp_min_(1.0);
+    grad_scale_ = grad_scale_.defined() ? grad_scale_ * divisor : divisor;
+  }
+  return norm;
+}
+
+/// Of the parameters that have a gradient, unless the step is skipped.
+void AdamW::count_step() {
+  std::vector<bool> present;
+  for (const at::Tensor& gradient : gradients_) {
+    present.push_back(gradient.defined());
+  }
+  if (present != present_) {
+    at::Tensor is_present = at::zeros({steps_.size(0)});
+    for (std::size_t i = 0; i < present.size(); ++i) {
+      is_present.mutable_data_ptr<float>()[i] = present[i] ? 1.0F : 0.0F;
+    }
+    nn::move_together({&is_present}, steps_.device());
+    is_present_ = is_present;
+    present_ = std::move(present);
+  }
+  if (found_inf_.defined()) {
+    steps_.addcmul_(is_present_, at::rsub(found_inf_, 1.0));
+  } else {
+    steps_.add_(is_present_);
+  }
+}
+
 void AdamW::step(double learning_rate) {
   at::NoGradGuard no_grad;
   if (!collected_) {
-    collect_gradients(1.0, 0.0);
+    take_gradients({});
   }
+  count_step();
   std::vector<at::Tensor> values;
   std::vector<at::Tensor> gradients;
   std::vector<at::Tensor> first;
   std::vector<at::Tensor> second;
   std::vector<at::Tensor> counts;
-  std::map<std::int64_t, at::Tensor> count_tensors;  // nearly always one: all parameters have taken the same steps
+  std::vector<at::Tensor> rounded;
+  std::vector<at::Tensor> masters;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!gradients_[i].defined()) {
       continue;
-    }
-    at::Tensor& count = count_tensors[++steps_[i]];
-    if (!count.defined()) {
-      count = at::full({}, static_cast<double>(steps_[i]), masters_[i].options());
     }
     values.push_back(masters_[i]);
     gradients.push_back(gradients_[i]);
     first.push_back(exp_avg_[i]);
     second.push_back(exp_avg_sq_[i]);
-    counts.push_back(count);
+    counts.push_back(step_counts_[i]);
+    if (parameters_[i].second.scalar_type() != at::kFloat) {
+      rounded.push_back(parameters_[i].second);
+      masters.push_back(masters_[i]);
+    }
   }
   if (!values.empty()) {
+    const auto given = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
     at::_fused_adamw_(values, gradients, first, second, {}, counts, learning_rate, options_.beta1, options_.beta2,
-                      options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false);
+                      options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false,
+                      given(grad_scale_), given(found_inf_));
   }
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    if (gradients_[i].defined() && parameters_[i].second.scalar_type() != at::kFloat) {
-      parameters_[i].second.copy_(masters_[i]);
-    }
+  if (!rounded.empty()) {
+    at::_foreach_copy_(rounded, masters);
   }
   collected_ = false;
 }
@@ -109,9 +166,7 @@ void AdamW::clear_gradients() {
 
 io::NamedTensors AdamW::state() const {
   io::NamedTensors state;
-  at::Tensor steps = at::empty({static_cast<std::int64_t>(steps_.size())}, at::kLong);
-  std::copy(steps_.begin(), steps_.end(), steps.data_ptr<std::int64_t>());
-  state.emplace_back("steps", steps);
+  state.emplace_back("steps", steps_.to(at::kCPU).to(at::kLong));
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const auto& [name, parameter] = parameters_[i];
     state.emplace_back("exp_avg." + name, exp_avg_[i]);
@@ -136,8 +191,7 @@ void AdamW::load_state(const std::map<std::string, at::Tensor>& state) {
       target.copy_(found->second);
     }
   };
-  at::Tensor steps = at::empty({static_cast<std::int64_t>(steps_.size())}, at::kLong);
-  copy("steps", steps);
+  copy("steps", steps_);
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const auto& [name, parameter] = parameters_[i];
     copy("exp_avg." + name, exp_avg_[i]);
@@ -148,7 +202,6 @@ void AdamW::load_state(const std::map<std::string, at::Tensor>& state) {
   }
   MOELORA_CHECK(problems.empty(), "the optimizer's state does not fit the parameters:", problems,
                 "\nresume with the configuration that the run began with");
-  std::copy_n(steps.data_ptr<std::int64_t>(), steps_.size(), steps_.begin());
 }
 
 }  // namespace moelora::train

@@ -16,12 +16,6 @@
 namespace moelora::train {
 namespace {
 
-// Buffers of the BLAS and of our own loops, for each thread.
-constexpr double kBytesPerThread = 24e6;
-// What a step takes besides products at their best speed: elementwise work, narrow products, waiting. A share of their
-// time, from `moelora_bench plan` on the model and machine of its table.
-constexpr double kBesidesProducts = 0.25;
-
 model::StepCost cost_of(const model::CausalLM& model, const model::Workload& load, std::int64_t recomputed) {
   const auto cost = model.step_cost(load, recomputed);
   MOELORA_CHECK(cost.has_value(), "this model offers no costs (CausalLM::step_cost), so its steps can't be planned");
@@ -42,8 +36,9 @@ std::int64_t prefix_length(const AdapterImpl* adapter) {
   return adapter && adapter->config().prefix ? adapter->config().prefix->length : 0;
 }
 
-double fixed_bytes(const std::vector<at::Tensor>& trained, double resident) {
-  return resident + optimizer_bytes(trained) + kBytesPerThread * static_cast<double>(at::get_num_threads());
+double fixed_bytes(const std::vector<at::Tensor>& trained, const Machine& machine) {
+  return machine.resident_bytes + optimizer_bytes(trained) +
+         machine.bytes_per_thread * static_cast<double>(at::get_num_threads());
 }
 
 }  // namespace
@@ -59,26 +54,45 @@ double resident_bytes() {
 }
 
 Machine measure_machine(std::int64_t width, at::ScalarType dtype) {
-  at::NoGradGuard no_grad;
   Machine machine;
   machine.resident_bytes = resident_bytes();
-  const std::int64_t rows = 512;
-  const at::Tensor x = at::ones({rows, width}, dtype);
-  const at::Tensor w = at::ones({width, 4 * width}, dtype);
+  machine.operations_per_second = measure_products(width, dtype, at::kCPU);
+  return machine;
+}
+
+double measure_products(std::int64_t width, at::ScalarType dtype, const at::Device& device) {
+  at::NoGradGuard no_grad;
   using Clock = std::chrono::steady_clock;
   const auto seconds_since = [](Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
   };
-  const double operations = 2.0 * static_cast<double>(rows * width * 4 * width);
-  double best = 0.0;
-  const auto begin = Clock::now();
-  do {
-    const auto start = Clock::now();
-    at::mm(x, w);
-    best = std::max(best, operations / seconds_since(start));
-  } while (seconds_since(begin) < 0.5);
-  machine.operations_per_second = best;
-  return machine;
+  const auto best_of = [&](std::int64_t rows, std::int64_t inner, double seconds) {
+    const at::TensorOptions options(device);
+    const at::Tensor x = at::ones({rows, inner}, options.dtype(dtype));
+    const at::Tensor w = at::ones({inner, 4 * inner}, options.dtype(dtype));
+    const double operations = 2.0 * static_cast<double>(rows * inner * 4 * inner);
+    double best = 0.0;
+    const auto begin = Clock::now();
+    do {
+      const auto start = Clock::now();
+      const at::Tensor y = at::mm(x, w);
+      if (!device.is_cpu()) {
+        y[0][0].item<float>();  // waits until it is there
+      }
+      best = std::max(best, operations / seconds_since(start));
+    } while (seconds_since(begin) < seconds);
+    return best;
+  };
+  // A processor without products in this type may take minutes for the large ones (half precision): a small one shows
+  // that.
+  if (device.is_cpu()) {
+    const auto begin = Clock::now();
+    const double small = best_of(16, std::min<std::int64_t>(width, 1024), 0.0);
+    if (seconds_since(begin) > 0.1) {
+      return small;
+    }
+  }
+  return best_of(512, width, 0.5);
 }
 
 model::Workload workload_of(const model::CausalLM& model, const std::vector<const data::Example*>& examples) {
@@ -126,8 +140,9 @@ double optimizer_bytes(const std::vector<at::Tensor>& trained) {
   return bytes;
 }
 
-double activation_bytes(double budget_bytes, const std::vector<at::Tensor>& trained, double resident) {
-  return budget_bytes > 0.0 ? budget_bytes - fixed_bytes(trained, resident) : std::numeric_limits<double>::infinity();
+double activation_bytes(double budget_bytes, const std::vector<at::Tensor>& trained, const Machine& machine) {
+  return budget_bytes > 0.0 ? (budget_bytes - fixed_bytes(trained, machine)) / (1.0 + machine.fragmentation)
+                            : std::numeric_limits<double>::infinity();
 }
 
 std::int64_t blocks_to_recompute(const model::CausalLM& model, const model::Workload& load, double bytes) {
@@ -151,8 +166,8 @@ StepPlan plan_step(const model::CausalLM& model, const AdapterImpl* adapter, con
   for (const data::Example* example : samples) {
     lengths.push_back(example->length());
   }
-  const double fixed = fixed_bytes(trained, machine.resident_bytes);
-  const double limit = activation_bytes(budget_bytes, trained, machine.resident_bytes);
+  const double fixed = fixed_bytes(trained, machine);
+  const double limit = activation_bytes(budget_bytes, trained, machine);
   StepPlan plan;
   for (const auto& indices : data::plan_micro_batches(lengths, micro_batch_tokens)) {
     std::vector<const data::Example*> chosen;
@@ -164,9 +179,10 @@ StepPlan plan_step(const model::CausalLM& model, const AdapterImpl* adapter, con
     const double of_prefix = prefix_bytes(model, adapter, chosen);
     const std::int64_t blocks = blocks_to_recompute(model, load, limit - of_prefix);
     const model::StepCost cost = cost_of(model, load, blocks);
-    const double peak = fixed + of_prefix + cost.stored_bytes + cost.working_bytes;
-    plan.seconds += (cost.operations + adapter_operations(adapter, load)) / machine.operations_per_second *
-                    (1.0 + kBesidesProducts);
+    const double peak = fixed + (of_prefix + cost.stored_bytes + cost.working_bytes) * (1.0 + machine.fragmentation);
+    const double operations = cost.operations + adapter_operations(adapter, load);
+    plan.seconds += machine.extra_seconds + std::max(machine.least_seconds, operations / machine.operations_per_second *
+                                                                                (1.0 + machine.besides_products));
     ++plan.micro_batches;
     if (peak > plan.peak_bytes) {
       plan.peak_bytes = peak;

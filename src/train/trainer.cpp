@@ -1,10 +1,10 @@
 #include "moelora/train/trainer.h"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/grad_mode.h>
 
 #include <chrono>
 #include <cmath>
+#include <deque>
 #include <utility>
 
 #include "moelora/data/sampler.h"
@@ -20,11 +20,12 @@
 #include "moelora/train/optimizer.h"
 #include "moelora/train/progress.h"
 #include "moelora/train/run_folder.h"
-#include "moelora/train/step.h"
+#include "train/check_inputs.h"
 #include "train/new_task_only.h"
 #include "train/resume.h"
 #include "train/run_files.h"
 #include "train/shared_step.h"
+#include "train/step_line.h"
 #include "train/validation.h"
 
 namespace moelora::train {
@@ -35,42 +36,9 @@ double seconds_since(SteadyClock::time_point begin) {
   return std::chrono::duration<double>(SteadyClock::now() - begin).count();
 }
 
-/// {task: [N]}; null without a gate that depends on the task.
-nlohmann::ordered_json expert_weights_by_task(const AdapterImpl* adapter) {
-  nlohmann::ordered_json json;
-  if (adapter != nullptr) {
-    const std::vector<std::vector<float>> weights = adapter->expert_weights_by_task();
-    for (std::size_t task = 0; task < weights.size(); ++task) {
-      json[adapter->tasks().name(static_cast<std::int64_t>(task))] = weights[task];
-    }
-  }
-  return json;
-}
-
-void check_inputs(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks) {
-  options.validate();
-  MOELORA_CHECK(!inputs.train.empty(), "expected at least one training sample, found none");
-  MOELORA_CHECK(inputs.adapter != nullptr || callbacks.save_model,
-                "full-parameter training needs Callbacks::save_model");
-  if (inputs.new_task_only) {
-    check_new_task_only(inputs, options);
-  }
-  const std::int64_t longest = inputs.model.shape().max_sequence_length;
-  const auto tasks = static_cast<std::int64_t>(inputs.tasks.size());
-  for (const auto* examples : {&inputs.train, &inputs.validation}) {
-    for (const data::Example& example : *examples) {
-      MOELORA_CHECK(example.length() <= longest, "sample ", example.id, " has ", example.length(),
-                    " tokens, but the model takes ", longest, "; lower max_source_length or max_target_length");
-      MOELORA_CHECK(example.task >= 0 && example.task < tasks, "sample ", example.id, " has task ", example.task,
-                    ", expected one of the ", tasks, " tasks named");
-    }
-  }
-}
-
-std::string out_of_memory(const TrainingOptions& options) {
-  return detail::concat("out of memory: lower training.micro_batch_tokens (now ", options.micro_batch_tokens,
-                        ") or set training.memory_budget_gb, and resume the run; both may change on resuming");
-}
+// Steps that a device has computed or will, whose numbers the host has not looked at. More of them only delay the lines
+// of the log.
+constexpr std::size_t kMostUnread = 64;
 
 class Run {
  public:
@@ -81,7 +49,7 @@ class Run {
         sampler_(tasks_of_samples(inputs.train), options.batch_size, options.batching, options.seed),
         optimizer_(trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only),
                    {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
-        scaler_(inputs.model.dtype() == at::kHalf),
+        scaler_(inputs.model.dtype() == at::kHalf, inputs.model.device()),
         shared_step_(inputs, options, optimizer_, scaler_),
         checkpoints_(inputs.output / "checkpoints") {
     begin_or_resume();
@@ -103,15 +71,18 @@ class Run {
   void begin_or_resume();
   void begin_files();
   bool writes() const { return ranks_ == nullptr || ranks_->is_first(); }
-  StepReport one_step();
-  void note_losses(const SampleLosses& losses, const StepSamples& samples);
-  void write_step_line(const StepReport& report, double seconds);
+  void one_step();
+  void read_steps(bool all);
+  void read_step();
+  void note_losses(const StepOutcome& outcome, const StepSamples& samples);
+  void write_step_line(nlohmann::ordered_json line, std::int64_t step, const at::Tensor& expert_weights);
   bool validate();
   void check_validations() const;
   void write_checkpoint();
   void finish(TrainResult& result);
   bool wants_stop() const { return callbacks_.stop != nullptr && callbacks_.stop->load(); }
-  bool due(std::int64_t every) const { return state_.step % every == 0 || state_.step == options_.steps; }
+  bool due(std::int64_t every) const { return due(every, state_.step); }
+  bool due(std::int64_t every, std::int64_t step) const { return step % every == 0 || step == options_.steps; }
 
   const TrainInputs& inputs_;
   const TrainingOptions& options_;
@@ -129,6 +100,18 @@ class Run {
   double earlier_seconds_ = 0.0;
   std::optional<RunLog> log_;  // of the rank that writes
   bool stop_agreed_ = false;   // by all ranks, in the last step
+
+  /// A step that was begun, with what the host knows of it.
+  struct Unread {
+    BegunStep step;
+    StepReport report;
+    double epoch = 0.0;
+    SteadyClock::time_point begin;
+  };
+  std::deque<Unread> unread_;        // empty on a CPU, but for the present step
+  SteadyClock::time_point read_at_;  // the last one
+  std::optional<Progress> progress_;
+  double last_loss_ = 0.0;
 };
 
 std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>& examples) {
@@ -151,7 +134,7 @@ void Run::begin_or_resume() {
     load_optimizer(optimizer_, folder);
     sampler_.restore({state_.sampler_seed, state_.step});
     if (resumption_->same_dtype) {
-      scaler_.restore(state_.loss_scale, state_.good_steps);
+      scaler_.restore(state_.loss_scale, state_.good_steps, state_.skipped_steps, state_.skipped_in_a_row);
     }
     earlier_seconds_ = state_.seconds;
     log::info(detail::concat("resuming after step ", state_.step, " of ", options_.steps));
@@ -178,50 +161,72 @@ void Run::begin_files() {
   }
 }
 
-StepReport Run::one_step() {
+void Run::one_step() {
+  Unread next;
+  next.begin = SteadyClock::now();
   const data::Sampler::Draw draw = sampler_.next();
   StepSamples samples;
   samples.draws = draw.draws;
   for (const std::int64_t sample : draw.samples) {
     samples.examples.push_back(&inputs_.train[static_cast<std::size_t>(sample)]);
   }
-  const SharedStep::Outcome outcome = shared_step_.gradients(samples, state_.step + 1, wants_stop());
-  const SampleLosses& losses = outcome.losses;
-  stop_agreed_ = outcome.stop;
-  StepReport report;
-  report.gradient_norm = outcome.gradient_norm;
-  report.learning_rate =
+  next.epoch = sampler_.epoch();
+  next.report.learning_rate =
       options_.learning_rate * schedule_factor(options_.schedule, state_.step, options_.steps, options_.warmup_steps);
-  optimizer_.step(report.learning_rate);
-  optimizer_.clear_gradients();
-  note_losses(losses, samples);
-  report.step = ++state_.step;
-  report.loss = losses.mean();
-  report.tokens = losses.tokens;
-  state_.tokens += losses.tokens;
-  return report;
+  next.report.step = state_.step + 1;
+  next.step = shared_step_.begin(std::move(samples), {.number = next.report.step,
+                                                      .stop = wants_stop(),
+                                                      .learning_rate = next.report.learning_rate,
+                                                      .expert_weights = due(options_.log_every, next.report.step)});
+  stop_agreed_ = next.step.stop;
+  ++state_.step;
+  unread_.push_back(std::move(next));
 }
 
-void Run::note_losses(const SampleLosses& losses, const StepSamples& samples) {
+/// Looks at the steps that have been computed, in their order; at all of them if `all`, which waits for a device.
+void Run::read_steps(bool all) {
+  while (!unread_.empty() && (all || unread_.size() > kMostUnread || unread_.front().step.arrived())) {
+    read_step();
+  }
+}
+
+void Run::read_step() {
+  Unread next = std::move(unread_.front());
+  unread_.pop_front();
+  const StepOutcome outcome = shared_step_.read(next.step);
+  next.report.loss = outcome.losses.mean();
+  next.report.gradient_norm = outcome.gradient_norm;
+  next.report.skipped = outcome.skipped;
+  next.report.tokens = outcome.losses.tokens;
+  state_.tokens += outcome.losses.tokens;
+  last_loss_ = next.report.loss;
+  note_losses(outcome, next.step.samples);
+  const double seconds = seconds_since(std::max(next.begin, read_at_));  // steps on a device overlap
+  read_at_ = SteadyClock::now();
+  write_step_line(step_line(next.report, next.epoch, seconds, scaler_), next.report.step, outcome.expert_weights);
+  progress_->update(next.report.step, next.report.loss, next.report.learning_rate, next.report.tokens);
+  if (callbacks_.on_step) {
+    callbacks_.on_step(next.report);
+  }
+}
+
+void Run::note_losses(const StepOutcome& outcome, const StepSamples& samples) {
+  const SampleLosses& losses = outcome.losses;
   for (std::size_t i = 0; i < losses.sums.size(); ++i) {
+    if (!std::isfinite(losses.sums[i])) {
+      continue;  // of a skipped step
+    }
     auto& [sum, labels] = state_.window[inputs_.tasks[static_cast<std::size_t>(samples.examples[i]->task)]];
     sum += losses.sums[i];
     labels += losses.labels[i];
   }
 }
 
-void Run::write_step_line(const StepReport& report, double seconds) {
-  nlohmann::ordered_json line{{"step", report.step},        {"loss", report.loss},
-                              {"lr", report.learning_rate}, {"grad_norm", report.gradient_norm},
-                              {"tokens", report.tokens},    {"epoch", sampler_.epoch()},
-                              {"seconds", seconds}};
-  if (scaler_.scale() != 1.0) {
-    line["loss_scale"] = scaler_.scale();
-  }
-  if (due(options_.log_every)) {
+void Run::write_step_line(nlohmann::ordered_json line, std::int64_t step, const at::Tensor& expert_weights) {
+  if (due(options_.log_every, step)) {
     line["loss_by_task"] = means_of(state_.window);
     state_.window.clear();
-    nlohmann::ordered_json weights = expert_weights_by_task(inputs_.adapter);
+    nlohmann::ordered_json weights = expert_weights_to_json(inputs_.adapter, expert_weights);
     if (!weights.is_null()) {
       line["expert_weights"] = std::move(weights);
     }
@@ -288,6 +293,8 @@ void Run::write_checkpoint() {
   state_.log_bytes = log_->length();
   state_.loss_scale = scaler_.scale();
   state_.good_steps = scaler_.good_steps();
+  state_.skipped_steps = scaler_.skipped_steps();
+  state_.skipped_in_a_row = scaler_.skipped_in_a_row();
   state_.seconds = earlier_seconds_ + seconds_since(begin_);
   checkpoints_.write(state_, [this](const std::filesystem::path& folder) {
     save_checkpoint_tensors(inputs_, state_.changes, optimizer_, folder);
@@ -315,33 +322,29 @@ void Run::finish(TrainResult& result) {
 
 TrainResult Run::to_the_end() {
   TrainResult result;
-  Progress progress(state_.step + 1, options_.steps, options_.log_every, callbacks_.quiet || !writes());
+  progress_.emplace(state_.step + 1, options_.steps, options_.log_every, callbacks_.quiet || !writes());
   const std::int64_t validate_every = options_.validate_every > 0 ? options_.validate_every : options_.checkpoint_every;
   while (state_.step < options_.steps && !result.stopped) {
-    const SteadyClock::time_point step_begin = SteadyClock::now();
-    const StepReport report = one_step();
-    result.last_loss = report.loss;
-    write_step_line(report, seconds_since(step_begin));
-    progress.update(report.step, report.loss, report.learning_rate, report.tokens);
-    if (callbacks_.on_step) {
-      callbacks_.on_step(report);
-    }
+    one_step();
+    read_steps(false);
     bool checkpoint = due(options_.checkpoint_every);
     const bool validated = !inputs_.validation.empty() && due(validate_every);
     if (validated) {
-      progress.clear();
+      read_steps(true);
+      progress_->clear();
       checkpoint |= validate();  // the best parameters are always kept
     }
     // Ranks stop only where all have agreed; one process may also stop for what came after the step.
     result.stopped = (ranks_ != nullptr ? stop_agreed_ : wants_stop()) && state_.step < options_.steps;
     if (checkpoint || result.stopped) {
+      read_steps(true);
       write_checkpoint();
     }
     if (validated && !result.stopped) {
       check_validations();
     }
   }
-  progress.clear();
+  progress_->clear();
   if (result.stopped) {
     log::info(detail::concat("stopped after step ", state_.step, " of ", options_.steps, " with a checkpoint in ",
                              checkpoints_.path_of(state_.step).string(), "; resume the run to go on"));
@@ -352,6 +355,7 @@ TrainResult Run::to_the_end() {
     ranks_->barrier();  // the files are there on whichever rank this returns
   }
   result.step = state_.step;
+  result.last_loss = last_loss_;
   result.best_validation_loss = state_.best_loss;
   result.tokens = state_.tokens;
   result.seconds = earlier_seconds_ + seconds_since(begin_);

@@ -272,4 +272,34 @@ TEST(Plan, CallsAssumedWhatIsAssumed) {
   EXPECT_TRUE(says(dry, "from the data of the first 5 steps")) << dry.text;
 }
 
+// Nothing is timed for a card that is not here: what is printed instead are assumptions.
+TEST(Plan, IsMadeForCardsThatAreNotHere) {
+  const TemporaryFolder folder;
+  const std::string config = std::string(MOELORA_SOURCE_DIR) + "/configs/chatglm-6b-v100.json";
+  for (const std::string card : {"v100-32gb", "v100-16gb"}) {
+    const Result plan = run({"inspect", "--plan", "--card", card, config});
+    EXPECT_EQ(plan.code, 0) << plan.text;
+    for (const char* part :
+         {"Tesla V100", "CUDA's context", "GB, assumed", "5 % of the activations", "50 % of the card's peak, assumed",
+          "fits                     yes", "micro_batch_tokens"}) {
+      EXPECT_TRUE(says(plan, part)) << part << " in " << plan.text;
+    }
+    EXPECT_FALSE(says(plan, "measured")) << plan.text;
+  }
+  EXPECT_TRUE(says(run({"inspect", "--plan", "--card", "v100", config}), "expected one of v100-16gb"));
+  const Result small = run({"inspect", "--plan", "--card", "v100-16gb", config});
+  EXPECT_TRUE(says(small, "--set training.micro_batch_tokens=")) << small.text;
+
+  const fs::path own = folder.path() / "config.json";
+  std::ofstream(own) << ordered_json{
+      {"model", {{"path", base_model()}, {"dtype", "float16"}, {"device", "cuda"}}},
+      {"adapter", {{"rank", 2}, {"num_experts", 2}, {"task_embedding_dim", 4}}},
+      {"data", {{"train", write_lines(folder.path() / "data.json", questions(6)).string()}, {"validation_size", 0}}},
+      {"training", {{"steps", 5}, {"batch_size", 2}}}};
+  const Result dry = run({"train", "--config", own, "--dry-run", "--card", "v100-16gb"});
+  EXPECT_EQ(dry.code, 0) << dry.text;
+  EXPECT_TRUE(says(dry, "from the data of the first 5 steps")) << dry.text;
+  EXPECT_TRUE(says(dry, "Tesla V100 16 GB, named by --card")) << dry.text;
+}
+
 }  // namespace

@@ -29,7 +29,6 @@ TEST(Pack, PutsSequencesBackToBackWithLabelsWhereTheNextTokenIsOne) {
   EXPECT_TRUE(at::equal(batch.positions, model.positions(batch.segments)));
   EXPECT_TRUE(at::equal(batch.label_rows, at::tensor({2, 3, 4, 7, 8}, at::kLong)));
   EXPECT_TRUE(at::equal(batch.labels, at::tensor({301, 12, 302, 301, 302}, at::kLong)));
-  EXPECT_TRUE(at::equal(batch.label_segment, at::tensor({0, 0, 0, 1, 1}, at::kLong)));
   EXPECT_EQ(batch.tasks, (std::vector<std::int64_t>{2, 0}));
   EXPECT_EQ(batch.draws, (std::vector<std::int64_t>{7, 8}));
   EXPECT_EQ(first.label_count() + second.label_count(), batch.labels.numel());

@@ -124,22 +124,77 @@ TEST(Gradients, AreUnscaledAndClippedToTheGlobalNorm) {
   EXPECT_FALSE(std::isfinite(optimizer.collect_gradients(10.0, 1.0)));
 }
 
+// The path of a device, on tensors of the CPU: the same numbers, decided by tensors.
+TEST(AdamW, ClipsAndSkipsWithoutLookingAtTheNumbers) {
+  const auto parameter = [] { return at::full({6}, 1.0).requires_grad_(); };
+  const at::Tensor host = parameter();
+  const at::Tensor device = parameter();
+  AdamW of_host({{"p", host}}, {.weight_decay = 0.01});
+  AdamW of_device({{"p", device}}, {.weight_decay = 0.01});
+  const at::Tensor scale = at::full({}, 64.0);
+  for (const double value : {3.0, 1e-3, HUGE_VAL, 0.7}) {  // clipped, not clipped, skipped, clipped
+    const at::Tensor gradient = at::full({6}, 64.0 * value);
+    host.mutable_grad() = gradient.clone();
+    device.mutable_grad() = gradient.clone();
+    const double norm = of_host.collect_gradients(64.0, 1.0);
+    const at::Tensor found = of_device.collect_on_device(scale, 1.0);
+    if (std::isfinite(norm)) {
+      EXPECT_NEAR(found.item<double>(), norm, 1e-6 * norm);
+      of_host.step(1e-2);
+    } else {
+      EXPECT_FALSE(std::isfinite(found.item<double>()));
+    }
+    EXPECT_EQ(of_device.found_inf().item<float>(), std::isfinite(value) ? 0.0F : 1.0F);
+    of_device.step(1e-2);
+    EXPECT_TRUE(at::allclose(device, host, 1e-6, 1e-7)) << value;
+  }
+  EXPECT_EQ(as_map(of_device.state())["steps"].item<std::int64_t>(), 3);
+  EXPECT_TRUE(at::equal(as_map(of_device.state())["steps"], as_map(of_host.state())["steps"]));
+}
+
+TEST(AdamW, ASkippedStepLeavesEveryByteAsItIs) {
+  const at::Tensor a = at::randn({5}).requires_grad_();
+  const at::Tensor b = at::randn({3}).requires_grad_();
+  AdamW optimizer({{"a", a}, {"b", b}}, {});
+  a.mutable_grad() = at::randn({5});
+  b.mutable_grad() = at::randn({3});
+  optimizer.step(1e-2);
+  auto before = as_map(optimizer.state());
+  before["a"] = a.detach().clone();
+  before["b"] = b.detach().clone();
+  a.mutable_grad() = at::full({5}, std::nan(""));
+  b.mutable_grad() = at::randn({3});
+  optimizer.collect_on_device({}, 0.0);
+  optimizer.step(1e-2);
+  auto after = as_map(optimizer.state());
+  after["a"] = a.detach().clone();
+  after["b"] = b.detach().clone();
+  for (const auto& [name, tensor] : before) {
+    EXPECT_TRUE(at::equal(after.at(name), tensor)) << name;
+  }
+}
+
 TEST(LossScaler, HalvesOnOverflowAndGrowsAfterManyGoodSteps) {
   LossScaler scaler(true);
   EXPECT_EQ(scaler.scale(), 65536.0);
-  EXPECT_TRUE(scaler.back_off());
+  EXPECT_TRUE(scaler.skip_step());
   EXPECT_EQ(scaler.scale(), 32768.0);
+  EXPECT_EQ(scaler.skipped_in_a_row(), 1);
   for (int step = 0; step < LossScaler::kGrowthInterval; ++step) {
     scaler.good_step();
   }
   EXPECT_EQ(scaler.scale(), 65536.0);
+  EXPECT_EQ(scaler.skipped_in_a_row(), 0);
   while (scaler.scale() > 1.0) {
-    EXPECT_TRUE(scaler.back_off());
+    EXPECT_TRUE(scaler.skip_step());
   }
-  EXPECT_FALSE(scaler.back_off());
+  EXPECT_FALSE(scaler.skip_step());
+  EXPECT_EQ(scaler.skipped_steps(), 17);
+  EXPECT_EQ(scaler.skipped_in_a_row(), 16);
   LossScaler off(false);
   EXPECT_EQ(off.scale(), 1.0);
-  EXPECT_FALSE(off.back_off());
+  EXPECT_FALSE(off.skip_step());
+  EXPECT_EQ(off.skipped_steps(), 0);
 }
 
 TEST(Schedule, WarmsUpAndFallsToZero) {

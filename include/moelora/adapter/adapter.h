@@ -55,6 +55,8 @@ class AdapterImpl : public torch::nn::Module {
   at::Tensor expert_weights(const TaskIds& tasks, std::int64_t sequences) const;
   /// ω of each task, averaged over the gates, [K][N]; empty without a task gate. For people to look at.
   std::vector<std::vector<float>> expert_weights_by_task() const;
+  /// The same as a tensor [K, N] on the adapter's device; undefined without a task gate.
+  at::Tensor mean_expert_weights() const;
   /// The context of a forward: gate and prefix evaluated once. Only an enabled adapter gives a prefix.
   ///
   /// Dropout needs train mode and a key (nn::DropoutKey::for_step(seed, step, batch)): after eval() a key is ignored,
@@ -63,7 +65,10 @@ class AdapterImpl : public torch::nn::Module {
   ///
   /// Linears run it while this is their active adapter, or none is; another active adapter is an Error, and so is a
   /// context whose tasks are not the one that is merged, here and in forward.
-  nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {}) const;
+  ///
+  /// One upload for all (two where a prefix has dropout), which `along` shares as in RowContext::plain.
+  nn::RowContext context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout = {},
+                         std::vector<at::Tensor*> along = {}) const;
 
   /// Routing::table only: other fixed weights, [K][N].
   void set_table(std::vector<std::vector<double>> table);
@@ -83,6 +88,10 @@ class AdapterImpl : public torch::nn::Module {
 
  private:
   at::Device device() const;
+  /// What expert_weights_of needs of the tasks, on the CPU: their shares [S, K], with fixed weights ω itself [S, N];
+  /// undefined where ω does not depend on them.
+  at::Tensor shares_of(const TaskIds& tasks, std::int64_t sequences) const;
+  at::Tensor expert_weights_of(const at::Tensor& shares, std::int64_t sequences) const;
   bool has_dropout() const;
   void update_saved_modules();
   std::string name_;

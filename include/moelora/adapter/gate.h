@@ -17,6 +17,8 @@ class TaskGateImpl : public torch::nn::Module {
 
   /// Expert weights of each sequence, [S, N] fp32. Rows sum to 1. Differentiable.
   at::Tensor forward(const TaskIds& tasks) const;
+  /// The same of task_shares(tasks), which are on the gate's device.
+  at::Tensor weights_of_shares(const at::Tensor& shares) const;
   /// The same for rows of E taken directly, rows [n] int64.
   at::Tensor weights_of_rows(const at::Tensor& rows) const;
 

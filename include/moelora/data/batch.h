@@ -18,12 +18,15 @@ struct Batch {
   nn::Segments segments;
   at::Tensor label_rows;            ///< [n] int64: rows whose next token is a label
   at::Tensor labels;                ///< [n] int64
-  at::Tensor label_segment;         ///< [n] int64: segment of each label
   std::vector<std::int64_t> tasks;  ///< [S]
   std::vector<std::int64_t> draws;  ///< [S] global draw index of each sample
+
+  /// Its tensors, for one upload with those of its context: pack(…, at::kCPU), then AdapterImpl::context(…, tensors()).
+  std::vector<at::Tensor*> tensors() { return {&ids, &positions, &label_rows, &labels}; }
 };
 
-/// Packs whole examples; `draws[i]` belongs to `examples[i]`. Tensors are made on the CPU, then moved to `device`.
+/// Packs whole examples; `draws[i]` belongs to `examples[i]`. Tensors are made on the CPU, then moved to `device` in one
+/// upload.
 Batch pack(const std::vector<const Example*>& examples, const std::vector<std::int64_t>& draws,
            const model::CausalLM& model, at::Device device);
 

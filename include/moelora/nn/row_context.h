@@ -113,8 +113,10 @@ struct RowContext {
   /// Gives the context under construction its prefixes, all of one length; on a device one upload.
   void set_prefix(std::vector<KeyValuePrefix> prefixes);
   /// The context of a forward without adapter: boundaries only, and the draw indices of `dropout` where it is active
-  /// (an Error unless there is one for each segment). One upload.
-  static RowContext plain(Segments segments, const at::Device& device = at::kCPU, DropoutKey dropout = {});
+  /// (an Error unless there is one for each segment). One upload, which `along` shares: contiguous tensors of the CPU
+  /// that are replaced by their copies on `device`.
+  static RowContext plain(Segments segments, const at::Device& device = at::kCPU, DropoutKey dropout = {},
+                          const std::vector<at::Tensor*>& along = {});
   /// The context of some of the rows, [n] int64, for layers that treat each row by itself; `segments` keeps describing
   /// the whole batch, so it is no context for attention and has no prefix.
   RowContext select(const at::Tensor& rows) const;

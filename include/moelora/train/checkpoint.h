@@ -25,10 +25,12 @@ struct RunState {
   std::int64_t best_step = 0;               ///< The step that had it.
   std::int64_t validations_not_finite = 0;  ///< The last ones in a row whose loss was not finite.
   double loss_scale = 1.0;
-  std::int64_t good_steps = 0;  ///< LossScaler's count.
-  std::int64_t tokens = 0;      ///< Rows computed so far.
-  double seconds = 0.0;         ///< Time spent so far, all sessions together.
-  std::int64_t log_bytes = 0;   ///< Length of log.jsonl.
+  std::int64_t good_steps = 0;  ///< LossScaler's counts.
+  std::int64_t skipped_steps = 0;
+  std::int64_t skipped_in_a_row = 0;
+  std::int64_t tokens = 0;     ///< Rows computed so far.
+  double seconds = 0.0;        ///< Time spent so far, all sessions together.
+  std::int64_t log_bytes = 0;  ///< Length of log.jsonl.
   std::map<std::string, std::pair<double, std::int64_t>>
       window;  ///< Loss sum and labels by task since they were logged.
   RunIdentity identity;

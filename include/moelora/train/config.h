@@ -59,8 +59,8 @@ struct TrainingOptions {
   std::int64_t steps = 1000;               ///< Optimizer steps.
   std::int64_t batch_size = 64;            ///< Samples of one optimizer step.
   std::int64_t micro_batch_tokens = 4096;  ///< Rows that are computed at once; bounds the memory, not the result.
-  /// Peak memory of the process on a CPU, in 10^9 bytes: blocks are recomputed in backward, as many as it takes. 0: no
-  /// limit. Changes time and memory, not the numbers.
+  /// Peak memory in 10^9 bytes, of the process on a CPU, of the card on a GPU: blocks are recomputed in backward, as
+  /// many as it takes. 0: no limit. Changes time and memory, not the numbers.
   double memory_budget_gb = 0.0;
   double learning_rate = 2e-4;  ///< At the peak of the schedule.
   double weight_decay = 0.0;    ///< Of every parameter, per step times the learning rate (AdamW).

@@ -32,6 +32,12 @@ class AdamW {
   /// shapes) by those of all ranks.
   using Exchange = std::function<void(std::vector<at::Tensor>& gradients)>;
   double collect_gradients(double loss_scale, double max_norm, const Exchange& exchange = {});
+  /// The same without waiting for the parameters' device: the scale (0-dim fp32; undefined: 1), the norm that is
+  /// returned (0-dim fp32) and found_inf() are there, and the next step() leaves everything as it is where the norm is
+  /// not finite. Scaling and clipping are done by that step.
+  at::Tensor collect_on_device(const at::Tensor& loss_scale, double max_norm, const Exchange& exchange = {});
+  /// 0-dim fp32: 1 where the norm of collect_on_device() is not finite, else 0.
+  const at::Tensor& found_inf() const { return found_inf_; }
   /// One step with the collected gradients (collected as they are if that was not done). Parameters without gradient
   /// stay as they are, their step count too.
   void step(double learning_rate);
@@ -45,13 +51,21 @@ class AdamW {
   void load_state(const std::map<std::string, at::Tensor>& state);
 
  private:
+  std::vector<at::Tensor> take_gradients(const Exchange& exchange);
+  void count_step();
+
   io::NamedTensors parameters_;
   AdamWOptions options_;
   std::vector<at::Tensor> masters_;  ///< The parameter itself if it is fp32.
   std::vector<at::Tensor> exp_avg_;
   std::vector<at::Tensor> exp_avg_sq_;
-  std::vector<std::int64_t> steps_;
-  std::vector<at::Tensor> gradients_;  ///< Collected, fp32; undefined where a parameter has none.
+  at::Tensor steps_;                     ///< [parameters] fp32, on their device: counts, exact up to 2^24
+  std::vector<at::Tensor> step_counts_;  ///< Its elements, 0-dim.
+  std::vector<at::Tensor> gradients_;    ///< Collected, fp32; undefined where a parameter has none.
+  std::vector<bool> present_;            ///< Which parameters had a gradient in the last step,
+  at::Tensor is_present_;                ///< the same as [parameters] fp32.
+  at::Tensor grad_scale_;  ///< 0-dim fp32: what the gradients are still to be divided by; may be undefined.
+  at::Tensor found_inf_;
   bool collected_ = false;
 };
 

@@ -68,6 +68,7 @@ struct StepReport {
   double learning_rate = 0.0;
   double gradient_norm = 0.0;  ///< Before clipping.
   std::int64_t tokens = 0;     ///< Rows computed.
+  bool skipped = false;        ///< The gradients overflowed in fp16: nothing was changed (train/loss_scaler.h).
 };
 
 struct Callbacks {
@@ -78,6 +79,7 @@ struct Callbacks {
   std::function<void()> on_begin;
   /// After each validation, on every rank; what it returns on rank 0 becomes "evaluation" in the log (null: nothing).
   std::function<nlohmann::ordered_json(std::int64_t step)> evaluate;
+  /// After each step. On a device that is when its numbers have arrived, which is not waited for: some steps later.
   std::function<void(const StepReport&)> on_step;
   /// Set (by a signal handler; on any rank) to end after the current step with a checkpoint.
   const std::atomic<bool>* stop = nullptr;
@@ -98,7 +100,8 @@ struct TrainResult {
 /// Trains to the last step. Afterwards the model or adapter holds the parameters of the result.
 /// Error: options out of range, no or too long samples, an output folder that holds another run or that another process
 /// writes to, a run that cannot be resumed (other settings, no whole checkpoint), a full disk, ranks with different
-/// settings. TrainingDiverged: a loss or gradient is not finite (names the step and the samples). io::OutOfMemory: too
+/// settings. TrainingDiverged: a loss or gradient is not finite (names the step and the samples; in fp16 only when no
+/// smaller loss scale helps; on a device it is found some steps later, before anything is saved). io::OutOfMemory: too
 /// little memory. RankLost: another rank is lost or has ended.
 TrainResult train(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks = {});
 

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <numeric>
 #include <ostream>
 
 #include "moelora/io/error.h"
@@ -85,28 +86,40 @@ at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks) const {
 }
 
 at::Tensor AdapterImpl::expert_weights(const TaskIds& tasks, std::int64_t sequences) const {
+  at::Tensor shares = shares_of(tasks, sequences);
+  nn::move_together({&shares}, device());
+  return expert_weights_of(shares, sequences);
+}
+
+at::Tensor AdapterImpl::shares_of(const TaskIds& tasks, std::int64_t sequences) const {
+  if (!fixed_weights_.defined() && gates_.empty()) {
+    return {};
+  }
+  MOELORA_CHECK(fixed_weights_.defined() || static_cast<std::int64_t>(tasks.size()) == sequences,
+                "expected the task of each of ", sequences, " sequences, found ", tasks.size());
+  const at::Tensor shares = task_shares(tasks, tasks_.size());
+  return fixed_weights_.defined() ? at::mm(shares, fixed_weights_) : shares;
+}
+
+at::Tensor AdapterImpl::expert_weights_of(const at::Tensor& shares, std::int64_t sequences) const {
   const auto experts = config_.num_experts;
   if (config_.routing == Routing::token) {
     return {};  // a matter of each linear and token
   }
   if (fixed_weights_.defined()) {
-    at::Tensor weights = at::mm(task_shares(tasks, tasks_.size()), fixed_weights_).unsqueeze(0);
-    nn::move_together({&weights}, device());
-    return weights;
+    return shares.unsqueeze(0);
   }
   if (gates_.empty()) {
     return at::full({1, sequences, experts}, 1.0 / static_cast<double>(experts),
                     at::TensorOptions(at::kFloat).device(device()));
   }
-  MOELORA_CHECK(static_cast<std::int64_t>(tasks.size()) == sequences, "expected the task of each of ", sequences,
-                " sequences, found ", tasks.size());
   if (gates_.size() == 1) {
-    return gates_.front()->forward(tasks).unsqueeze(0);
+    return gates_.front()->weights_of_shares(shares).unsqueeze(0);
   }
   std::vector<at::Tensor> weights;
   weights.reserve(gates_.size());
   for (const TaskGate& gate : gates_) {
-    weights.push_back(gate->forward(tasks));
+    weights.push_back(gate->weights_of_shares(shares));
   }
   return at::stack(weights);
 }
@@ -116,21 +129,37 @@ std::vector<std::vector<float>> AdapterImpl::expert_weights_by_task() const {
   if (gates_.empty()) {
     return by_task;
   }
-  at::NoGradGuard no_grad;
+  const at::Tensor weights = mean_expert_weights().to(at::kCPU, at::kFloat).contiguous();
   for (std::int64_t task = 0; task < tasks_.size(); ++task) {
-    const at::Tensor weights =
-        expert_weights(single_tasks({task})).mean(0).to(at::kCPU, at::kFloat).contiguous();  // [1, N]
-    const float* row = weights.const_data_ptr<float>();
-    by_task.emplace_back(row, row + weights.numel());
+    const float* row = weights.const_data_ptr<float>() + task * weights.size(1);
+    by_task.emplace_back(row, row + weights.size(1));
   }
   return by_task;
+}
+
+at::Tensor AdapterImpl::mean_expert_weights() const {
+  if (gates_.empty()) {
+    return {};
+  }
+  at::NoGradGuard no_grad;
+  std::vector<std::int64_t> all(static_cast<std::size_t>(tasks_.size()));
+  std::iota(all.begin(), all.end(), 0);
+  if (!device().is_cpu()) {
+    return expert_weights(single_tasks(all)).mean(0);
+  }
+  std::vector<at::Tensor> rows;  // each by itself: the numbers of logs do not depend on how many tasks there are
+  for (const std::int64_t task : all) {
+    rows.push_back(expert_weights(single_tasks({task})).mean(0));
+  }
+  return at::cat(rows);
 }
 
 bool AdapterImpl::has_dropout() const {
   return (config_.dropout > 0.0 && !linears_.empty()) || (config_.prefix && config_.prefix->dropout > 0.0);
 }
 
-nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout) const {
+nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds& tasks, nn::DropoutKey dropout,
+                                    std::vector<at::Tensor*> along) const {
   MOELORA_CHECK(!dropout.active() || static_cast<std::int64_t>(dropout.draws.size()) == segments.count(),
                 "dropout needs the draw index of each of ", segments.count(), " samples, found ", dropout.draws.size());
   if (!is_training()) {
@@ -141,9 +170,12 @@ nn::RowContext AdapterImpl::context(const nn::Segments& segments, const TaskIds&
                  "' has dropout and is in train mode, but its context was made without a key, so nothing is dropped; "
                  "pass nn::DropoutKey::for_step(seed, step, batch) to context(), or call eval() on the adapter");
   }
-  nn::RowContext context = nn::RowContext::plain(segments, device(), dropout);
-  if ((config_.num_experts > 1 || fixed_weights_.defined()) && !linears_.empty()) {
-    context.expert_weights = expert_weights(tasks, segments.count());
+  const bool mixes = (config_.num_experts > 1 || fixed_weights_.defined()) && !linears_.empty();
+  at::Tensor shares = mixes ? shares_of(tasks, segments.count()) : at::Tensor();
+  along.push_back(&shares);
+  nn::RowContext context = nn::RowContext::plain(segments, device(), dropout, along);
+  if (mixes) {
+    context.expert_weights = expert_weights_of(shares, segments.count());
   }
   auto origin = std::make_shared<nn::ContextOrigin>();
   origin->adapter = identity_;

@@ -44,8 +44,11 @@ at::Tensor TaskGateImpl::weights_of_rows(const at::Tensor& rows) const {
 }
 
 at::Tensor TaskGateImpl::forward(const TaskIds& tasks) const {
+  return weights_of_shares(task_shares(tasks, num_tasks_).to(task_embedding.device()));
+}
+
+at::Tensor TaskGateImpl::weights_of_shares(const at::Tensor& shares) const {
   // The mean of the tasks' rows as one product. A single task is a row with one 1: exact.
-  const at::Tensor shares = task_shares(tasks, num_tasks_).to(task_embedding.device());
   return weights_of_embeddings(at::mm(shares, task_embedding.narrow(0, reserved_rows_, num_tasks_)));
 }
 

@@ -13,7 +13,7 @@ std::optional<StepCost> ChatGlmImpl::step_cost(const Workload& load, std::int64_
   const auto rows = static_cast<double>(load.rows);
   const auto labels = static_cast<double>(load.labels);
   const auto pairs = static_cast<double>(load.pairs);
-  const auto size = static_cast<double>(c10::elementSize(dtype()));
+  const auto size = static_cast<double>(c10::elementSize(transformer->word_embeddings->weight.scalar_type()));
   const auto whole = static_cast<double>(config_.num_layers - 1);  // blocks that compute all rows
   const auto again = std::min(static_cast<double>(recomputed_blocks), whole);
 

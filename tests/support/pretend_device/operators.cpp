@@ -64,6 +64,8 @@ at::Tensor& set_part(at::Tensor& self, at::Storage source, std::int64_t offset, 
   return at::cpu::set_(self, source, offset, size, stride);
 }
 
+void record_stream(at::Tensor&, at::Stream) {}
+
 at::Tensor copy_from(const at::Tensor& self, const at::Tensor& to, bool non_blocking) {
   if (inside_launch()) {
     // part of a launch
@@ -127,6 +129,7 @@ TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
   m.impl("_copy_from", copy_from);
   m.impl("_copy_from_and_resize", copy_from_and_resize);
   m.impl("_local_scalar_dense", local_scalar);
+  m.impl("record_stream", record_stream);
   m.impl("_has_compatible_shallow_copy_type", compatible);
 }
 
