@@ -1,6 +1,7 @@
 #include "nn/kernels/cuda/host_threads.h"
 
 #include <c10/util/Exception.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -20,16 +21,20 @@ struct Meeting {
   std::uint64_t round = 0;
 };
 
+// Begun once, then it runs its thread of one block after the other. Changes are jumps: unlike swapcontext they need no
+// system call.
 struct Fiber {
   ucontext_t context{};
+  jmp_buf place;
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
+  bool begun = false;
   bool done = false;
 };
 
 // The block that this thread of the host runs.
 struct Block {
-  ucontext_t scheduler{};
-  std::vector<Fiber> fibers;
+  jmp_buf scheduler;
+  std::vector<std::unique_ptr<Fiber>> fibers;  // as many as a block had threads at most
   Meeting all;
   std::vector<Meeting> warps;
   std::vector<std::uint32_t> slots[2];  // values of a shuffle, in turns: a slow reader's are not yet overwritten
@@ -42,10 +47,32 @@ struct Block {
 thread_local HostThread current;
 thread_local Block running;
 
+// From a fiber to the scheduler, until that resumes it.
+void pause() {
+  if (_setjmp(running.fibers[current.thread]->place) == 0) {
+    _longjmp(running.scheduler, 1);
+  }
+}
+
 void fiber_main() {
-  running.body(running.parameters);
-  running.fibers[current.thread].done = true;
-  running.progress = true;
+  while (true) {
+    running.body(running.parameters);
+    running.fibers[current.thread]->done = true;
+    running.progress = true;
+    pause();
+  }
+}
+
+// From the scheduler to a fiber, until that pauses.
+void resume(Fiber& fiber) {
+  if (_setjmp(running.scheduler) != 0) {
+    return;
+  }
+  if (fiber.begun) {
+    _longjmp(fiber.place, 1);
+  }
+  fiber.begun = true;
+  setcontext(&fiber.context);
 }
 
 void meet(Meeting& meeting) {
@@ -57,13 +84,18 @@ void meet(Meeting& meeting) {
     return;
   }
   while (meeting.round == round) {
-    swapcontext(&running.fibers[current.thread].context, &running.scheduler);
+    pause();
   }
 }
 
 void begin_block(std::uint32_t threads) {
-  if (running.fibers.size() < threads) {
-    running.fibers.resize(threads);
+  while (running.fibers.size() < threads) {
+    running.fibers.push_back(std::make_unique<Fiber>());
+    Fiber& fiber = *running.fibers.back();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    makecontext(&fiber.context, fiber_main, 0);
   }
   running.all = {threads, 0, 0};
   running.warps.clear();
@@ -75,13 +107,7 @@ void begin_block(std::uint32_t threads) {
   }
   running.shuffles.assign(threads, 0);
   for (std::uint32_t i = 0; i < threads; ++i) {
-    Fiber& fiber = running.fibers[i];
-    fiber.done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = &running.scheduler;
-    makecontext(&fiber.context, fiber_main, 0);
+    running.fibers[i]->done = false;
   }
 }
 
@@ -91,13 +117,16 @@ void run_block(std::uint32_t threads) {
     running.progress = false;
     left = 0;
     for (std::uint32_t i = 0; i < threads; ++i) {
-      if (!running.fibers[i].done) {
+      if (!running.fibers[i]->done) {
         current.thread = i;
-        swapcontext(&running.scheduler, &running.fibers[i].context);
-        left += running.fibers[i].done ? 0 : 1;
+        resume(*running.fibers[i]);
+        left += running.fibers[i]->done ? 0 : 1;
       }
     }
-    TORCH_INTERNAL_ASSERT(running.progress, "threads of a block wait for others that have returned or wait elsewhere");
+    if (!running.progress) {
+      running.fibers.clear();  // those that wait never go on
+      TORCH_INTERNAL_ASSERT(false, "threads of a block wait for others that have returned or wait elsewhere");
+    }
   }
 }
 
