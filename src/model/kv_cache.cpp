@@ -65,10 +65,11 @@ void KvCache::reserve(std::int64_t rows) {
 }
 
 at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
+                                      const nn::AttentionRows& attention, const nn::KeyValuePrefix& prefix) {
+  const nn::Segments& segments = attention.segments;
   TORCH_INTERNAL_ASSERT(segments.count() == sequences());
   if (pages_ != nullptr) {
-    return append_in_pages(layer, q, k, v, segments, prefix);
+    return append_in_pages(layer, q, k, v, attention, prefix);
   }
   const bool prompt = sees_prompt();
   if (prompt) {
@@ -80,7 +81,7 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
   }
   reserve(prefix_rows_ + longest);
   const double scale = 1.0 / std::sqrt(static_cast<double>(q.size(2)));
-  at::Tensor output = prompt ? nn::prefix_lm_attention(q, k, v, segments, prefix) : at::empty_like(q);
+  at::Tensor output = prompt ? nn::prefix_lm_attention(q, k, v, attention, prefix) : at::empty_like(q);
   for (std::int64_t i = 0; i < segments.count(); ++i) {
     const auto begin = segments.offsets[i];
     const auto count = segments.length(i);
@@ -107,15 +108,15 @@ at::Tensor KvCache::append_and_attend(std::int64_t layer, const at::Tensor& q, c
 }
 
 at::Tensor KvCache::append_in_pages(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                    const nn::Segments& segments, const nn::KeyValuePrefix& prefix) {
+                                    const nn::AttentionRows& attention, const nn::KeyValuePrefix& prefix) {
   TORCH_INTERNAL_ASSERT(!(c10::GradMode::is_enabled() && q.requires_grad()),
                         "keys and values in pages are not recorded");
   if (!sees_prompt()) {
-    TORCH_INTERNAL_ASSERT(segments.rows() == sequences());
+    TORCH_INTERNAL_ASSERT(attention.segments.rows() == sequences());
     return append_row(layer, q, k, v);
   }
   if (!pages_->begun()) {
-    pages_->begin(segments, prefix.length());
+    pages_->begin(attention.segments, prefix.length());
   }
   const auto rows_of = [&](const at::Tensor& x) {
     const at::Tensor rows = x.to(dtype_).reshape({-1, shape_.kv_heads, shape_.head_dim});
@@ -125,7 +126,7 @@ at::Tensor KvCache::append_in_pages(std::int64_t layer, const at::Tensor& q, con
     nn::kernels::store_rows(pages_->layer(layer), rows_of(prefix.key), rows_of(prefix.value), pages_->prefix_places());
   }
   nn::kernels::store_rows(pages_->layer(layer), rows_of(k), rows_of(v), pages_->prompt_places());
-  return nn::prefix_lm_attention(q, k, v, segments, prefix);
+  return nn::prefix_lm_attention(q, k, v, attention, prefix);
 }
 
 bool KvCache::supports_append_row() const {

@@ -1,13 +1,17 @@
 // Model folders of any family: reading, and new models.
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <cstdio>
+#include <deque>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "model/foreign_weights.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
+#include "moelora/io/fingerprint.h"
 #include "moelora/io/memory.h"
 #include "moelora/io/saved_names.h"
 #include "moelora/log/log.h"
@@ -98,16 +102,71 @@ at::ScalarType automatic_dtype(const ExpectedTensors& expected, at::ScalarType s
   return stored;
 }
 
-std::shared_ptr<CausalLM> make_from(const io::TensorFolder& weights, const ModelConfig& config,
-                                    const ExpectedTensors& expected, at::ScalarType dtype, at::Device device) {
-  // One at a time, in the wanted form at once: beside the model itself there is never more than a block of a file.
-  TensorSource source = [&](const std::string& name, at::IntArrayRef) {
-    return weights.tensor(name, dtype).to(device);
-  };
+/// A graph of tensors that come one at a time.
+std::shared_ptr<CausalLM> make_from(TensorSource source, const io::TensorFolder& weights, const ModelConfig& config,
+                                    const ExpectedTensors& expected) {
   if (head_is_tied(weights, expected.tied_head)) {  // the published checkpoint holds the same tensor twice
     source = with_tied_head(std::move(source), *expected.tied_head);
   }
   return config.make(source);
+}
+
+/// In the wanted form at once: beside the model itself there is never more than a block of a file.
+std::shared_ptr<CausalLM> make_on_host(const io::TensorFolder& weights, const ModelConfig& config,
+                                       const ExpectedTensors& expected, at::ScalarType dtype) {
+  return make_from([&](const std::string& name, at::IntArrayRef) { return weights.tensor(name, dtype); }, weights,
+                   config, expected);
+}
+
+/// Hashes tensors in threads of its own while the next ones are read.
+class DigestsOnTheWay {
+ public:
+  void add(const std::string& name, const at::Tensor& tensor) {
+    if (running_.size() >= static_cast<std::size_t>(at::get_num_threads())) {  // bounds what memory holds
+      finish_first();
+    }
+    running_.push_back(std::async(std::launch::async, [name, tensor] { return io::tensor_digest(name, tensor); }));
+  }
+  std::string fingerprint(const std::optional<TiedHead>& tied) {
+    while (!running_.empty()) {
+      finish_first();
+    }
+    for (const io::TensorDigest& one : digests_) {
+      if (tied && one.name == tied->embedding) {
+        digests_.push_back({tied->head, one.shape, one.digest});
+        break;
+      }
+    }
+    return io::fingerprint_of(std::move(digests_));
+  }
+
+ private:
+  void finish_first() {
+    digests_.push_back(running_.front().get());
+    running_.pop_front();
+  }
+  std::deque<std::future<io::TensorDigest>> running_;
+  std::vector<io::TensorDigest> digests_;
+};
+
+/// On a device: each tensor crosses once, and is hashed as it was read.
+std::shared_ptr<CausalLM> make_on_device(const io::TensorFolder& weights, const ModelConfig& config,
+                                         const ExpectedTensors& expected, at::ScalarType stored, at::ScalarType dtype,
+                                         at::Device device, std::string* fingerprint) {
+  DigestsOnTheWay digests;
+  auto model = make_from(
+      [&](const std::string& name, at::IntArrayRef) {
+        const at::Tensor read = weights.tensor(name, fingerprint != nullptr && dtype != at::kFloat ? stored : dtype);
+        if (fingerprint != nullptr) {
+          digests.add(name, read);
+        }
+        return read.to(device).to(dtype);
+      },
+      weights, config, expected);
+  if (fingerprint != nullptr) {
+    *fingerprint = digests.fingerprint(head_is_tied(weights, expected.tied_head) ? expected.tied_head : std::nullopt);
+  }
+  return model;
 }
 
 }  // namespace
@@ -146,10 +205,14 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   MOELORA_CHECK(problems.empty(), folder.string(),
                 " does not hold the weights that its config.json describes:", problems);
   compare_forms_of(weights, expected);
+  if (!options.device.is_cpu()) {
+    loaded.model = make_on_device(weights, *loaded.config, expected, loaded.stored_dtype, dtype, options.device,
+                                  options.fingerprint ? &loaded.base_fingerprint : nullptr);
+    return loaded;
+  }
   // A fingerprint is over the stored values: rounding comes after it.
   const bool rounded_later = options.fingerprint && dtype != at::kFloat;
-  loaded.model =
-      make_from(weights, *loaded.config, expected, rounded_later ? loaded.stored_dtype : dtype, options.device);
+  loaded.model = make_on_host(weights, *loaded.config, expected, rounded_later ? loaded.stored_dtype : dtype);
   if (options.fingerprint) {
     loaded.base_fingerprint = base_fingerprint(*loaded.model);
   }
@@ -177,8 +240,8 @@ LoadedModel create(const nlohmann::ordered_json& config, const fs::path& tokeniz
     source = with_tied_head(std::move(source), *expected.tied_head);  // as published models are
   }
   created.model = created.config->make(source);
-  created.model->to(device);
   created.base_fingerprint = base_fingerprint(*created.model);
+  created.model->to(device);
   return created;
 }
 

@@ -56,6 +56,13 @@ TEST(Fingerprint, FollowsItsDefinition) {
   EXPECT_EQ(fingerprint({{"w", tensor}}), sha256_of("1:w [2,3] " + digest + "\n"));
 }
 
+TEST(Fingerprint, IsMadeOfTheTensorsDigestsInAnyOrder) {
+  const NamedTensors weights = sample_weights();
+  EXPECT_EQ(
+      fingerprint_of({tensor_digest("a", weights[1].second), tensor_digest("b", weights[0].second.to(at::kHalf))}),
+      fingerprint(weights));
+}
+
 TEST(Fingerprint, SeesEveryChange) {
   const std::string expected = fingerprint(sample_weights());
   NamedTensors renamed = sample_weights();

@@ -76,8 +76,8 @@ at::Tensor BlockImpl::forward(const at::Tensor& x, const moelora::nn::Rotary& ro
   const moelora::nn::KeyValuePrefix prefix =
       context.prefix.empty() ? moelora::nn::KeyValuePrefix{} : context.prefix[layer];
   at::Tensor attended = options.cache != nullptr
-                            ? options.cache->append_and_attend(layer, queries, keys, values, context.segments, prefix)
-                            : moelora::nn::prefix_lm_attention(queries, keys, values, context.segments, prefix);
+                            ? options.cache->append_and_attend(layer, queries, keys, values, context, prefix)
+                            : moelora::nn::prefix_lm_attention(queries, keys, values, context, prefix);
   attended = attended.reshape({rows, -1});
   at::Tensor kept = x;
   moelora::nn::RowContext after = context;

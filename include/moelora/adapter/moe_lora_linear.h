@@ -11,8 +11,9 @@
 #include "moelora/adapter/delta_kind.h"
 
 namespace moelora::nn::kernels {
-struct LowRankCall;  // nn/kernels/cpu/low_rank_rows.h
-}
+struct DeviceLowRank;  // nn/kernels/cuda/low_rank.h
+struct LowRankCall;    // nn/kernels/cpu/low_rank_rows.h
+}  // namespace moelora::nn::kernels
 
 namespace moelora {
 
@@ -64,6 +65,7 @@ class MoeLoraLinearImpl : public nn::LinearDelta {
   std::vector<std::int64_t> expert_of_segment(const Omega& omega, const nn::RowContext& context) const;
   at::Tensor diagonal(const Omega& omega, std::int64_t segments) const;  // s · g, [n, r]
   nn::kernels::LowRankCall call(const Omega& omega, const nn::RowContext& context) const;
+  nn::kernels::DeviceLowRank device_call(const Omega& omega, const nn::RowContext& context) const;
   void finish_router(const at::Tensor& x, const at::Tensor& omega, at::Tensor domega, const nn::RowContext& context,
                      at::Tensor& dx, nn::DeltaGradients& gradients) const;
   nn::LowRank slices_of_expert(const at::Tensor& a, const at::Tensor& b, std::int64_t expert) const;

@@ -38,7 +38,7 @@ class KvCache {
   /// ones are new rows that see everything before them. q [rows, heads, head_dim], k and v [rows, kv_heads, head_dim],
   /// q and k rotated if the model rotates. Segment i belongs to sequence i. In pages no gradients are recorded.
   at::Tensor append_and_attend(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                               const nn::Segments& segments, const nn::KeyValuePrefix& prefix = {});
+                               const nn::AttentionRows& attention, const nn::KeyValuePrefix& prefix = {});
   /// Whether the prompt has been seen and append_row works: on a CPU or in pages, without gradients.
   bool supports_append_row() const;
   /// The same for one new row of each sequence, in one kernel (nn::decode_attention). q and k are turned by `rotary`
@@ -63,7 +63,7 @@ class KvCache {
  private:
   bool sees_prompt() const { return lengths_.empty() || lengths_.front() == 0; }
   at::Tensor append_in_pages(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                             const nn::Segments& segments, const nn::KeyValuePrefix& prefix);
+                             const nn::AttentionRows& attention, const nn::KeyValuePrefix& prefix);
   at::Tensor make_slots(std::int64_t slots, std::int64_t capacity) const;
   void reserve(std::int64_t rows);
 

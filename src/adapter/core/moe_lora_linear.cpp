@@ -12,6 +12,8 @@
 #include "moelora/nn/dropout.h"
 #include "nn/dropout_mask.h"
 #include "nn/kernels/cpu/low_rank_rows.h"
+#include "nn/kernels/cuda/dropout.h"
+#include "nn/kernels/cuda/low_rank.h"
 
 namespace moelora {
 namespace {
@@ -148,6 +150,9 @@ at::Tensor MoeLoraLinearImpl::begin_forward(const at::Tensor& x, const at::Tenso
   if (x.is_cpu() && x.scalar_type() == at::kFloat) {
     return nn::kernels::low_rank_forward(call(omega, context), x.contiguous(), bias, tape);
   }
+  if (nn::kernels::supports_device_low_rank(x, A, B)) {
+    return nn::kernels::low_rank_forward(device_call(omega, context), x, bias, tape);
+  }
   const at::Tensor dropped = nn::apply_keyed_dropout(x, dropout_, key_, context);
   tape = at::mm(dropped, A.to(x.scalar_type()).t());
   const at::Tensor weights =
@@ -167,12 +172,20 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
   const nn::StoredRows stored(rows);
   const nn::RowSource& source = routes_tokens() ? static_cast<const nn::RowSource&>(stored) : x;
   const Omega omega = omega_of(rows, context);
-  at::Tensor expert_sums;
+  at::Tensor expert_sums;  // [rows, N], of what domega is the sum of, without s
+  at::Tensor domega;       // token routing: [rows, N]
   if (dy.is_cpu() && dy.scalar_type() == at::kFloat) {
     nn::kernels::LowRankGradients found =
         nn::kernels::low_rank_backward(call(omega, context), dy, source, tape, dx, need_omega);
     gradients.trained = {std::move(found.A), std::move(found.B)};
     expert_sums = std::move(found.expert_sums);
+  } else if (nn::kernels::supports_device_low_rank(dy, A, B)) {
+    if (need_omega) {
+      domega = routes_tokens() ? at::zeros_like(omega.weights) : gradients.expert_weights.select(0, gate_);
+    }
+    nn::kernels::FactorGradients found =
+        nn::kernels::low_rank_backward(device_call(omega, context), dy, source, tape, dx, domega);
+    gradients.trained = {std::move(found.A), std::move(found.B)};
   } else {
     const auto type = dy.scalar_type();
     const at::Tensor weights = diagonal(omega, context.segments.count()).index_select(0, omega.of_row).to(type);
@@ -195,11 +208,11 @@ void MoeLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
     }
   }
   if (routes_tokens()) {
-    finish_router(rows, omega.weights, expert_sums.mul_(scaling_), context, dx, gradients);
+    finish_router(rows, omega.weights, domega.defined() ? domega : expert_sums.mul_(scaling_), context, dx, gradients);
     if (dx.defined() && x.is_elementwise()) {
       x.multiply_by_derivative(dx);
     }
-  } else if (need_omega) {
+  } else if (expert_sums.defined()) {
     add_by_segment(expert_sums, context.segment_of_row, scaling_, gradients.expert_weights.select(0, gate_));
   }
 }
@@ -225,6 +238,16 @@ nn::kernels::LowRankCall MoeLoraLinearImpl::call(const Omega& omega, const nn::R
       only.empty() ? diagonal(omega, segments)
                    : at::full({segments, A.size(0) / experts_}, scaling_, A.options().requires_grad(false));
   return {A, B, weights, omega.of_row, experts_, nn::dropout_mask(dropout_, key_, context), std::move(only), trains()};
+}
+
+nn::kernels::DeviceLowRank MoeLoraLinearImpl::device_call(const Omega& omega, const nn::RowContext& context) const {
+  return {A,
+          B,
+          omega.weights,
+          routes_tokens() ? at::Tensor() : omega.of_row,
+          scaling_,
+          nn::kernels::device_mask(dropout_, key_, context),
+          trains()};
 }
 
 at::Tensor MoeLoraLinearImpl::forward(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,

@@ -175,8 +175,7 @@ LowRankResult on_cpu(const LowRankData& data) {
 kernels::DeviceLowRank device_call(const LowRankData& data) {
   return {data.A,
           data.B,
-          data.of.experts > 1 ? data.omega : at::Tensor(),
-          LowRankData::kGate,
+          data.of.experts > 1 ? data.omega[LowRankData::kGate] : at::Tensor(),
           data.of.row_weights ? at::Tensor() : data.of_row,
           kScaling,
           kernels::device_mask(data.of.dropout, kLinear, data.context),
@@ -191,7 +190,7 @@ LowRankResult on_device(const LowRankData& data) {
   result.dx = data.dx.clone();
   const at::Tensor gradient = at::ones_like(data.omega);
   const auto found = kernels::low_rank_backward(call, data.dy, *data.source, result.u, result.dx,
-                                                data.of.experts > 1 ? gradient : at::Tensor());
+                                                data.of.experts > 1 ? gradient[LowRankData::kGate] : at::Tensor());
   result.dA = found.A;
   result.dB = found.B;
   result.domega = gradient[LowRankData::kGate] - 1.0;

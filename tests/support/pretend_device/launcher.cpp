@@ -49,4 +49,6 @@ class Launcher final : public nn::kernels::Launcher {
 
 void install_launcher() { nn::kernels::set_launcher(at::kPrivateUse1, std::make_unique<Launcher>()); }
 
+WithoutKernels::WithoutKernels() { nn::kernels::set_launcher(at::kPrivateUse1, nullptr); }
+
 }  // namespace moelora::testing::pretend

@@ -14,7 +14,7 @@ void cross_entropy_(const at::Tensor& logits, const at::Tensor& labels, const at
     launch(logits.device(),
            device::CrossEntropy<T, N::value>{mutable_elements<T>(logits), elements<std::int64_t>(labels),
                                              mutable_elements<float>(losses), static_cast<float>(gradient_scale),
-                                             logits.size(1)},
+                                             static_cast<std::int32_t>(logits.size(1))},
            {static_cast<std::uint32_t>(logits.size(0))});
   });
 }

@@ -42,14 +42,14 @@ device::Heads<T> heads_of(const at::Tensor& x) {
 device::Turn turn_of(const Rotary& rotary) {
   const at::Tensor& cos = rotary.tables.cos;
   if (!cos.defined()) {
-    return {nullptr, nullptr, 0, 1, false};
+    return {nullptr, nullptr, 0, 1, 0};
   }
   const auto columns = rotary.rotary_dim();
   TORCH_INTERNAL_ASSERT(cos.scalar_type() == at::kFloat && rotary.tables.sin.scalar_type() == at::kFloat &&
                         cos.is_contiguous() && rotary.tables.sin.is_contiguous());
   return {elements<float>(cos), elements<float>(rotary.tables.sin), columns,
           rotary.pairing == RotaryPairing::two_axes ? columns / 2 : columns,
-          rotary.pairing == RotaryPairing::interleaved};
+          rotary.pairing == RotaryPairing::interleaved ? 1 : 0};
 }
 
 }  // namespace

@@ -28,8 +28,8 @@ NormalisedOnDevice add_and_normalise(const at::Tensor& x, const at::Tensor& resi
   with_packs(x.scalar_type(), packs, [&]<typename T, typename N>(T, N) {
     launch(x.device(),
            device::AddAndNormalise<T, N::value>{
-               mutable_elements<T>(x), elements<T>(residual), static_cast<float>(scale), elements<T>(weight),
-               elements<T>(bias), static_cast<float>(epsilon), mutable_elements<T>(result.y),
+               mutable_elements<T>(x), elements<T>(residual), static_cast<float>(scale), static_cast<float>(epsilon),
+               elements<T>(weight), elements<T>(bias), mutable_elements<T>(result.y),
                mutable_elements<float>(result.mean), mutable_elements<float>(result.rstd), x.size(1)},
            block_for_each_row(x));
   });
@@ -59,8 +59,9 @@ void normalise_backward_(const at::Tensor& dy, const at::Tensor& dresidual, doub
   with_packs(x.scalar_type(), packs, [&]<typename T, typename N>(T, N) {
     launch(x.device(),
            device::NormaliseBackward<T, N::value>{mutable_elements<T>(dy), elements<T>(dresidual),
-                                                  static_cast<float>(scale), elements<T>(x), elements<float>(mean),
-                                                  elements<float>(rstd), elements<T>(weight), x.size(1)},
+                                                  static_cast<float>(scale), static_cast<std::int32_t>(x.size(1)),
+                                                  elements<T>(x), elements<float>(mean), elements<float>(rstd),
+                                                  elements<T>(weight)},
            block_for_each_row(x));
   });
 }

@@ -6,30 +6,19 @@
 
 #include "nn/kernels/cuda/code/low_rank_gradients.cuh"
 #include "nn/kernels/cuda/code/segment_sum.cuh"
+#include "nn/kernels/cuda/packs.h"
 
 namespace moelora::nn::kernels {
 namespace {
-
-using device::kEntries;
-using device::kPack;
 
 // Blocks that keep any card of today busy: two for each of a V100's 80 processors. A constant, so that sums have the
 // same order on every card.
 constexpr std::int64_t kBusyBlocks = 160;
 
-std::int64_t tiles_of(std::int64_t rank) { return (rank + kEntries - 1) / kEntries; }
-
-// Whether groups of kPack elements of rows [.., width] are aligned.
-bool is_packed(const at::Tensor& rows) {
-  const auto place = reinterpret_cast<std::uintptr_t>(rows.const_data_ptr());
-  return rows.size(-1) % kPack == 0 && place % (kPack * rows.element_size()) == 0;
-}
-bool all_packed(std::initializer_list<at::Tensor> tensors) {
-  return std::all_of(tensors.begin(), tensors.end(), [](const at::Tensor& x) { return !x.defined() || is_packed(x); });
-}
+std::int64_t tiles_of(std::int64_t rank) { return (rank + device::kEntries - 1) / device::kEntries; }
 
 device::Factor factor(const at::Tensor& values, std::int64_t width, std::int64_t rank) {
-  return {elements<float>(values), width, static_cast<device::int32>(rank), is_packed(values)};
+  return {elements<float>(values), width, static_cast<device::int32>(rank), in_packs({values.size(1)}, {&values})};
 }
 
 // values [rows, r], or [parts, rows, r]
@@ -39,23 +28,16 @@ device::Inner inner(const at::Tensor& values) {
           static_cast<device::int32>(values.size(-1))};
 }
 
-// Where the gate's weights [segments, N] begin.
-template <typename Pointer>
-Pointer of_gate(const DeviceLowRank& call, Pointer all) {
-  return all + call.gate * call.expert_weights.size(1) * call.expert_weights.size(2);
-}
-
 device::EntryWeights entry_weights(const DeviceLowRank& call) {
   const auto scaling = static_cast<float>(call.scaling);
-  const at::Tensor& all = call.expert_weights;
   const auto rank = static_cast<device::int32>(call.A.size(0));
-  if (!all.defined()) {
-    return {nullptr, nullptr, scaling, 1, rank};
+  if (!call.omega.defined()) {
+    return {nullptr, nullptr, 1, scaling, rank};
   }
-  TORCH_INTERNAL_ASSERT(all.is_contiguous() && all.scalar_type() == at::kFloat && call.gate < all.size(0));
-  const auto experts = static_cast<device::int32>(all.size(2));
-  return {of_gate(call, elements<float>(all)), elements<device::int64>(call.segment_of_row), scaling, experts,
-          rank / experts};
+  TORCH_INTERNAL_ASSERT(call.omega.is_contiguous() && call.omega.scalar_type() == at::kFloat);
+  const auto experts = call.omega.size(1);
+  return {elements<float>(call.omega), elements<device::int64>(call.segment_of_row), experts, scaling,
+          static_cast<device::int32>(rank / experts)};
 }
 
 // drop(x) A^T (n = 0) or x B (n = 1) as parts [parts, rows, r], or [rows, r] where one part does.
@@ -74,7 +56,7 @@ at::Tensor project_down(const at::Tensor& x, const at::Tensor& matrix, std::int6
   at::Tensor u = parts > 1 ? at::empty({parts, rows, rank}, options) : at::empty({rows, rank}, options);
   with_element(x.scalar_type(), [&]<typename T>(T) {
     launch(x.device(),
-           device::ProjectDown<T, n>{elements<T>(x), is_packed(x), factor(matrix, width, rank), mask, rows,
+           device::ProjectDown<T, n>{elements<T>(x), in_packs({width}, {&x}), factor(matrix, width, rank), mask, rows,
                                      of_part * Kernel::kColumns, mutable_elements<float>(u)},
            {static_cast<std::uint32_t>(blocks), static_cast<std::uint32_t>(parts)});
   });
@@ -97,7 +79,7 @@ device::RowValues<T> row_values(const RowRecipe& rows, at::ScalarType type) {
   const auto function = rows.function == Function::stored ? device::RowFunction::stored
                         : rows.function == Function::gelu ? device::RowFunction::gelu
                                                           : device::RowFunction::normalised;
-  const bool packed = all_packed({rows.x, rows.weight, rows.bias});
+  const bool packed = in_packs({rows.x.size(1)}, {&rows.x, &rows.weight, &rows.bias});
   return {elements<T>(rows.x),
           function,
           packed,
@@ -142,15 +124,15 @@ FactorGradients factor_gradients(const DeviceLowRank& call, const at::Tensor& dy
   return result;
 }
 
-void add_weight_gradient(const DeviceLowRank& call, const at::Tensor& u, const at::Tensor& dv,
-                         const at::Tensor& gradient) {
-  TORCH_INTERNAL_ASSERT(gradient.is_contiguous() && gradient.sizes() == call.expert_weights.sizes());
+void add_omega_gradient(const DeviceLowRank& call, const at::Tensor& u, const at::Tensor& dv,
+                        const at::Tensor& domega) {
+  TORCH_INTERNAL_ASSERT(domega.is_contiguous() && domega.sizes() == call.omega.sizes());
   const auto weights = entry_weights(call);
   const auto rows = u.size(0);
-  float* place = of_gate(call, mutable_elements<float>(gradient));
+  auto* place = mutable_elements<float>(domega);
   if (call.segment_of_row.defined()) {
     launch(u.device(), device::AddExpertWeightGradient{inner(u), inner(dv), weights, rows, place},
-           {static_cast<std::uint32_t>(gradient.size(1)), static_cast<std::uint32_t>(weights.experts)});
+           {static_cast<std::uint32_t>(domega.size(0)), static_cast<std::uint32_t>(weights.experts)});
   } else {
     launch(u.device(), device::AddRowWeightGradient{inner(u), inner(dv), weights, rows, place},
            {blocks_for(rows * weights.experts, device::AddRowWeightGradient::kThreads)});
@@ -173,16 +155,17 @@ at::Tensor low_rank_forward(const DeviceLowRank& call, const at::Tensor& x, cons
   u = parts.dim() == 2 ? parts : at::empty(parts.sizes().slice(1), parts.options());
   at::Tensor y = at::empty({rows.size(0), d_out}, rows.options().requires_grad(false));
   with_element(x.scalar_type(), [&]<typename T>(T) {
-    launch(x.device(),
-           device::ProjectUp<T>{up_tile(call, parts, call.B, d_out), elements<T>(shift), mutable_elements<T>(y),
-                                parts.dim() == 2 ? nullptr : mutable_elements<float>(u), all_packed({y, shift})},
-           up_grid(rows.size(0), d_out));
+    launch(
+        x.device(),
+        device::ProjectUp<T>{up_tile(call, parts, call.B, d_out), elements<T>(shift), mutable_elements<T>(y),
+                             parts.dim() == 2 ? nullptr : mutable_elements<float>(u), in_packs({d_out}, {&y, &shift})},
+        up_grid(rows.size(0), d_out));
   });
   return y;
 }
 
 FactorGradients low_rank_backward(const DeviceLowRank& call, const at::Tensor& dy, const RowSource& x,
-                                  const at::Tensor& u, at::Tensor& dx, at::Tensor weight_gradient) {
+                                  const at::Tensor& u, at::Tensor& dx, const at::Tensor& domega) {
   const auto d_in = call.A.size(1);
   const at::Tensor gradient = dy.contiguous();
   const at::Tensor dv = project_down<1>(gradient, call.B, call.A.size(0), {nullptr, nullptr, 0, 0, 1.0f});
@@ -194,19 +177,19 @@ FactorGradients low_rank_backward(const DeviceLowRank& call, const at::Tensor& d
   if (dx.defined()) {
     TORCH_INTERNAL_ASSERT(dx.is_contiguous() && dx.scalar_type() == dy.scalar_type());
     const bool gelu = recipe.function == RowRecipe::Function::gelu;
+    const at::Tensor before = gelu ? recipe.x : at::Tensor();
     with_element(dy.scalar_type(), [&]<typename T>(T) {
       launch(dy.device(),
-             device::AddInputGradient<T>{up_tile(call, dv, call.A, d_in), call.mask,
-                                         gelu ? elements<T>(recipe.x) : nullptr, mutable_elements<T>(dx),
-                                         all_packed({dx, gelu ? recipe.x : at::Tensor()})},
+             device::AddInputGradient<T>{up_tile(call, dv, call.A, d_in), call.mask, elements<T>(before),
+                                         mutable_elements<T>(dx), in_packs({d_in}, {&dx, &before})},
              up_grid(dy.size(0), d_in));
     });
     if (x.is_elementwise() && !gelu) {
       x.multiply_by_derivative(dx);
     }
   }
-  if (weight_gradient.defined()) {
-    add_weight_gradient(call, u, dv, weight_gradient);
+  if (domega.defined()) {
+    add_omega_gradient(call, u, dv, domega);
   }
   return result;
 }

@@ -14,8 +14,7 @@ namespace moelora::nn::kernels {
 struct DeviceLowRank {
   at::Tensor A;               ///< [r, d_in] fp32
   at::Tensor B;               ///< [d_out, r] fp32
-  at::Tensor expert_weights;  ///< [gates, segments, N] fp32; undefined: one expert
-  std::int64_t gate = 0;      ///< which of them
+  at::Tensor omega;           ///< [segments, N] fp32 contiguous; undefined: one expert
   at::Tensor segment_of_row;  ///< [rows] int64; undefined: each row is a segment
   double scaling = 1.0;
   device::KeyedMask mask{nullptr, nullptr, 0, 0, 1.0f};  ///< device_mask (dropout.h)
@@ -35,10 +34,10 @@ struct FactorGradients {
 };
 
 /// dy [rows, d_out]; x, u: of the forward. dx [rows, d_in] contiguous in dy's type is added to, and multiplied by the
-/// derivative of x where x is elementwise; undefined: not wanted. weight_gradient: of call.expert_weights, with its
-/// shape, added to; undefined: not wanted. Four launches, one more for weight_gradient.
+/// derivative of x where x is elementwise; undefined: not wanted. domega: the gradient of call.omega, contiguous,
+/// added to; undefined: not wanted. Four launches, one more for domega.
 FactorGradients low_rank_backward(const DeviceLowRank& call, const at::Tensor& dy, const RowSource& x,
-                                  const at::Tensor& u, at::Tensor& dx, at::Tensor weight_gradient = {});
+                                  const at::Tensor& u, at::Tensor& dx, const at::Tensor& domega = {});
 
 std::vector<KernelInfo> low_rank_kernels();
 

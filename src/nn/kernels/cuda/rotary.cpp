@@ -28,10 +28,10 @@ void rotate_rows(const at::Tensor& q, const at::Tensor& k, const Rotary& rotary,
                                   {&q, &keys, &cos, &sin});
   with_packs(q.scalar_type(), packs, [&]<typename T, typename N>(T, N) {
     launch(q.device(),
-           device::RotateRows<T, N::value>{
-               mutable_elements<T>(q), mutable_elements<T>(keys), q.stride(0), q.stride(1), keys.stride(0),
-               keys.stride(1), elements<T>(cos), elements<T>(sin), static_cast<std::int32_t>(q.size(1)),
-               static_cast<std::int32_t>(k.defined() ? k.size(1) : 0), pairs, inverse ? -1.0f : 1.0f},
+           device::RotateRows<T, N::value>{mutable_elements<T>(q), mutable_elements<T>(keys), q.stride(0), q.stride(1),
+                                           keys.stride(0), keys.stride(1), elements<T>(cos), elements<T>(sin), pairs,
+                                           q.size(1), static_cast<std::int32_t>(k.defined() ? k.size(1) : 0),
+                                           inverse ? -1.0f : 1.0f},
            {static_cast<std::uint32_t>(q.size(0))});
   });
 }

@@ -19,7 +19,7 @@ struct CrossEntropy {
   const int64* labels;  // [rows]
   float* losses;        // [rows]
   float scale;
-  int64 width;
+  int32 width;
 
   MOELORA_DEVICE void operator()() const {
     MOELORA_SHARED float largest_of_warp[kWarp];

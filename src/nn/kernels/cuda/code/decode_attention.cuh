@@ -48,7 +48,7 @@ struct StoreRows {
   int64 source_rows;
   const int64* places;  // [rows]: entry of the table · kPageRows + row in the page
   PagedLayer<T> layer;
-  bool packed;  // all rows and heads begin at multiples of kPack elements, and so does d
+  int64 packed;  // all rows and heads begin at multiples of kPack elements, and so does d
 
   static constexpr int kPack = 4;
 
@@ -57,7 +57,7 @@ struct StoreRows {
     const int64 entry = places[block()] / kPageRows;
     const int64 row = places[block()] % kPageRows;
     const uint32 d = static_cast<uint32>(layer.d);
-    const uint32 step = packed ? kPack : 1;
+    const uint32 step = packed != 0 ? kPack : 1;
     const uint32 width = static_cast<uint32>(layer.kv_heads) * d;
     for (uint32 i = step * thread(); i < width; i += step * kThreads) {
       const uint32 head = i / d;
@@ -66,7 +66,7 @@ struct StoreRows {
       const T* from_v = v.at(source, head) + c;
       T* to_k = layer.key(entry, row, head) + c;
       T* to_v = layer.value(entry, row, head) + c;
-      if (packed) {
+      if (packed != 0) {
         *reinterpret_cast<Pack<T, kPack>*>(to_k) = *reinterpret_cast<const Pack<T, kPack>*>(from_k);
         *reinterpret_cast<Pack<T, kPack>*>(to_v) = *reinterpret_cast<const Pack<T, kPack>*>(from_v);
       } else {
@@ -81,9 +81,9 @@ struct StoreRows {
 struct Turn {
   const float* cos;  // [rows, columns], or null
   const float* sin;
-  int64 columns;     // of a head that turn, the first ones
-  int64 span;        // pairs lie within so many columns
-  bool interleaved;  // 2i and 2i + 1, else i and i + span / 2 of each span
+  int64 columns;      // of a head that turn, the first ones
+  int64 span;         // pairs lie within so many columns
+  int64 interleaved;  // 2i and 2i + 1, else i and i + span / 2 of each span
 
   template <typename T>
   MOELORA_DEVICE float operator()(const T* head, int64 row, int64 c) const {
@@ -92,8 +92,8 @@ struct Turn {
       return own;
     }
     const int64 in_span = c % span;
-    const bool first = interleaved ? c % 2 == 0 : in_span < span / 2;
-    const int64 distance = interleaved ? 1 : span / 2;
+    const bool first = interleaved != 0 ? c % 2 == 0 : in_span < span / 2;
+    const int64 distance = interleaved != 0 ? 1 : span / 2;
     const float other = load(head + (first ? c + distance : c - distance));
     const float turned = other * sin[row * columns + c];
     return own * cos[row * columns + c] + (first ? -turned : turned);

@@ -26,7 +26,7 @@ struct FewRowsDown {
   float* v;
   int64 rows;
   int64 width;
-  bool packed;  // width is a multiple of kPack, and all rows are aligned to it
+  int64 packed;  // width is a multiple of kPack, and all rows are aligned to it
 
   static constexpr int kPack = 4;
 
@@ -38,7 +38,7 @@ struct FewRowsDown {
     const int64 count = rows - first < kRowsAtOnce ? rows - first : kRowsAtOnce;
     const float* weights = a + column * width;
     float sums[kRowsAtOnce] = {};
-    if (packed) {
+    if (packed != 0) {
       for (int64 c = kPack * static_cast<int64>(thread()); c < width; c += kPack * kThreads) {
         float weight[kPack];
         load_pack<kPack>(weights + c, weight);
@@ -100,7 +100,7 @@ struct FewRowsUp {
   int64 rows;
   int64 rank;
   int64 width;
-  bool packed;  // rank is a multiple of kPack, and B is aligned to it
+  int64 packed;  // rank is a multiple of kPack, and B is aligned to it
 
   static constexpr int kPack = 4;
 
@@ -118,7 +118,7 @@ struct FewRowsUp {
     }
     const float* weights = b + column * rank;
     float sums[kRowsAtOnce] = {};
-    if (packed) {
+    if (packed != 0) {
       for (int64 j = 0; j < rank; j += kPack) {
         float weight[kPack];
         load_pack<kPack>(weights + j, weight);

@@ -18,9 +18,9 @@ struct AddAndNormalise {
   T* x;
   const T* residual;
   float scale;
+  float epsilon;
   const T* weight;
   const T* bias;
-  float epsilon;
   T* y;
   float* mean;  // [rows]
   float* rstd;  // [rows]
@@ -120,11 +120,11 @@ struct NormaliseBackward {
   T* dy;
   const T* dresidual;
   float scale;
+  int32 width;
   const T* x;
   const float* mean;
   const float* rstd;
   const T* weight;
-  int64 width;
 
   MOELORA_DEVICE void gradient_of(int64 place, int64 c, float* g) const {
     float w[N];

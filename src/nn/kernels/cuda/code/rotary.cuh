@@ -47,15 +47,15 @@ struct RotateRows {
   int64 k_row_stride, k_head_stride;
   const T* cos;  // [rows, dim]
   const T* sin;
-  int32 heads;
-  int32 k_heads;
   RotaryPairs pairs;
+  int64 heads;
+  int32 k_heads;
   float sign;  // -1: turns back
 
   MOELORA_DEVICE void operator()() const {
     const int64 row = block();
     const int32 packs = pairs.dim / (2 * N);  // of a head
-    const int32 total = (heads + k_heads) * packs;
+    const int32 total = (static_cast<int32>(heads) + k_heads) * packs;
     for (int32 item = static_cast<int32>(thread()); item < total; item += static_cast<int32>(kThreads)) {
       const int32 head = item / packs;
       const int32 column = pairs.first(item % packs * N);

@@ -44,8 +44,8 @@ struct ChooseTokens {
 
   const T* logits;  // [rows, vocab]
   int64 vocab;
-  bool packed;  // vocab is a multiple of kPack, and rows are aligned to it
-  bool sample;
+  int64 packed;  // vocab is a multiple of kPack, and rows are aligned to it
+  int64 sample;
   double temperature;
   int64 top_k;  // 0: all
   double top_p;
@@ -68,7 +68,7 @@ struct ChooseTokens {
     best = largest_of_block(best, shared);
     int64 token = best.index;
     const bool finite = best.not_finite == 0;
-    if (sample && finite) {
+    if (sample != 0 && finite) {
       token = draw(row, best.value, shared);
     }
     if (thread() == 0) {
@@ -79,7 +79,7 @@ struct ChooseTokens {
       for (int64 axis = 0; axis < axes; ++axis) {
         positions[axis * rows + at] += steps[axis * rows + at];
       }
-      if (sample) {
+      if (sample != 0) {
         states[at] += kStateStep;
       }
     }
@@ -119,7 +119,7 @@ struct ChooseTokens {
   /// use(index, logit) for all logits of the row; each thread sees its own in ascending order.
   template <typename Use>
   MOELORA_DEVICE void each(const T* row, const Use& use) const {
-    if (packed) {
+    if (packed != 0) {
       for (int64 i = kPack * static_cast<int64>(thread()); i < vocab; i += kPack * kThreads) {
         float x[kPack];
         load_pack<kPack>(row + i, x);
