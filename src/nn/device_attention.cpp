@@ -1,10 +1,14 @@
 #include "nn/device_attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <array>
+#include <atomic>
 #include <cmath>
 
+#include "moelora/nn/device.h"
 #include "nn/kernels/cuda/attention_gradients.h"
 #include "nn/kernels/cuda/launcher.h"
 
@@ -23,6 +27,7 @@ struct Call {
   std::int64_t longest_queries;
   std::int64_t longest_keys;
   bool causal;
+  bool queries_everywhere;  // where there are keys
 
   std::int64_t mask() const { return causal ? kCausalFromBottomRight : kNoMask; }
 };
@@ -33,18 +38,73 @@ struct CallResult {
 
 double scale_of(const at::Tensor& q) { return 1.0 / std::sqrt(static_cast<double>(q.size(2))); }
 
+std::atomic<AttentionKernels> chosen_kernels{AttentionKernels::automatic};
+
+bool has_flash(const at::Device& device) {
+  static std::array<std::atomic<int>, 64> known{};  // 0: not asked yet, 1: no, 2: yes
+  auto& of_device = known[static_cast<std::size_t>(device.has_index() ? device.index() : 0) % known.size()];
+  if (of_device == 0) {
+    of_device = device.is_cuda() && device_info(device).has_flash_attention() ? 2 : 1;
+  }
+  return of_device == 2;
+}
+
+// The one place where kernels are chosen, the same for forward and backward. Flash attention's backward reads in front
+// of the first query of a sequence that has keys and none.
+bool takes_flash(const at::Tensor& q, const Call& call) {
+  const AttentionKernels kernels = chosen_kernels;
+  if (kernels == AttentionKernels::memory_efficient || q.scalar_type() == at::kFloat || q.size(2) > 256 ||
+      !call.queries_everywhere) {
+    return false;
+  }
+  return kernels == AttentionKernels::flash || has_flash(q.device());
+}
+
+// LibTorch's flash attention adds up dq in the order in which blocks finish unless it is told not to.
+class InFixedOrder {
+ public:
+  InFixedOrder() {
+    at::globalContext().setDeterministicAlgorithms(true, false);
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
+  }
+  ~InFixedOrder() {
+    at::globalContext().setDeterministicAlgorithms(before_, warn_only_);
+    at::globalContext().setDeterministicFillUninitializedMemory(fill_);
+  }
+  InFixedOrder(const InFixedOrder&) = delete;
+  InFixedOrder& operator=(const InFixedOrder&) = delete;
+
+ private:
+  bool before_ = at::globalContext().deterministicAlgorithms();
+  bool warn_only_ = at::globalContext().deterministicAlgorithmsWarnOnly();
+  bool fill_ = at::globalContext().deterministicFillUninitializedMemory();
+};
+
 // Scores and sums in fp32 whatever the type, so that fp16 cannot overflow in them.
 CallResult call_forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Call& call) {
+  if (takes_flash(q, call)) {
+    auto [output, log_sum, seed, offset, mask] = at::_flash_attention_forward(
+        q, k, v, call.query_starts, call.key_starts, call.longest_queries, call.longest_keys, /*dropout_p=*/0.0,
+        call.causal, /*return_debug_mask=*/false, scale_of(q));
+    return {output, log_sum};
+  }
   auto [output, log_sum, seed, offset, longest_queries, longest_keys] = at::_efficient_attention_forward(
       q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), {}, call.query_starts, call.key_starts, call.longest_queries,
       call.longest_keys, /*dropout_p=*/0.0, call.mask(), /*compute_log_sumexp=*/true, scale_of(q));
   return {output.squeeze(0), log_sum};
 }
 
-// One split of the keys: with more, sums depend on the order in which blocks finish. Seed and offset are not read
-// without dropout, but must be tensors.
+// In a fixed order: of the memory-efficient kernels one split of the keys. Seed and offset are not read without
+// dropout, but must be tensors.
 HeadGradients call_backward(const at::Tensor& dy, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const CallResult& result, const Call& call) {
+  if (takes_flash(q, call)) {
+    const InFixedOrder in_fixed_order;
+    auto [dq, dk, dv] = at::_flash_attention_backward(
+        dy, q, k, v, result.output, result.log_sum, call.query_starts, call.key_starts, call.longest_queries,
+        call.longest_keys, /*dropout_p=*/0.0, call.causal, result.log_sum, result.log_sum, scale_of(q));
+    return {dq.contiguous(), dk.contiguous(), dv.contiguous()};
+  }
   auto [dq, dk, dv, dbias] = at::_efficient_attention_backward(
       dy.unsqueeze(0), q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0), {}, result.output.unsqueeze(0),
       call.query_starts, call.key_starts, call.longest_queries, call.longest_keys, result.log_sum, /*dropout_p=*/0.0,
@@ -62,10 +122,13 @@ struct Calls {
   Calls(const AttentionTables& given, std::int64_t rows)
       : tables(given), over_parts(given.causal_rows.size(0) < rows), over_causal(given.causal_rows.size(0) > 0) {}
   Call parts() const {
-    return {tables.parts, tables.parts, tables.longest_part, tables.longest_part, /*causal=*/false};
+    return {tables.parts,        tables.parts,
+            tables.longest_part, tables.longest_part,
+            /*causal=*/false,    /*queries_everywhere=*/true};
   }
   Call causal() const {
-    return {tables.causal_offsets, tables.segments, tables.longest_causal, tables.longest_segment, /*causal=*/true};
+    return {tables.causal_offsets, tables.segments,           tables.longest_causal, tables.longest_segment,
+            /*causal=*/true,       tables.shortest_causal > 0};
   }
   /// The causal ones of some rows.
   at::Tensor gather(const at::Tensor& x) const { return gathered() ? x.index_select(0, tables.causal_rows) : x; }
@@ -100,6 +163,8 @@ void join_by_operations(const HeadGradients& parts, const HeadGradients& causal,
 }
 
 }  // namespace
+
+void choose_attention_kernels(AttentionKernels kernels) { chosen_kernels = kernels; }
 
 bool has_device_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (q.is_cpu() || q.size(0) == 0 || !has_operators(q.device().type())) {

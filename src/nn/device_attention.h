@@ -11,6 +11,13 @@
 
 namespace moelora::nn {
 
+// On GPUs of compute capability 8.0 and later flash attention takes fp16 and bf16; elsewhere (V100), for fp32 and for
+// batches that it can't take, the memory-efficient kernels do, which any GPU since 5.0 has (bf16: since 8.0).
+
+enum class AttentionKernels { automatic, memory_efficient, flash };
+/// For tests and measurements: which kernels this process uses from here on.
+void choose_attention_kernels(AttentionKernels kernels);
+
 /// Whether q's device has these kernels, and they take q, k and v [rows, heads, head_dim].
 bool has_device_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 

@@ -37,6 +37,7 @@ AttentionTables AttentionTables::of(const Segments& segments) {
     tables.longest_part = std::max({tables.longest_part, both_ways, length - both_ways});
     tables.longest_segment = std::max(tables.longest_segment, length);
     tables.longest_causal = std::max(tables.longest_causal, length - both_ways);
+    tables.shortest_causal = i == 0 ? length - both_ways : std::min(tables.shortest_causal, length - both_ways);
   }
   tables.parts = int32_tensor(parts);
   tables.segments = int32_tensor(all);

@@ -71,6 +71,23 @@ TEST_P(DeviceAttention, EqualsTheCpu) {
   }
 }
 
+// A segment without causal rows keeps flash attention away from the second call.
+TEST_P(DeviceAttention, ByFlashGivesTheSame) {
+  const Segments segments = GetParam().segments();
+  const RowContext context = RowContext::plain(segments, device_);
+  const at::Tensor packed = at::randn({segments.rows(), 12, 8}).to(at::kHalf);
+  const at::Tensor dy = at::randn({segments.rows(), 4, 8}).to(at::kHalf);
+  const at::Tensor there = packed.to(device_), dy_there = dy.to(device_);
+  choose_attention_kernels(AttentionKernels::flash);
+  pretend::reset();
+  const Gradients found = run(there, dy_there, 4, context, {});
+  const auto counted = pretend::counters();
+  choose_attention_kernels(AttentionKernels::automatic);
+  expect_equal(found, run(packed.to(at::kFloat), dy.to(at::kFloat), 4, segments, {}));
+  EXPECT_TRUE(counted.by_operator.contains("_flash_attention_backward")) << counted.to_text();
+  EXPECT_EQ(counted.by_operator.contains("_efficient_attention_backward"), GetParam().name == std::string("mixed"));
+}
+
 TEST_P(DeviceAttention, GivesWantedRowsOnly) {
   const Segments segments = GetParam().segments();
   const RowContext context = RowContext::plain(segments, device_);

@@ -81,6 +81,7 @@ struct AttentionTables {
   std::int64_t longest_part = 0;
   std::int64_t longest_segment = 0;
   std::int64_t longest_causal = 0;
+  std::int64_t shortest_causal = 0;  ///< causal rows of the segment that has the fewest
 
   /// On the CPU.
   static AttentionTables of(const Segments& segments);

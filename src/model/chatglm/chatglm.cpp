@@ -78,8 +78,14 @@ ChatGlmAttentionImpl::ChatGlmAttentionImpl(const ChatGlmConfig& config, const Te
 
 at::Tensor ChatGlmAttentionImpl::forward(const at::Tensor& x, const LayerInput& input) {
   const at::Tensor mixed = query_key_value->forward(x, input.context).view({x.size(0), heads_, 3 * head_dim_});
-  const at::Tensor q = nn::apply_rotary(mixed.narrow(2, 0, head_dim_), input.rotary);
-  const at::Tensor k = nn::apply_rotary(mixed.narrow(2, head_dim_, head_dim_), input.rotary);
+  at::Tensor q = mixed.narrow(2, 0, head_dim_);
+  at::Tensor k = mixed.narrow(2, head_dim_, head_dim_);
+  if (!x.is_cpu() && !at::GradMode::is_enabled()) {
+    nn::rotate_in_place(q, k, input.rotary);
+  } else {
+    q = nn::apply_rotary(q, input.rotary);
+    k = nn::apply_rotary(k, input.rotary);
+  }
   const at::Tensor v = mixed.narrow(2, 2 * head_dim_, head_dim_);
   const at::Tensor attended = input.cache != nullptr
                                   ? input.cache->append_and_attend(input.layer, q, k, v, input.context, input.prefix())

@@ -183,9 +183,55 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> efficient_backward(
   return {dq, dk, dv, Tensor()};
 }
 
+// Flash attention of variable length: q [rows, heads, width], a mask aligned at the bottom right, fp16 and bf16.
+void check_flash(const Tensor& query, const optional<Tensor>& query_starts, const optional<Tensor>& key_starts) {
+  TORCH_CHECK(query_starts && key_starts, "the pretend device has flash attention of variable length only");
+  TORCH_CHECK(query.scalar_type() == at::kHalf || query.scalar_type() == at::kBFloat16,
+              "flash attention takes fp16 and bf16");
+  TORCH_CHECK(query.dim() == 3 && query.size(2) % 8 == 0 && query.size(2) <= 256,
+              "flash attention takes [rows, heads, width] with widths of up to 256 in steps of 8, found ",
+              query.sizes());
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> flash_forward(
+    const Tensor& query, const Tensor& key, const Tensor& value, const optional<Tensor>& query_starts,
+    const optional<Tensor>& key_starts, std::int64_t most_queries, std::int64_t most_keys, double dropout, bool causal,
+    bool, optional<double> scale, optional<std::int64_t>, optional<std::int64_t>, const optional<Tensor>&,
+    const optional<Tensor>&) {
+  check_flash(query, query_starts, key_starts);
+  const Launch launch("_flash_attention_forward");
+  auto [output, sums, seed, offset, unused_q, unused_k] =
+      efficient_forward(query.unsqueeze(0), key.unsqueeze(0), value.unsqueeze(0), {}, query_starts, key_starts,
+                        most_queries, most_keys, dropout, causal ? 2 : 0, true, scale, {}, {});
+  return {output.squeeze(0), sums, seed, offset, at::empty({0}, query.options())};
+}
+
+std::tuple<Tensor, Tensor, Tensor> flash_backward(const Tensor& slope, const Tensor& query, const Tensor& key,
+                                                  const Tensor& value, const Tensor& output, const Tensor& logsumexp,
+                                                  const Tensor& query_starts, const Tensor& key_starts,
+                                                  std::int64_t most_queries, std::int64_t most_keys, double dropout,
+                                                  bool causal, const Tensor& seed, const Tensor& offset,
+                                                  optional<double> scale, optional<std::int64_t>,
+                                                  optional<std::int64_t>) {
+  check_flash(query, query_starts, key_starts);
+  TORCH_CHECK(at::globalContext().deterministicAlgorithms(), "dq would be added up in any order");
+  const Launch launch("_flash_attention_backward");
+  const Tensor q = query.unsqueeze(0), k = key.unsqueeze(0);
+  for (const Sequence& one : sequences(q, k, query_starts, key_starts)) {
+    TORCH_CHECK(one.query_count() > 0 || one.key_begin == one.key_end,
+                "flash attention's backward reads outside of a sequence with keys and no queries");
+  }
+  const auto [dq, dk, dv, none] = efficient_backward(
+      slope.unsqueeze(0), q, k, value.unsqueeze(0), {}, output.unsqueeze(0), query_starts, key_starts, most_queries,
+      most_keys, logsumexp, dropout, seed, offset, causal ? 2 : 0, false, scale, {}, {}, false);
+  return {dq.squeeze(0), dk.squeeze(0), dv.squeeze(0)};
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, m) {
+  m.impl("_flash_attention_forward", flash_forward);
+  m.impl("_flash_attention_backward", flash_backward);
   m.impl("_efficient_attention_forward", efficient_forward);
   m.impl("_efficient_attention_backward", efficient_backward);
 }
