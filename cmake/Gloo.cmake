@@ -11,6 +11,19 @@ if(MOELORA_GLOO_INCLUDE_DIR AND EXISTS ${_gloo_header})
     set_source_files_properties(${CMAKE_SOURCE_DIR}/src/train/gloo.cpp PROPERTIES
       COMPILE_OPTIONS "SHELL:-isystem ${MOELORA_GLOO_INCLUDE_DIR}")
   endif()
+  # Between GPUs NCCL: the headers of the version that LibTorch's wheel is linked with lie beside it.
+  if(MOELORA_CUDA)
+    find_path(MOELORA_NCCL_INCLUDE_DIR nccl.h HINTS ${MOELORA_LIBTORCH_ROOT}/../nvidia/nccl/include
+      ${MOELORA_LIBTORCH_ROOT}/nvidia/nccl/include DOC "Folder that holds nccl.h")
+    if(MOELORA_NCCL_INCLUDE_DIR)
+      message(STATUS "Process groups of GPUs: NCCL, its header in ${MOELORA_NCCL_INCLUDE_DIR}")
+      set_property(SOURCE ${CMAKE_SOURCE_DIR}/src/train/gloo.cpp APPEND PROPERTY COMPILE_DEFINITIONS USE_C10D_NCCL)
+      set_property(SOURCE ${CMAKE_SOURCE_DIR}/src/train/gloo.cpp APPEND PROPERTY
+        COMPILE_OPTIONS "SHELL:-isystem ${MOELORA_NCCL_INCLUDE_DIR}")
+    else()
+      message(STATUS "Process groups of GPUs: by way of the host (nccl.h is missing)")
+    endif()
+  endif()
 else()
   message(STATUS "Process groups: none (gloo's headers are missing; Debian: libgloo-dev)")
 endif()

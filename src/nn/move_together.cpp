@@ -57,11 +57,16 @@ void move_together(const std::vector<at::Tensor*>& tensors, const at::Device& de
     return;
   }
   std::size_t bytes = 0;
+  bool any = false;
   for (const at::Tensor* tensor : tensors) {
     if (tensor->defined()) {
+      any = true;
       TORCH_INTERNAL_ASSERT(tensor->is_cpu() && tensor->is_contiguous());
       bytes += aligned(tensor->nbytes());
     }
+  }
+  if (!any) {
+    return;
   }
   const at::Tensor packed =
       at::empty({static_cast<std::int64_t>(bytes)}, at::TensorOptions(at::kByte).pinned_memory(!device.is_meta()));

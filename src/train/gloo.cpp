@@ -12,6 +12,9 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
 
 namespace moelora::train {
 namespace {
@@ -70,6 +73,31 @@ class GlooLink : public Gloo {
                                   " s: all ranks need the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE"));
   }
 
+#ifdef USE_C10D_NCCL
+  ~GlooLink() override {
+    if (nccl_) {
+      nccl_->shutdown();
+    }
+  }
+
+  bool sums_on(const at::Device& device) const override { return device.is_cuda(); }
+
+  // What NCCL does when a rank is lost is wait: the watch ends the program then (RankWatchOptions::on_lost).
+  void sum_on_device(const at::Tensor& values) override {
+    if (!nccl_) {
+      const auto options = c10d::ProcessGroupNCCL::Options::create();
+      options->timeout = kLongestExchange;
+      nccl_ = c10::make_intrusive<c10d::ProcessGroupNCCL>(c10::make_intrusive<c10d::PrefixStore>("nccl", store_),
+                                                          place_.rank, place_.size, options);
+    }
+    std::vector<at::Tensor> tensors{values};
+    nccl_->allreduce(tensors)->wait();  // of the stream
+  }
+#else
+  bool sums_on(const at::Device&) const override { return false; }
+  void sum_on_device(const at::Tensor&) override { TORCH_INTERNAL_ASSERT(false, "this build has no NCCL"); }
+#endif
+
   std::shared_ptr<RankStore> rank_store() override {
     return std::make_shared<TcpRankStore>(open_store(false, milliseconds(5000)));
   }
@@ -116,6 +144,9 @@ class GlooLink : public Gloo {
   void abandon() override {
     backend_.release();
     work_.release();
+#ifdef USE_C10D_NCCL
+    nccl_.release();
+#endif
   }
 
  private:
@@ -162,6 +193,9 @@ class GlooLink : public Gloo {
   c10::intrusive_ptr<c10d::Store> store_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> backend_;
   c10::intrusive_ptr<c10d::Work> work_;
+#ifdef USE_C10D_NCCL
+  c10::intrusive_ptr<c10d::ProcessGroupNCCL> nccl_;  // made when it is first needed: each rank's GPU is known by then
+#endif
 };
 
 }  // namespace

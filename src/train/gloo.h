@@ -1,5 +1,6 @@
 #pragma once
-// LibTorch's TCP store and Gloo backend. Their headers take half a minute to compile: gloo.cpp alone includes them.
+// LibTorch's TCP store, its Gloo backend, and NCCL for tensors of GPUs where the build has it. Their headers take half
+// a minute to compile: gloo.cpp alone includes them.
 
 #include <ATen/core/Tensor.h>
 
@@ -28,6 +29,10 @@ class Gloo {
   virtual void begin_sum(const at::Tensor& values) = 0;
   /// Whether that has ended well within `time`. If it failed, says why.
   virtual bool wait(std::chrono::milliseconds time, std::string& failure) = 0;
+  /// Whether sum_on_device takes tensors of this device: with NCCL those of a GPU, of which each rank has its own.
+  virtual bool sums_on(const at::Device& device) const = 0;
+  /// Replaces `values` (contiguous) by their sum, in the order of the device's current stream: the host does not wait.
+  virtual void sum_on_device(const at::Tensor& values) = 0;
   /// The backend may still work on something that never ends: it is left to itself.
   virtual void abandon() = 0;
 };

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "moelora/io/error.h"
+#include "nn/kernels/cuda/unscale.h"
 #include "nn/move_together.h"
 
 namespace moelora::train {
@@ -81,6 +82,12 @@ at::Tensor AdamW::collect_on_device(const at::Tensor& loss_scale, double max_nor
   if (present.empty()) {
     found_inf_ = at::zeros({}, steps_.options());
     return found_inf_;
+  }
+  if (nn::kernels::has_unscale_kernels(present)) {
+    const nn::kernels::StepDecision decision = nn::kernels::decide_step(present, loss_scale, max_norm);
+    found_inf_ = decision.found_inf;
+    grad_scale_ = decision.grad_scale;
+    return decision.norm;
   }
   at::Tensor norm = at::linalg_vector_norm(at::stack(at::_foreach_norm(present)));
   if (loss_scale.defined()) {

@@ -151,6 +151,10 @@ void ProcessGroup::lost(const std::string& cause) {
 
 void ProcessGroup::sum(at::Tensor values) {
   const at::NoGradGuard no_grad;
+  if (links_->gloo->sums_on(values.device())) {
+    links_->gloo->sum_on_device(values);
+    return;
+  }
   const at::Tensor local = values.to(at::kCPU);
   {
     const RankWatch::Waiting waiting(*links_->watch);

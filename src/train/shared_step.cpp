@@ -104,9 +104,7 @@ void SharedStep::step_on_device(BegunStep& step, const Settings& settings, const
   scaler_.update_on_device(optimizer_.found_inf());
   const bool weights = settings.expert_weights && inputs_.adapter != nullptr;
   numbers.push_back(weights ? inputs_.adapter->mean_expert_weights() : at::Tensor());
-  if (!exchange_) {
-    numbers.insert(numbers.end(), step.losses.values.begin(), step.losses.values.end());
-  }
+  numbers.insert(numbers.end(), step.losses.values.begin(), step.losses.values.end());
   step.losses.values.clear();
   step.copy.emplace(std::move(numbers));
 }
@@ -114,7 +112,7 @@ void SharedStep::step_on_device(BegunStep& step, const Settings& settings, const
 StepOutcome SharedStep::read(BegunStep& step) {
   if (!step.outcome) {
     const std::vector<at::Tensor>& numbers = step.copy->values();
-    SampleLosses losses = exchange_ ? step.losses.samples : step.losses.with({numbers.begin() + 2, numbers.end()});
+    SampleLosses losses = step.losses.with({numbers.begin() + 2, numbers.end()});
     step.outcome = judged(step, std::move(losses), static_cast<double>(*numbers[0].const_data_ptr<float>()));
     step.outcome->expert_weights = numbers[1];
   }
@@ -200,19 +198,27 @@ StepSamples SharedStep::own_part(const StepSamples& samples) const {
   return part;
 }
 
-/// Replaces this rank's losses and gradients by those of all. On a device this waits for the losses.
+/// Replaces this rank's losses and gradients by those of all.
 void SharedStep::exchange(BegunStep& step, std::vector<at::Tensor>& gradients) {
+  const std::vector<const data::Example*>& examples = step.samples.examples;
+  if (!inputs_.model.device().is_cpu()) {
+    StepExchange::DeviceTotal total = exchange_->sum_on_device(gradients, step.losses, examples, mine_, step.stop);
+    gradients = std::move(total.gradients);
+    step.losses = std::move(total.losses);
+    step.stop = total.stop;
+    return;
+  }
   const SampleLosses own = step.losses.read();
   StepExchange::Share share;
   share.gradients = gradients;
-  share.losses.resize(step.samples.examples.size(), 0.0);
+  share.losses.resize(examples.size(), 0.0);
   for (std::size_t i = 0; i < mine_.size(); ++i) {
     share.losses[static_cast<std::size_t>(mine_[i])] = own.sums[i];
   }
   share.stop = step.stop;
   StepExchange::Share total = exchange_->sum(share);
   gradients = std::move(total.gradients);
-  step.losses.samples = losses_of(step.samples.examples, std::move(total.losses));
+  step.losses.samples = losses_of(examples, std::move(total.losses));
   step.stop = total.stop;
 }
 

@@ -26,9 +26,8 @@ struct StepOutcome {
 struct BegunStep {
   std::int64_t number = 0;  ///< The first is 1.
   StepSamples samples;
-  bool stop = false;  ///< Whether any rank asked to stop after this step. One process: as given.
-  /// The sums are there where ranks have exchanged them.
-  LabelLosses losses;
+  bool stop = false;                   ///< Whether any rank asked to stop after this step. One process: as given.
+  LabelLosses losses;                  ///< Of all ranks once they have exchanged them; on a CPU that gives sums alone.
   std::optional<nn::HostCopy> copy;    ///< Of the losses, the norm and the expert weights.
   std::optional<StepOutcome> outcome;  ///< There at once on a CPU.
 

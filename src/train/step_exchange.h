@@ -30,7 +30,20 @@ class StepExchange {
   /// The gradients are views of the buffer, good until the next call. One that no rank has stays undefined.
   Share sum(const Share& share);
 
+  /// The same for gradients and losses of a device, without reading them: the device is not waited for where the ranks'
+  /// sums are not (NCCL).
+  struct DeviceTotal {
+    std::vector<at::Tensor> gradients;  ///< As in Share.
+    LabelLosses losses;                 ///< Of all samples of the step.
+    bool stop = false;
+  };
+  /// `own`: the losses of the samples `mine` (indices into `all`).
+  DeviceTotal sum_on_device(const std::vector<at::Tensor>& gradients, const LabelLosses& own,
+                            const std::vector<const data::Example*>& all, const std::vector<std::int64_t>& mine,
+                            bool stop);
+
  private:
+  std::vector<at::Tensor> slots() const;
   ProcessGroup& ranks_;
   std::vector<std::vector<std::int64_t>> shapes_;
   std::vector<std::int64_t> begins_;  ///< Of each parameter in the buffer; one more: the end of them.

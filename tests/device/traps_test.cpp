@@ -152,6 +152,21 @@ TEST(PretendDevice, OurKernelsRunOnItsMemory) {
             std::string::npos);
 }
 
+TEST(PretendDevice, NormsKeepTheirSumsInFp32) {
+  const at::Device device = pretend::install();
+  const at::Tensor x = at::randn({3, 64}).to(at::kHalf), weight = at::randn({64}).to(at::kHalf);
+  pretend::reset();
+  const auto [y, mean, rstd] = at::native_layer_norm(x.to(device), {64}, weight.to(device), weight.to(device), 1e-5);
+  EXPECT_EQ(pretend::counters().operators, 1);
+  EXPECT_EQ(y.scalar_type(), at::kHalf);
+  EXPECT_EQ(mean.scalar_type(), at::kFloat);
+  EXPECT_TRUE(at::allclose(mean.cpu().flatten(), x.to(at::kFloat).mean(1), 1e-5, 1e-6));
+  const auto [dx, dweight, dbias] = at::native_layer_norm_backward(y, x.to(device), {64}, mean, rstd, weight.to(device),
+                                                                   weight.to(device), {true, false, false});
+  EXPECT_EQ(dx.scalar_type(), at::kHalf);
+  EXPECT_FALSE(dweight.defined());
+}
+
 TEST(PretendDevice, FusedAdamWSkipsWhereAValueIsNotFinite) {
   const at::Device device = pretend::install();
   const auto make = [&](double value) { return std::vector<at::Tensor>{at::full({3}, value, device)}; };

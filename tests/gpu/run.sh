@@ -144,7 +144,7 @@ measure() {
     done
   fi
   local library folders=$out/lib
-  for library in "$torch/lib" "$torch"/../nvidia/*/lib; do
+  for library in ${torch:+"$torch/lib" "$torch"/../nvidia/*/lib}; do
     [ -d "$library" ] && folders=$folders:$library
   done
   export LD_LIBRARY_PATH=$folders${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}

@@ -1,5 +1,6 @@
 #include "moelora/train/process_group.h"
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/full.h>
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -139,6 +140,37 @@ void exchange_sums_and_texts(ProcessGroup& ranks) {
   EXPECT_FALSE(second.stop);
 }
 
+// The exchange of a device, on tensors of the CPU: rank r has sample r, whose labels have the losses 10 r, 10 r + 1, …
+void exchange_label_losses(ProcessGroup& ranks) {
+  const auto examples = fixture::toy_examples(ranks.size());
+  std::vector<const data::Example*> all;
+  for (const data::Example& example : examples) {
+    all.push_back(&example);
+  }
+  const io::NamedTensors parameters{{"a", at::full({2, 2}, 0.0)}, {"b", at::full({3}, 0.0)}, {"c", at::full({1}, 0.0)}};
+  StepExchange exchange(ranks, parameters);
+  const auto size = static_cast<double>(ranks.size());
+  for (const bool stop : {true, false}) {
+    LabelLosses own;
+    own.samples = losses_of({all[static_cast<std::size_t>(ranks.rank())]}, {});
+    own.of_samples = {{0}};
+    own.values = {at::arange(own.samples.labels.front(), at::kFloat) + 10.0 * ranks.rank()};
+    const auto total = exchange.sum_on_device(
+        {at::full({2, 2}, 1.0 + ranks.rank()), ranks.is_first() ? at::Tensor() : at::full({3}, 2.0), at::Tensor()}, own,
+        all, {ranks.rank()}, stop && ranks.rank() == 1);
+    EXPECT_EQ(total.gradients[0].sum().item<double>(), 4 * size * (size + 1) / 2);
+    EXPECT_EQ(total.gradients[1].sum().item<double>(), 3 * 2 * (size - 1));
+    EXPECT_FALSE(total.gradients[2].defined());
+    EXPECT_EQ(total.stop, stop);
+    const SampleLosses losses = total.losses.read();
+    ASSERT_EQ(losses.sums.size(), examples.size());
+    for (std::size_t i = 0; i < examples.size(); ++i) {
+      const auto labels = static_cast<double>(examples[i].label_count());
+      EXPECT_EQ(losses.sums[i], labels * (labels - 1) / 2 + 10.0 * labels * static_cast<double>(i));
+    }
+  }
+}
+
 struct SmallRun {
   std::vector<data::Example> training = fixture::toy_examples(40);
   std::vector<data::Example> validation = fixture::toy_examples(9);
@@ -170,6 +202,7 @@ void do_work(const std::string& work, const std::filesystem::path& folder) {
   ASSERT_NE(ranks, nullptr);
   if (work == "exchange") {
     exchange_sums_and_texts(*ranks);
+    exchange_label_losses(*ranks);
   } else if (work == "train") {
     SmallRun run;
     EXPECT_EQ(run(folder / "run", 8, false, ranks.get()).step, 8);

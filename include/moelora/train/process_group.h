@@ -1,6 +1,6 @@
 #pragma once
 // Several processes ("ranks") that train or evaluate together. Each holds the whole model and computes a part of the
-// samples; they exchange sums over LibTorch's c10d (Gloo).
+// samples; they exchange sums over LibTorch's c10d: Gloo, and NCCL between GPUs in builds that have it.
 //
 // A rank is lost when its process dies or is stopped, when it cannot be reached, and when the thread that made its
 // ProcessGroup neither computes nor waits for the others. All ranks that are left then get the same RankLost error,
@@ -69,7 +69,8 @@ class ProcessGroup {
   // All ranks call these, in the same order. Each throws RankLost instead of waiting for a lost rank.
 
   /// Replaces `values` (contiguous; fp32, fp64, int64 or uint8, on any device) by their sum over the ranks: the same
-  /// bytes on all of them.
+  /// bytes on all of them. Between GPUs with NCCL this does not wait for the device, and a lost rank is found by
+  /// OnLost.
   void sum(at::Tensor values);
   /// Each rank's text, by rank.
   std::vector<std::string> gather(const std::string& text);

@@ -11,6 +11,7 @@
 #include "nn/kernels/cuda/low_rank.h"
 #include "nn/kernels/cuda/rotary.h"
 #include "nn/kernels/cuda/sampling.h"
+#include "nn/kernels/cuda/unscale.h"
 
 namespace moelora::nn::kernels {
 
@@ -28,6 +29,7 @@ std::vector<KernelInfo> all_kernels() {
            low_rank_kernels(),
            rotary_kernels(),
            sampling_kernels(),
+           unscale_kernels(),
        }) {
     all.insert(all.end(), of_operation.begin(), of_operation.end());
   }

@@ -1,9 +1,11 @@
 #include "nn/kernels/cuda/host_threads.h"
 
 #include <c10/util/Exception.h>
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -20,16 +22,24 @@ struct Meeting {
   std::uint64_t round = 0;
 };
 
+// Where a fiber or the scheduler goes on.
+struct Place {
+  ucontext_t begin{};
+  jmp_buf next{};
+  bool begun = false;
+};
+
+// It runs one thread of every block that comes.
 struct Fiber {
-  ucontext_t context{};
+  Place place;
   std::unique_ptr<char[]> stack = std::make_unique<char[]>(kStackBytes);
   bool done = false;
 };
 
 // The block that this thread of the host runs.
 struct Block {
-  ucontext_t scheduler{};
-  std::vector<Fiber> fibers;
+  Place scheduler;
+  std::deque<Fiber> fibers;  // which stay where they are
   Meeting all;
   std::vector<Meeting> warps;
   std::vector<std::uint32_t> slots[2];  // values of a shuffle, in turns: a slow reader's are not yet overwritten
@@ -42,10 +52,29 @@ struct Block {
 thread_local HostThread current;
 thread_local Block running;
 
+void go_to(Place& from, Place& to) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  swapcontext(&from.begin, &to.begin);  // which sanitizers know
+#else
+  // swapcontext asks the kernel for the signals' mask each time, and a block changes threads thousands of times.
+  from.begun = true;
+  if (_setjmp(from.next) == 0) {
+    if (to.begun) {
+      _longjmp(to.next, 1);
+    }
+    setcontext(&to.begin);
+  }
+#endif
+}
+
 void fiber_main() {
-  running.body(running.parameters);
-  running.fibers[current.thread].done = true;
-  running.progress = true;
+  for (;;) {
+    running.body(running.parameters);
+    Fiber& own = running.fibers[current.thread];
+    own.done = true;
+    running.progress = true;
+    go_to(own.place, running.scheduler);
+  }
 }
 
 void meet(Meeting& meeting) {
@@ -57,13 +86,18 @@ void meet(Meeting& meeting) {
     return;
   }
   while (meeting.round == round) {
-    swapcontext(&running.fibers[current.thread].context, &running.scheduler);
+    go_to(running.fibers[current.thread].place, running.scheduler);
   }
 }
 
 void begin_block(std::uint32_t threads) {
-  if (running.fibers.size() < threads) {
-    running.fibers.resize(threads);
+  while (running.fibers.size() < threads) {
+    Fiber& fiber = running.fibers.emplace_back();
+    getcontext(&fiber.place.begin);
+    fiber.place.begin.uc_stack.ss_sp = fiber.stack.get();
+    fiber.place.begin.uc_stack.ss_size = kStackBytes;
+    fiber.place.begin.uc_link = nullptr;  // it never ends
+    makecontext(&fiber.place.begin, fiber_main, 0);
   }
   running.all = {threads, 0, 0};
   running.warps.clear();
@@ -75,13 +109,7 @@ void begin_block(std::uint32_t threads) {
   }
   running.shuffles.assign(threads, 0);
   for (std::uint32_t i = 0; i < threads; ++i) {
-    Fiber& fiber = running.fibers[i];
-    fiber.done = false;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack.get();
-    fiber.context.uc_stack.ss_size = kStackBytes;
-    fiber.context.uc_link = &running.scheduler;
-    makecontext(&fiber.context, fiber_main, 0);
+    running.fibers[i].done = false;
   }
 }
 
@@ -93,11 +121,14 @@ void run_block(std::uint32_t threads) {
     for (std::uint32_t i = 0; i < threads; ++i) {
       if (!running.fibers[i].done) {
         current.thread = i;
-        swapcontext(&running.scheduler, &running.fibers[i].context);
+        go_to(running.scheduler, running.fibers[i].place);
         left += running.fibers[i].done ? 0 : 1;
       }
     }
-    TORCH_INTERNAL_ASSERT(running.progress, "threads of a block wait for others that have returned or wait elsewhere");
+    if (!running.progress) {
+      running.fibers.clear();  // they stand in the middle of a kernel
+      TORCH_INTERNAL_ASSERT(false, "threads of a block wait for others that have returned or wait elsewhere");
+    }
   }
 }
 

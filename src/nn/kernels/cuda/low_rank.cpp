@@ -32,11 +32,12 @@ device::EntryWeights entry_weights(const DeviceLowRank& call) {
   const auto scaling = static_cast<float>(call.scaling);
   const auto rank = static_cast<device::int32>(call.A.size(0));
   if (!call.omega.defined()) {
-    return {nullptr, nullptr, scaling, 1, rank};
+    return {nullptr, nullptr, 1, scaling, rank};
   }
   TORCH_INTERNAL_ASSERT(call.omega.is_contiguous() && call.omega.scalar_type() == at::kFloat);
-  const auto experts = static_cast<device::int32>(call.omega.size(1));
-  return {elements<float>(call.omega), elements<device::int64>(call.segment_of_row), scaling, experts, rank / experts};
+  const auto experts = call.omega.size(1);
+  return {elements<float>(call.omega), elements<device::int64>(call.segment_of_row), experts, scaling,
+          static_cast<device::int32>(rank / experts)};
 }
 
 // drop(x) A^T (n = 0) or x B (n = 1) as parts [parts, rows, r], or [rows, r] where one part does.

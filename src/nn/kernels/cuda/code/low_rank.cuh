@@ -54,8 +54,8 @@ struct Inner {
 struct EntryWeights {
   const float* omega;           // [segments, experts]
   const int64* segment_of_row;  // [rows]; null: each row is a segment
+  int64 experts;
   float scaling;
-  int32 experts;
   int32 share;  // entries of an expert
 
   MOELORA_DEVICE float at(int64 row, int32 entry) const {
@@ -73,7 +73,7 @@ struct Factor {
   const float* values;
   int64 width;  // d_in or d_out
   int32 rank;
-  bool packed;  // every fourth element of a row is aligned to four
+  int32 packed;  // every fourth element of a row is aligned to four
 
   template <bool kEntriesInner, int kColumns>
   MOELORA_DEVICE void stage(int64 begin, int32 first, float* shared) const {
@@ -119,7 +119,7 @@ struct ProjectDown {
   static constexpr int kColumns = 256;
 
   const T* x;
-  bool packed;
+  int64 packed;  // as in load_columns; parameters have no padding
   Factor factor;
   KeyedMask mask;
   int64 rows;
@@ -280,7 +280,7 @@ struct ProjectUp {
   const T* bias;  // [width], or null
   T* y;           // [rows, width]
   float* u;       // [rows, rank], or null
-  bool packed;
+  int64 packed;
 
   MOELORA_DEVICE void operator()() const {
     alignas(16) MOELORA_SHARED float shared[UpTile::kSharedFloats];
@@ -316,7 +316,7 @@ struct AddInputGradient {
   KeyedMask mask;
   const T* x;  // [rows, width]: what GELU was applied to, or null
   T* dx;       // [rows, width]
-  bool packed;
+  int64 packed;
 
   MOELORA_DEVICE void operator()() const {
     alignas(16) MOELORA_SHARED float shared[UpTile::kSharedFloats];

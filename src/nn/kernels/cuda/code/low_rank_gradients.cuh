@@ -13,7 +13,7 @@ struct FactorSums {
   KeyedMask mask;  // of `values`
   Inner inner;
   int64 width;
-  uint32 column_blocks;
+  int64 column_blocks;
   float* sums;  // [ranges, rank, width]
 };
 
@@ -40,7 +40,7 @@ struct SumFactorGradients {
     alignas(16) MOELORA_SHARED float shared[kBlockRows * kEntries + kEntries * kColumns];
     MOELORA_SHARED MaskKeys<kBlockRows> keys;
     const uint32 tiles = static_cast<uint32>((a.inner.rank + kEntries - 1) / kEntries);
-    const uint32 column_block = block() / tiles;
+    const int64 column_block = block() / tiles;
     const int32 first_entry = static_cast<int32>(block() % tiles) * kEntries;
     if (column_block < a.column_blocks) {
       sum<true>(a, column_block, first_entry, shared, keys);
@@ -51,10 +51,10 @@ struct SumFactorGradients {
 
  private:
   template <bool kOfInput>
-  MOELORA_DEVICE void sum(const FactorSums<T>& factor, uint32 column_block, int32 first_entry, float* weighed,
+  MOELORA_DEVICE void sum(const FactorSums<T>& factor, int64 column_block, int32 first_entry, float* weighed,
                           MaskKeys<kBlockRows>& keys) const {
     float* total = weighed + kBlockRows * kEntries;
-    const int64 column = static_cast<int64>(column_block) * kColumns + lane() * kPack;
+    const int64 column = column_block * kColumns + lane() * kPack;
     const int64 begin = block_y() * range;
     const int64 end = begin + range < rows ? begin + range : rows;
     const bool drops = kOfInput && factor.mask.draw_of_row != nullptr;
@@ -123,7 +123,7 @@ struct SumFactorGradients {
     barrier();
     for (int i = static_cast<int>(thread()); i < kEntries * kColumns; i += kThreads) {
       const int32 entry = first_entry + i / kColumns;
-      const int64 c = static_cast<int64>(column_block) * kColumns + i % kColumns;
+      const int64 c = column_block * kColumns + i % kColumns;
       if (entry < rank && c < factor.width) {
         factor.sums[(block_y() * static_cast<int64>(rank) + entry) * factor.width + c] = total[i];
       }

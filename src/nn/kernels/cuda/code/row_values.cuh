@@ -41,7 +41,7 @@ template <typename T>
 struct RowValues {
   const T* x;
   RowFunction function;
-  bool packed;
+  int32 packed;       // as in load_columns
   const float* mean;  // [rows]; these four for normalised rows only
   const float* rstd;
   const T* weight;  // [width]
