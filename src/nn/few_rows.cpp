@@ -9,6 +9,7 @@
 
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cpu/stored_dtype.h"
+#include "nn/kernels/cuda/few_rows.h"
 
 namespace moelora::nn {
 namespace {
@@ -25,15 +26,25 @@ at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); 
 
 bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
   const bool gradient = x.requires_grad() || weight.requires_grad() || (bias.defined() && bias.requires_grad());
-  return x.device().is_cpu() && weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 &&
-         x.size(0) <= kernels::cpu_kernels().most_rows && x.numel() <= kMostElements &&
-         kernels::is_stored(x.scalar_type()) && kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 &&
-         weight.size(1) == x.size(1) && weight.is_contiguous() && !(gradient && c10::GradMode::is_enabled());
+  if (gradient && c10::GradMode::is_enabled()) {
+    return false;
+  }
+  if (!x.is_cpu()) {
+    return kernels::takes_few_rows_product(x, weight) && (!bias.defined() || bias.scalar_type() == x.scalar_type());
+  }
+  return weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 && x.size(0) <= kernels::cpu_kernels().most_rows &&
+         x.numel() <= kMostElements && kernels::is_stored(x.scalar_type()) &&
+         kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 && weight.size(1) == x.size(1) &&
+         weight.is_contiguous();
 }
 
 at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& v,
                             const at::Tensor& b, std::optional<at::ScalarType> dtype,
                             const std::vector<std::int64_t>& columns) {
+  if (!x.is_cpu()) {
+    TORCH_INTERNAL_ASSERT(columns.empty() && dtype.value_or(x.scalar_type()) == x.scalar_type());
+    return kernels::few_rows_product(x, weight, bias, v, b);
+  }
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(1) == weight.size(1) && weight.is_contiguous());
   TORCH_INTERNAL_ASSERT(
       v.defined() == b.defined() &&

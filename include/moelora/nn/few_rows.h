@@ -9,20 +9,21 @@
 
 namespace moelora::nn {
 
-/// Whether few_rows_product takes these and is faster than at::linear: on a CPU, few rows, fp32, fp16 or bf16, weight
-/// contiguous, and no gradient wanted (grad mode off, or none of them needs one).
+/// Whether few_rows_product takes these and is faster than at::linear: on a CPU or a device with kernels, few rows,
+/// fp32, fp16 or bf16 (on a device all of one type), weight contiguous, and no gradient wanted (grad mode off, or none
+/// of them needs one).
 bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
 
 /// x W^T + v B^T + bias. x [rows, d_in], weight [d_out, d_in], bias [d_out] or undefined; v [rows, r] and b [d_out, r]
 /// fp32, or both undefined. `columns`: for each row the first of the r columns of b that its v goes with, where b has
 /// more of them (several stacked factors); empty: b has r columns. Dtypes of x, weight and bias may differ. Returns
-/// [rows, d_out] in x's dtype or in `dtype`.
+/// [rows, d_out] in x's dtype or in `dtype`. On a device: no `columns`, and one dtype.
 at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                             const at::Tensor& v = {}, const at::Tensor& b = {},
                             std::optional<at::ScalarType> dtype = {}, const std::vector<std::int64_t>& columns = {});
 
 /// Each row of x with its own rows of the weight: first_rows[i], … (count of them) for row i. Returns [rows, count]
-/// fp32.
+/// fp32. On a CPU.
 at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
                                 const std::vector<std::int64_t>& first_rows, std::int64_t count);
 

@@ -9,7 +9,7 @@
 namespace moelora {
 namespace {
 
-// Without gradients of anything: the frozen product is LibTorch's.
+// Without gradients of anything.
 bool supports_device_kernels(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& A,
                              const at::Tensor& omega) {
   return !c10::GradMode::is_enabled() && nn::kernels::takes_few_rows(x, A.size(0)) &&
@@ -34,8 +34,12 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
                             const at::Tensor& omega_of_row, double scaling,
                             const std::vector<std::int64_t>& only_expert) {
   if (!x.is_cpu()) {
+    const at::Tensor v = nn::kernels::few_rows_down(x, A, omega, omega_of_row, scaling);
+    if (weight.supports_few_rows(x, bias)) {
+      return weight.few_rows(x, bias, v, B);
+    }
     at::Tensor y = weight.forward(x, bias);
-    nn::kernels::add_few_rows(y, x, A, B, omega, omega_of_row, scaling);
+    nn::kernels::add_few_rows(y, v, B);
     return y;
   }
   const auto* place = omega_of_row.const_data_ptr<std::int64_t>();

@@ -16,8 +16,7 @@ bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weig
 /// x W^T + bias + s · B (g ⊙ (A x)), A and B in fp32 whatever x's dtype. omega [n, N] fp32, undefined for one expert;
 /// omega_of_row [rows] int64: which of its rows each row takes. Two passes: A x, then the weight with B beside it. No
 /// dropout. `only_expert` [n]: the only expert of each row of omega, whose slices of A and B are all that is multiplied
-/// then; empty: omega says how much of each (on a device always). There it is the
-/// frozen product and two launches.
+/// then; empty: omega says how much of each (on a device always).
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
                             const at::Tensor& omega_of_row, double scaling,
