@@ -55,6 +55,9 @@ TEST(CudaSetup, AMissingArchitectureNamesTheCardTheCodeAndThePreset) {
                            "sm_75, sm_80, sm_86, sm_90, sm_100 only", "preset v100"}) {
     EXPECT_TRUE(contains(text, part)) << text;
   }
+  setup.architectures.clear();  // not known: LibTorch's own error will have to do
+  EXPECT_EQ(cuda::problem(setup, 0), "");
+  setup.architectures = kCuda130;
   setup.cards[0] = {"A card to come", 13, 0, 1};
   EXPECT_TRUE(contains(cuda::problem(setup, 0), "MOELORA_LIBTORCH_VERSION")) << cuda::problem(setup, 0);
 }

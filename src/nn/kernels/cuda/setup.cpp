@@ -73,16 +73,26 @@ void add_cards(const Driver& driver, Setup& found) {
   }
 }
 
+// LibTorch asks CUDA's runtime on the way, which wants a driver that works.
+std::string architectures_of_libtorch() {
+  try {
+    return at::detail::getCUDAHooks().showConfig();
+  } catch (const c10::Error&) {
+    return "";
+  }
+}
+
 Setup look() {
   Setup found;
   found.built = kBuiltWithCuda;
   if (kBuiltWithCuda) {
-    const at::CUDAHooksInterface& hooks = at::detail::getCUDAHooks();
-    found.library_version = static_cast<int>(hooks.versionCUDART());
-    found.architectures = hooks.showConfig();
+    found.library_version = static_cast<int>(at::detail::getCUDAHooks().versionCUDART());
     if (const Driver* opened = driver()) {
       found.driver = true;
       add_cards(*opened, found);
+    }
+    if (!found.cards.empty() && found.driver_version / 1000 >= found.library_version / 1000) {
+      found.architectures = architectures_of_libtorch();
     }
   }
   return found;
@@ -143,7 +153,8 @@ std::string problem(const Setup& setup, int index) {
                           " to this process");
   }
   const Card& card = setup.cards[static_cast<std::size_t>(index)];
-  return runs_on(setup.architectures, card.major, card.minor) ? "" : missing_code(setup, card);
+  const bool runs = setup.architectures.empty() || runs_on(setup.architectures, card.major, card.minor);
+  return runs ? "" : missing_code(setup, card);
 }
 
 }  // namespace moelora::nn::cuda

@@ -14,12 +14,13 @@ struct Card {
 };
 
 struct Setup {
-  bool built = false;         // this program holds LibTorch's CUDA part
-  bool driver = false;        // the machine has a driver
-  std::string start_error;    // why the driver did not start; empty: it did
-  int driver_version = 0;     // the newest CUDA that the driver serves: 12080 is 12.8
-  int library_version = 0;    // the CUDA that LibTorch was built with
-  std::string architectures;  // what LibTorch has code for, as it was handed to nvcc: "…arch=compute_70,code=sm_70;…"
+  bool built = false;       // this program holds LibTorch's CUDA part
+  bool driver = false;      // the machine has a driver
+  std::string start_error;  // why the driver did not start; empty: it did
+  int driver_version = 0;   // the newest CUDA that the driver serves: 12080 is 12.8
+  int library_version = 0;  // the CUDA that LibTorch was built with
+  /// What LibTorch has code for, as it was handed to nvcc: "…arch=compute_70,code=sm_70;…"; empty: it did not say.
+  std::string architectures;
   std::vector<Card> cards;
 };
 
