@@ -25,16 +25,26 @@ at::Tensor LayerNormImpl::forward(const at::Tensor& x) {
   return at::layer_norm(x, {hidden_size_}, weight, bias, epsilon_);
 }
 
+namespace {
+
+NormResult by_kernel(const LayerNormImpl& norm, const at::Tensor& x, const at::Tensor& residual, double scale) {
+  auto [y, mean, rstd] = kernels::add_and_normalise(x, residual, scale, norm.weight, norm.bias, norm.epsilon());
+  return {std::move(y), std::move(mean), std::move(rstd)};
+}
+
+}  // namespace
+
 NormResult norm_forward(const LayerNormImpl& norm, const at::Tensor& x) {
+  if (kernels::has_norm_kernels(x, norm.weight, norm.bias)) {
+    return by_kernel(norm, x, {}, 0.0);
+  }
   auto [y, mean, rstd] = at::native_layer_norm(x, {x.size(1)}, norm.weight, norm.bias, norm.epsilon());
   return {std::move(y), std::move(mean), std::move(rstd)};
 }
 
 NormResult add_then_norm(const LayerNormImpl& norm, at::Tensor& x, const at::Tensor& residual, double scale) {
   if (kernels::has_norm_kernels(x, norm.weight, norm.bias)) {
-    auto [y, mean, rstd] =
-        kernels::add_and_normalise(x, residual.contiguous(), scale, norm.weight, norm.bias, norm.epsilon());
-    return {std::move(y), std::move(mean), std::move(rstd)};
+    return by_kernel(norm, x, residual.contiguous(), scale);
   }
   x.add_(residual, scale);
   return norm_forward(norm, x);

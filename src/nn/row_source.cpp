@@ -36,7 +36,7 @@ NormalisedRows::NormalisedRows(at::Tensor x, at::Tensor mean, at::Tensor rstd, a
 
 at::Tensor NormalisedRows::all() const {
   at::NoGradGuard no_grad;
-  if (kernels::has_norm_kernels(x_, weight_, bias_)) {
+  if (kernels::has_norm_kernels(x_, weight_, bias_) && mean_.scalar_type() == at::kFloat) {
     return kernels::normalise_again(x_, mean_, rstd_, weight_, bias_);
   }
   const auto type = rstd_.scalar_type();  // fp32 where x has less

@@ -10,7 +10,6 @@
 #include "moelora/train/trained_parameters.h"
 #include "nn/host_copy.h"
 #include "support/pretend_device/pretend_device.h"
-#include "train/shared_step.h"
 #include "train/toy_run.h"
 
 namespace moelora::train {

@@ -20,7 +20,8 @@ bool has_norm_kernels(const at::Tensor& x, const at::Tensor& weight, const at::T
 
 NormalisedOnDevice add_and_normalise(const at::Tensor& x, const at::Tensor& residual, double scale,
                                      const at::Tensor& weight, const at::Tensor& bias, double epsilon) {
-  TORCH_INTERNAL_ASSERT(x.is_contiguous() && residual.is_contiguous());
+  TORCH_INTERNAL_ASSERT(x.is_contiguous() &&
+                        (!residual.defined() || (residual.is_contiguous() && residual.sizes() == x.sizes())));
   const auto statistics = x.options().dtype(at::kFloat);
   NormalisedOnDevice result{at::empty_like(x), at::empty({x.size(0), 1}, statistics),
                             at::empty({x.size(0), 1}, statistics)};

@@ -17,7 +17,7 @@ struct NormalisedOnDevice {
 /// Whether the kernels below take x [rows, width] with these parameters [width].
 bool has_norm_kernels(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias);
 
-/// x := x + scale · residual, and the norm of that. x and residual [rows, width] contiguous.
+/// x := x + scale · residual (undefined: x stays), and the norm of that. x and residual [rows, width] contiguous.
 NormalisedOnDevice add_and_normalise(const at::Tensor& x, const at::Tensor& residual, double scale,
                                      const at::Tensor& weight, const at::Tensor& bias, double epsilon);
 /// The norm again, from its statistics.

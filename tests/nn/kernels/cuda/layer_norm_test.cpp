@@ -37,6 +37,9 @@ TEST_P(DeviceNorm, AddsAndNormalises) {
     EXPECT_TRUE(testing::rounds_to(found.y, y)) << width;
     EXPECT_TRUE(testing::rounds_to(found.mean, mean)) << width;
     EXPECT_TRUE(testing::rounds_to(found.rstd / rstd, at::ones_like(rstd))) << width;
+    const at::Tensor before = in.x.clone();
+    EXPECT_TRUE(at::equal(kernels::add_and_normalise(in.x, {}, 0.0, in.weight, in.bias, kEpsilon).y, found.y));
+    EXPECT_TRUE(at::equal(in.x, before));
     EXPECT_TRUE(at::equal(kernels::normalise_again(in.x, found.mean, found.rstd, in.weight, in.bias), found.y));
   }
 }

@@ -6,8 +6,8 @@
 
 namespace moelora::device {
 
-/// x := x + scale · residual, rounded; y = norm of what x is then; mean and rstd for backward. x, residual, y [rows,
-/// width], weight and bias [width].
+/// x := x + scale · residual, rounded (residual null: x stays); y = norm of what x is then; mean and rstd for backward.
+/// x, residual, y [rows, width], weight and bias [width].
 template <typename T, int N>
 struct AddAndNormalise {
   static constexpr const char* kName = "AddAndNormalise";
@@ -32,15 +32,21 @@ struct AddAndNormalise {
     const int64 first = N * static_cast<int64>(thread());
     float sum = 0.0f;
     for (int64 c = first; c < width; c += N * kThreads) {
-      float a[N], r[N];
+      float a[N];
       load_pack<N>(x + begin + c, a);
-      load_pack<N>(residual + begin + c, r);
+      if (residual != nullptr) {
+        float r[N];
+        load_pack<N>(residual + begin + c, r);
+        MOELORA_UNROLL
+        for (int n = 0; n < N; ++n) {
+          a[n] = rounded<T>(a[n] + scale * r[n]);
+        }
+        store_pack<N>(x + begin + c, a);
+      }
       MOELORA_UNROLL
       for (int n = 0; n < N; ++n) {
-        a[n] = rounded<T>(a[n] + scale * r[n]);
         sum += a[n];
       }
-      store_pack<N>(x + begin + c, a);
     }
     const float average = block_sum<kThreads>(sum, shared) / static_cast<float>(width);
     float squares = 0.0f;
