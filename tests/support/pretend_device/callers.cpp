@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -37,8 +37,8 @@ std::uintptr_t program_base() {
 
 /// The program's own symbol table, which, unlike dladdr(), has local functions.
 std::vector<Function> functions_of_program() {
-  std::ifstream stream("/proc/self/exe", std::ios::binary);
-  const std::vector<char> file{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+  std::vector<char> file(std::filesystem::file_size("/proc/self/exe"));
+  std::ifstream("/proc/self/exe", std::ios::binary).read(file.data(), static_cast<std::streamsize>(file.size()));
   const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(file.data());
   const auto* sections = reinterpret_cast<const ElfW(Shdr)*>(file.data() + header->e_shoff);
   const std::uintptr_t base = program_base();
