@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <optional>
 
 #include "device/adapted_model.h"
 #include "moelora/train/optimizer.h"
@@ -21,7 +20,6 @@ struct Case {
   at::ScalarType dtype = at::kFloat;
   double loss_scale = 1.0;
   double activation_bytes = kNoLimit;
-  std::optional<double> gradient_tolerance = {};
 };
 
 std::ostream& operator<<(std::ostream& stream, const Case& one) { return stream << one.name; }
@@ -54,7 +52,7 @@ TEST_P(DeviceStep, EqualsTheCpus) {
       worst.add(of_device[i].second.grad(), of_host[i].second.grad(), of_host[i].first);
     }
   }
-  EXPECT_LE(worst.distance, one.gradient_tolerance.value_or(tolerance)) << worst.name;
+  EXPECT_LE(worst.distance, tolerance) << worst.name;
   RecordProperty("gradients", std::to_string(worst.distance));
   std::vector<at::Tensor> gradients;
   for (const auto& [name, tensor] : of_host) {
@@ -103,13 +101,11 @@ void balanced(MoeLoraConfig& config) {
   config.router.balance_loss = 0.01;
 }
 
+// The balancing loss in fp32 alone: it counts argmaxes, and a row whose two largest weights are equal but for rounding
+// counts for one expert here and for another there.
 INSTANTIATE_TEST_SUITE_P(
     TokenRouting, DeviceStep,
     ::testing::Values(Case{"Token", [](auto& c) { c.routing = Routing::token; }}, Case{"Balanced", balanced},
-                      Case{"BalancedFp16", balanced, at::kHalf, 1024.0, kNoLimit,
-                           // A row whose two largest weights are equal but for rounding counts
-                           // for one expert here and for another there.
-                           0.3},
                       Case{"TokenFp16", [](auto& c) { c.routing = Routing::token; }, at::kHalf, 1024.0}),
     [](const auto& info) { return info.param.name; });
 
