@@ -43,8 +43,7 @@ nlohmann::ordered_json planned_step(const std::string& name, int times) {
     const double budget = situation.budget_gb * 1e9;
     const train::StepPlan plan = train::plan_step(*model, adapter.get(), adapter->parameters(), samples.examples,
                                                   kMicroBatchTokens, budget, machine);
-    TrainStep step(model, adapter, kMicroBatchTokens,
-                   train::activation_bytes(budget, adapter->parameters(), machine));
+    TrainStep step(model, adapter, kMicroBatchTokens, train::activation_bytes(budget, adapter->parameters(), machine));
     std::vector<double> seconds;
     step.run(samples);
     for (int i = 0; i < times; ++i) {

@@ -25,8 +25,8 @@ struct Batch {
   std::vector<at::Tensor*> tensors() { return {&ids, &positions, &label_rows, &labels}; }
 };
 
-/// Packs whole examples; `draws[i]` belongs to `examples[i]`. Tensors are made on the CPU, then moved to `device` in one
-/// upload.
+/// Packs whole examples; `draws[i]` belongs to `examples[i]`. Tensors are made on the CPU, then moved to `device` in
+/// one upload.
 Batch pack(const std::vector<const Example*>& examples, const std::vector<std::int64_t>& draws,
            const model::CausalLM& model, at::Device device);
 

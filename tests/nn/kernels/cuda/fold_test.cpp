@@ -29,7 +29,7 @@ class DeviceFold : public ::testing::TestWithParam<at::ScalarType> {
 
 // Rows, columns and ranks that fill a block's, and that don't.
 constexpr std::int64_t kFoldShapes[][3] = {{1, 1, 1},    {64, 128, 8}, {65, 132, 4}, {17, 65, 16},
-                                       {130, 96, 5}, {9, 500, 96}, {24, 64, 1},  {70, 260, 6}};
+                                           {130, 96, 5}, {9, 500, 96}, {24, 64, 1},  {70, 260, 6}};
 
 TEST_P(DeviceFold, IsTheSumOfTheCpusFusedProductsToTheBit) {
   for (const CpuKernels* cpu : available_cpu_kernels()) {

@@ -3,8 +3,8 @@
 // whose threads are those of host_threads.h, so that tests run the same arithmetic without a card. Hence no standard
 // headers here, and nothing of LibTorch.
 //
-// A kernel is a struct: its members are the parameters, operator() is the work of one thread. Members of 4 bytes come in
-// pairs: the tests' device takes each 8 bytes for a possible address, and padding holds anything.
+// A kernel is a struct: its members are the parameters, operator() is the work of one thread. Members of 4 bytes come
+// in pairs: the tests' device takes each 8 bytes for a possible address, and padding holds anything.
 //   kName, kFile   the struct's and the file's name
 //   kThreads       threads of a block
 //   kBlocksAtOnce  optional: blocks that a processor shall run at the same time, which limits their registers
