@@ -9,19 +9,24 @@
 namespace moelora::nn::kernels {
 namespace {
 
+// Some tensors of fp32, contiguous, on one device.
+bool are_alike(const std::vector<at::Tensor>& gradients) {
+  return !gradients.empty() && std::all_of(gradients.begin(), gradients.end(), [&](const at::Tensor& gradient) {
+    return gradient.scalar_type() == at::kFloat && gradient.is_contiguous() &&
+           gradient.device() == gradients.front().device();
+  });
+}
+
 std::int64_t chunks_of(const at::Tensor& gradient) { return blocks_for(gradient.numel(), device::SquareSums::kChunk); }
 
 }  // namespace
 
 bool has_unscale_kernels(const std::vector<at::Tensor>& gradients) {
-  return !gradients.empty() && std::all_of(gradients.begin(), gradients.end(), [&](const at::Tensor& gradient) {
-    return gradient.scalar_type() == at::kFloat && gradient.is_contiguous() && has_device_kernels(gradient) &&
-           gradient.device() == gradients.front().device();
-  });
+  return are_alike(gradients) && has_device_kernels(gradients.front());
 }
 
 StepDecision decide_step(const std::vector<at::Tensor>& gradients, const at::Tensor& loss_scale, double max_norm) {
-  TORCH_INTERNAL_ASSERT(has_unscale_kernels(gradients));
+  TORCH_INTERNAL_ASSERT(are_alike(gradients));
   const at::Device device = gradients.front().device();
   std::int64_t chunks = 0;
   for (const at::Tensor& gradient : gradients) {

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "support/host_launcher.h"
+#include "support/pretend_device/pretend_device.h"
 
 namespace moelora::nn {
 namespace {
@@ -38,7 +39,6 @@ TEST_P(DeviceUnscale, DecidesAsTheDefinitionSays) {
   for (const at::Tensor& gradient : gradients) {
     squares += gradient.to(at::kDouble).square().sum().item<double>();
   }
-  ASSERT_TRUE(kernels::has_unscale_kernels(gradients));
   const double scale = given.loss_scale > 0.0 ? given.loss_scale : 1.0;
   const auto decision = kernels::decide_step(
       gradients, given.loss_scale > 0.0 ? at::full({}, scale, at::kFloat) : at::Tensor(), given.max_norm);
@@ -58,12 +58,12 @@ TEST_P(DeviceUnscale, DecidesAsTheDefinitionSays) {
 }
 
 TEST(DeviceUnscaleOf, TakesFp32OfOneDeviceAlone) {
-  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3})})) << "no kernels for the CPU outside of tests";
-  const testing::HostKernels kernels;
-  EXPECT_TRUE(kernels::has_unscale_kernels({at::zeros({3})}));
+  const at::TensorOptions device(testing::pretend::install());
+  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3})})) << "no kernels for the CPU";
+  EXPECT_TRUE(kernels::has_unscale_kernels({at::zeros({3}, device)}));
   EXPECT_FALSE(kernels::has_unscale_kernels({}));
-  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3}), at::zeros({3}, at::kHalf)}));
-  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3, 4}).t()}));
+  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3}, device), at::zeros({3}, device.dtype(at::kHalf))}));
+  EXPECT_FALSE(kernels::has_unscale_kernels({at::zeros({3, 4}, device).t()}));
 }
 
 const std::vector<std::vector<std::int64_t>> kMany(300, {5, 7});
