@@ -9,7 +9,7 @@ if(MOELORA_GLOO_INCLUDE_DIR AND EXISTS ${_gloo_header})
   set_source_files_properties(${CMAKE_SOURCE_DIR}/src/train/gloo.cpp PROPERTIES COMPILE_DEFINITIONS USE_C10D_GLOO)
   if(NOT MOELORA_GLOO_INCLUDE_DIR IN_LIST CMAKE_CXX_IMPLICIT_INCLUDE_DIRECTORIES)
     set_source_files_properties(${CMAKE_SOURCE_DIR}/src/train/gloo.cpp PROPERTIES
-      COMPILE_OPTIONS "SHELL:-isystem ${MOELORA_GLOO_INCLUDE_DIR}")
+      COMPILE_OPTIONS -isystem${MOELORA_GLOO_INCLUDE_DIR})
   endif()
   # Between GPUs NCCL: the headers of the version that LibTorch's wheel is linked with lie beside it.
   if(MOELORA_CUDA)
@@ -19,7 +19,7 @@ if(MOELORA_GLOO_INCLUDE_DIR AND EXISTS ${_gloo_header})
       message(STATUS "Process groups of GPUs: NCCL, its header in ${MOELORA_NCCL_INCLUDE_DIR}")
       set_property(SOURCE ${CMAKE_SOURCE_DIR}/src/train/gloo.cpp APPEND PROPERTY COMPILE_DEFINITIONS USE_C10D_NCCL)
       set_property(SOURCE ${CMAKE_SOURCE_DIR}/src/train/gloo.cpp APPEND PROPERTY
-        COMPILE_OPTIONS "SHELL:-isystem ${MOELORA_NCCL_INCLUDE_DIR}")
+        COMPILE_OPTIONS -isystem${MOELORA_NCCL_INCLUDE_DIR})
     else()
       message(STATUS "Process groups of GPUs: by way of the host (nccl.h is missing)")
     endif()
