@@ -18,7 +18,7 @@ namespace {
 constexpr std::int64_t kThreadElements = 16384;
 
 // Elements of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
-constexpr std::int64_t kMostElements = 48 * 1024;
+constexpr std::int64_t kMostElements = std::int64_t{48} * 1024;
 
 at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
@@ -54,7 +54,7 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   TORCH_INTERNAL_ASSERT(columns.empty() || (v.defined() && static_cast<std::int64_t>(columns.size()) == x.size(0)));
   const at::Tensor input = as_fp32(x);
   const at::Tensor added = bias.defined() ? as_fp32(bias) : at::Tensor();
-  const at::Tensor y = at::empty({x.size(0), weight.size(0)}, at::TensorOptions(at::kFloat));
+  at::Tensor y = at::empty({x.size(0), weight.size(0)}, at::TensorOptions(at::kFloat));
   kernels::FewRows call{};
   call.x = input.const_data_ptr<float>();
   call.weight = weight.const_data_ptr();
@@ -86,7 +86,7 @@ at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(1) == weight.size(1) && weight.is_contiguous() &&
                         static_cast<std::int64_t>(first_rows.size()) == x.size(0));
   const at::Tensor input = as_fp32(x);
-  const at::Tensor y = at::empty({x.size(0), count}, at::TensorOptions(at::kFloat));
+  at::Tensor y = at::empty({x.size(0), count}, at::TensorOptions(at::kFloat));
   const auto* elements = static_cast<const char*>(weight.const_data_ptr());
   kernels::FewRows all{};
   all.stored = kernels::stored(weight.scalar_type());

@@ -18,7 +18,7 @@ std::size_t aligned(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlig
 
 // From here on a copy has a stream of its own: it need not wait for what the device still computes, as the next
 // micro-batch would behind the present one. For less, as in decoding, the events cost more than they save.
-constexpr std::size_t kBytesAside = 32 * 1024;
+constexpr std::size_t kBytesAside = std::size_t{32} * 1024;
 
 /// The stream of a device's uploads; one for each, since all that are made keep events alive.
 c10::Stream upload_stream(const c10::Device& device) {

@@ -189,7 +189,7 @@ io::NamedTensors AdamW::state() const {
 void AdamW::load_state(const std::map<std::string, at::Tensor>& state) {
   at::NoGradGuard no_grad;
   std::string problems;
-  const auto copy = [&](const std::string& name, at::Tensor target) {
+  const auto copy = [&](const std::string& name, const at::Tensor& target) {
     const auto found = state.find(name);
     if (found == state.end()) {
       problems += "\n  missing: " + name;

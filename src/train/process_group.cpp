@@ -3,10 +3,10 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstdlib>
-#include <cstring>
 #include <numeric>
 
 #include "train/gloo.h"
@@ -149,7 +149,7 @@ void ProcessGroup::lost(const std::string& cause) {
   throw RankLost(failure);
 }
 
-void ProcessGroup::sum(at::Tensor values) {
+void ProcessGroup::sum(const at::Tensor& values) {
   const at::NoGradGuard no_grad;
   if (links_->gloo->sums_on(values.device())) {
     links_->gloo->sum_on_device(values);
@@ -188,7 +188,7 @@ std::vector<std::string> ProcessGroup::gather(const std::string& text) {
   const std::int64_t* size_of = sizes.const_data_ptr<std::int64_t>();
   const at::Tensor bytes = at::zeros({std::accumulate(size_of, size_of + ranks, std::int64_t{0})}, at::kByte);
   auto* all = static_cast<char*>(bytes.mutable_data_ptr());
-  std::memcpy(all + std::accumulate(size_of, size_of + rank(), std::int64_t{0}), text.data(), text.size());
+  std::copy(text.begin(), text.end(), all + std::accumulate(size_of, size_of + rank(), std::int64_t{0}));
   sum(bytes);
   std::vector<std::string> texts;
   for (std::size_t i = 0; i < ranks; ++i) {

@@ -71,7 +71,7 @@ class ProcessGroup {
   /// Replaces `values` (contiguous; fp32, fp64, int64 or uint8, on any device) by their sum over the ranks: the same
   /// bytes on all of them. Between GPUs with NCCL this does not wait for the device, and a lost rank is found by
   /// OnLost.
-  void sum(at::Tensor values);
+  void sum(const at::Tensor& values);
   /// Each rank's text, by rank.
   std::vector<std::string> gather(const std::string& text);
   /// Returns when all ranks are here.
