@@ -55,6 +55,9 @@ class DeviceAttention : public ::testing::TestWithParam<Batch> {
     expect_close(found.dv, expected.dv, "dv");
   }
 
+  // The same numbers whichever tests run beside: the bounds are a few roundings of sums of about 1.
+  void SetUp() override { at::manual_seed(1); }
+
   const at::Device device_ = pretend::install();
 };
 
