@@ -221,8 +221,7 @@ void plan_configuration(const fs::path& path, const std::string& card) {
   auto config = train::TrainConfig::from_json(io::read_json_file(path));
   train::take_adapter_config(config);
   const auto [shape, shape_from] = model_shape(config.model);
-  const bool on_card = !card.empty() || config.model.device.starts_with("cuda");
-  const at::ScalarType dtype = planned_dtype(config.model, on_card);
+  const at::ScalarType dtype = planned_dtype(config.model, card);
   PlanTarget plan_target{.card = planned_card(card, config.model.device, dtype), .lengths = PlanLengths::assumed};
   if (plan_target.card) {
     at::set_num_threads(1);  // nothing is timed here, and small loops would only wait for other threads
@@ -244,8 +243,7 @@ void plan_configuration(const fs::path& path, const std::string& card) {
   line("model's shape from", shape_from);
   line("samples", "assumed: all of the greatest length, " + std::to_string(source) + " + " + std::to_string(target) +
                       " tokens (no data was read; moelora train --dry-run takes its lengths)");
-  plan_target.absent_bytes =
-      static_cast<double>(parameter_count(*shape)) * static_cast<double>(c10::elementSize(dtype));
+  plan_target.absent_bytes = unloaded_weight_bytes(*shape, dtype);
   line("weights", io::dtype_name(dtype) + ", " + std::to_string(plan_target.absent_bytes / 1e9) + " GB");
   print_plan(session, config, examples, plan_target);
 }
@@ -297,7 +295,7 @@ void add_inspect(CLI::App& app, int& status) {
   auto* plan_flag = verb->add_flag("--plan", *plan,
                                    "a configuration of moelora train: peak memory and time of a step, on this machine "
                                    "or for a card that need not be here");
-  verb->add_option("--card", *card, kCardHelp)->needs(plan_flag);
+  verb->add_option("--card", *card, card_help())->needs(plan_flag);
   verb->add_option("path", *path,
                    "model folder, adapter folder, records, or a configuration (config.json, configs/*.json)")
       ->required();

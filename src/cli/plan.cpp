@@ -92,12 +92,7 @@ void print_choice(const train::TrainConfig& config, const train::MicroBatchChoic
   const train::TrainingOptions& options = config.training;
   if (!choice.fits) {
     plan_line("fits", "no, not even the smallest micro-batches with all blocks but one recomputed");
-    std::string names;
-    for (const train::Card& card : train::known_cards()) {
-      if (card.memory_bytes > choice.peak_bytes) {
-        names += (names.empty() ? "" : ", ") + card.name;
-      }
-    }
+    const std::string names = io::joined(train::card_names(choice.peak_bytes));
     plan_line("", "lower data.max_source_length or data.max_target_length" +
                       (names.empty() ? std::string() : ", or take a larger card: " + names));
     return;
@@ -156,16 +151,23 @@ ShapeOfModel model_shape(const train::ModelSection& section) {
   throw Error("no model in " + section.path);
 }
 
-at::ScalarType planned_dtype(const train::ModelSection& model, bool on_card) {
+at::ScalarType planned_dtype(const train::ModelSection& model, const std::string& card) {
   if (model.dtype != "auto") {
     return parse_dtype(model.dtype);
   }
-  if (!on_card) {
+  if (card.empty() && !model.device.starts_with("cuda")) {
     return at::kFloat;
   }
   const bool stored = !model.path.empty() && std::filesystem::exists(std::filesystem::path(model.path) / "config.json");
   return stored ? model::stored_dtype(model.path) : at::kHalf;
 }
+
+double unloaded_weight_bytes(const model::ModelConfig& shape, at::ScalarType dtype) {
+  return static_cast<double>(shape.expected_tensors().parameter_count(/*tied=*/true)) *
+         static_cast<double>(c10::elementSize(dtype));
+}
+
+std::string card_help() { return "a card to plan for that need not be here: " + io::joined(train::card_names()); }
 
 void print_plan(const Session& session, const train::TrainConfig& config, const std::vector<data::Example>& examples,
                 const PlanTarget& target) {

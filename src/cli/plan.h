@@ -34,9 +34,12 @@ struct ShapeOfModel {
 /// first family that has a best-known model.
 ShapeOfModel model_shape(const train::ModelSection& section);
 
-/// The type that a configuration's model will have: its own, with "auto" the stored one on a card (float16 where there
-/// is no folder) and float32 on a CPU.
-at::ScalarType planned_dtype(const train::ModelSection& model, bool on_card);
+/// The type that a configuration's model will have: its own, with "auto" float32 on a CPU and the stored one (float16
+/// where there is no folder) on a card, which is `card`, of --card, or that of a device cuda.
+at::ScalarType planned_dtype(const train::ModelSection& model, const std::string& card);
+
+/// Of a model of this shape that is not loaded.
+double unloaded_weight_bytes(const model::ModelConfig& shape, at::ScalarType dtype);
 
 struct PlanTarget {
   std::optional<PlannedCard> card;  ///< nothing: this machine's processor
@@ -45,8 +48,7 @@ struct PlanTarget {
 };
 
 /// The help text of --card.
-inline constexpr const char* kCardHelp =
-    "a card to plan for that need not be here: v100-16gb, v100-32gb, a100-40gb, a100-80gb, h100-80gb";
+std::string card_help();
 
 /// Prints the peak memory and the time of a step of `session`'s model on these examples, from the run's first steps,
 /// and what is assumed; for a card also the micro-batch that its memory allows.

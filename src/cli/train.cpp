@@ -95,13 +95,12 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
 
 /// Of a card that is not here: the data's lengths and the model's shape, without its weights.
 void plan_for_absent_card(const train::TrainConfig& config, const train::RunData& data, PlanTarget target) {
-  const at::ScalarType dtype = planned_dtype(config.model, /*on_card=*/true);
+  const at::ScalarType dtype = planned_dtype(config.model, target.card->card.name);
   const TaskNames tasks(data::task_names_of(data.train));
   Session session;
   const auto shape = model_shape(config.model).config;
   session.model = shape->make(model::weightless_tensors(dtype));
-  target.absent_bytes = static_cast<double>(shape->expected_tensors().parameter_count(/*tied=*/true)) *
-                        static_cast<double>(c10::elementSize(dtype));
+  target.absent_bytes = unloaded_weight_bytes(*shape, dtype);
   session.tokenizer = model::load_tokenizer(config.model.tokenizer_path());
   if (config.mode == train::Mode::new_task) {
     const AdapterInfo info = read_adapter_info(config.adapter_from);
@@ -143,8 +142,8 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
   }
   const train::RunData data = train::read_run_data(config.data, config.training.seed);
   if (options.dry_run) {
-    const bool on_card = !options.card.empty() || config.model.device.starts_with("cuda");
-    PlanTarget target{.card = planned_card(options.card, config.model.device, planned_dtype(config.model, on_card))};
+    PlanTarget target{.card =
+                          planned_card(options.card, config.model.device, planned_dtype(config.model, options.card))};
     if (target.card && !target.card->present) {
       plan_for_absent_card(config, data, std::move(target));
       return 0;
@@ -238,7 +237,7 @@ void add_train(CLI::App& app, int& status) {
                  "print every key with its meaning and default (with --config: that configuration's values)");
   auto* dry_run = verb->add_flag("--dry-run", options->dry_run,
                                  "print the memory and time that a step will take, with the data's lengths");
-  verb->add_option("--card", options->card, kCardHelp)->needs(dry_run);
+  verb->add_option("--card", options->card, card_help())->needs(dry_run);
   verb->footer(
       "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
       "bit for bit.\n"

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 
 namespace moelora::train {
 namespace {
@@ -48,15 +49,23 @@ const std::vector<Card>& known_cards() {
   return cards;
 }
 
+std::vector<std::string> card_names(double more_bytes) {
+  std::vector<std::string> names;
+  for (const Card& card : known_cards()) {
+    if (card.memory_bytes > more_bytes) {
+      names.push_back(card.name);
+    }
+  }
+  return names;
+}
+
 const Card& find_card(const std::string& name) {
-  std::string names;
   for (const Card& card : known_cards()) {
     if (card.name == name) {
       return card;
     }
-    names += (names.empty() ? "" : ", ") + card.name;
   }
-  throw Error(detail::concat("--card: expected one of ", names, ", found '", name, "'"));
+  throw Error(detail::concat("--card: expected one of ", io::joined(card_names()), ", found '", name, "'"));
 }
 
 const Card& default_card(at::ScalarType dtype) { return find_card(dtype == at::kBFloat16 ? "a100-40gb" : "v100-32gb"); }

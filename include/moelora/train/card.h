@@ -23,6 +23,8 @@ struct Card {
 };
 
 const std::vector<Card>& known_cards();
+/// Of those with more memory than that.
+std::vector<std::string> card_names(double more_bytes = 0.0);
 /// Error naming those that are known.
 const Card& find_card(const std::string& name);
 /// What is planned for where no card is at hand and none is named: V100 32 GB, A100 40 GB for bf16.

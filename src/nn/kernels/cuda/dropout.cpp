@@ -3,6 +3,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include "nn/dropout_mask.h"
+#include "nn/kernels/cuda/packs.h"
 
 namespace moelora::nn::kernels {
 
@@ -18,16 +19,14 @@ device::KeyedMask device_mask(double p, std::uint64_t linear, const RowContext& 
 at::Tensor drop_rows(const at::Tensor& x, const device::KeyedMask& mask) {
   const at::Tensor input = x.contiguous();
   at::Tensor output = at::empty_like(input);
-  with_element(x.scalar_type(), [&]<typename T>(T) {
-    launch(x.device(), device::DropRows<T>{elements<T>(input), mutable_elements<T>(output), mask, input.size(1)},
+  with_packs(x.scalar_type(), in_packs({x.size(1)}, {&input, &output}), [&]<typename T, typename N>(T, N) {
+    launch(x.device(),
+           device::DropRows<T, N::value>{elements<T>(input), mutable_elements<T>(output), mask, input.size(1)},
            {static_cast<std::uint32_t>(input.size(0))});
   });
   return output;
 }
 
-std::vector<KernelInfo> dropout_kernels() {
-  return {kernel_info<device::DropRows<float>>(), kernel_info<device::DropRows<device::Half>>(),
-          kernel_info<device::DropRows<device::BFloat16>>()};
-}
+std::vector<KernelInfo> dropout_kernels() { return packed_kernels<device::DropRows>(); }
 
 }  // namespace moelora::nn::kernels

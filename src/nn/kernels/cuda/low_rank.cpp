@@ -15,7 +15,7 @@ namespace {
 // same order on every card.
 constexpr std::int64_t kBusyBlocks = 160;
 
-std::int64_t tiles_of(std::int64_t rank) { return (rank + device::kEntries - 1) / device::kEntries; }
+std::int64_t tiles_of(std::int64_t rank) { return blocks_for(rank, device::kEntries); }
 
 device::Factor factor(const at::Tensor& values, std::int64_t width, std::int64_t rank) {
   return {elements<float>(values), width, static_cast<device::int32>(rank), in_packs({values.size(1)}, {&values})};
@@ -48,10 +48,10 @@ at::Tensor project_down(const at::Tensor& x, const at::Tensor& matrix, std::int6
   const auto rows = x.size(0);
   const auto width = x.size(1);
   const auto blocks = blocks_for(rows, Kernel::kBlockRows) * tiles_of(rank);
-  const auto chunks = (width + Kernel::kColumns - 1) / Kernel::kColumns;
+  const std::int64_t chunks = blocks_for(width, Kernel::kColumns);
   const auto wanted = std::clamp<std::int64_t>(kBusyBlocks / std::max<std::int64_t>(blocks, 1), 1, chunks);
-  const auto of_part = (chunks + wanted - 1) / wanted;
-  const auto parts = (chunks + of_part - 1) / of_part;
+  const std::int64_t of_part = blocks_for(chunks, wanted);
+  const std::int64_t parts = blocks_for(chunks, of_part);
   const at::TensorOptions options = x.options().dtype(at::kFloat).requires_grad(false);
   at::Tensor u = parts > 1 ? at::empty({parts, rows, rank}, options) : at::empty({rows, rank}, options);
   with_element(x.scalar_type(), [&]<typename T>(T) {

@@ -9,7 +9,7 @@
 
 namespace moelora::nn::kernels {
 
-constexpr int kPack = 4;
+using device::kPack;
 
 /// Whether every length is a multiple of a pack and every tensor (undefined ones aside) begins at one.
 inline bool in_packs(std::initializer_list<std::int64_t> lengths, std::initializer_list<const at::Tensor*> tensors) {

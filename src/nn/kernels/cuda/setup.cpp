@@ -7,6 +7,7 @@
 #include <regex>
 
 #include "moelora/io/error.h"
+#include "moelora/io/readable.h"
 #include "nn/kernels/cuda/driver.h"
 
 namespace moelora::nn::cuda {
@@ -41,11 +42,7 @@ std::string names_of(const std::string& architectures) {
     names.push_back(detail::concat(code.machine ? "sm_" : "compute_", code.major, code.minor));
   }
   names.erase(std::unique(names.begin(), names.end()), names.end());
-  std::string text;
-  for (const std::string& name : names) {
-    text += (text.empty() ? "" : ", ") + name;
-  }
-  return text.empty() ? "no GPU" : text;
+  return names.empty() ? "no GPU" : io::joined(names);
 }
 
 std::string version_text(int version) { return detail::concat(version / 1000, ".", version % 1000 / 10); }

@@ -3,15 +3,9 @@
 // it is needed and never stored.
 
 #include "elements.cuh"
+#include "random.cuh"
 
 namespace moelora::device {
-
-MOELORA_DEVICE uint64 splitmix(uint64 x) {  // io/splitmix64.h
-  x += 0x9e3779b97f4a7c15ull;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 
 /// The mask of one row.
 struct RowMask {
@@ -57,7 +51,7 @@ struct KeyedMask {
 };
 
 /// y = x ⊙ mask, [rows, width]; a row for each block. Reads x once, writes y once.
-template <typename T>
+template <typename T, int N>
 struct DropRows {
   static constexpr const char* kName = "DropRows";
   static constexpr const char* kFile = "dropout.cuh";
@@ -72,18 +66,11 @@ struct DropRows {
   MOELORA_DEVICE void operator()() const {
     const int64 begin = static_cast<int64>(block()) * width;
     const RowMask row = mask.row(block());
-    constexpr int kPack = 4;
-    if (width % kPack == 0) {
-      for (int64 c = kPack * static_cast<int64>(thread()); c < width; c += kPack * kThreads) {
-        float values[kPack];
-        load_pack<kPack>(x + begin + c, values);
-        row.drop(static_cast<uint32>(c), values);
-        store_pack<kPack>(y + begin + c, values);
-      }
-    } else {
-      for (int64 c = thread(); c < width; c += kThreads) {
-        store(y + begin + c, load(x + begin + c) * row.factor(static_cast<uint32>(c)));
-      }
+    for (int64 c = N * static_cast<int64>(thread()); c < width; c += N * kThreads) {
+      float values[N];
+      load_pack<N>(x + begin + c, values);
+      row.drop(static_cast<uint32>(c), values);
+      store_pack<N>(y + begin + c, values);
     }
   }
 };

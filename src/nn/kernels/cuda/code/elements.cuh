@@ -55,6 +55,9 @@ MOELORA_DEVICE float rounded(float x) {
   return to_float(element);
 }
 
+/// Neighbours of a thread where shapes and addresses allow (kernels/cuda/packs.h).
+constexpr int kPack = 4;
+
 /// N neighbours, read or written at once; the place is aligned to them.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {

@@ -6,6 +6,23 @@
 
 namespace moelora::device {
 
+/// A row's y = (x - average) · inverse · weight + bias, by all threads of its block.
+template <uint32 kThreads, int N, typename T>
+MOELORA_DEVICE void normalise_row(const T* x, const T* weight, const T* bias, T* y, int64 width, float average,
+                                  float inverse) {
+  for (int64 c = N * static_cast<int64>(thread()); c < width; c += N * kThreads) {
+    float a[N], w[N], b[N];
+    load_pack<N>(x + c, a);
+    load_pack<N>(weight + c, w);
+    load_pack<N>(bias + c, b);
+    MOELORA_UNROLL
+    for (int n = 0; n < N; ++n) {
+      a[n] = (a[n] - average) * inverse * w[n] + b[n];
+    }
+    store_pack<N>(y + c, a);
+  }
+}
+
 /// x := x + scale · residual, rounded (residual null: x stays); y = norm of what x is then; mean and rstd for backward.
 /// x, residual, y [rows, width], weight and bias [width].
 template <typename T, int N>
@@ -64,17 +81,7 @@ struct AddAndNormalise {
       mean[block()] = average;
       rstd[block()] = inverse;
     }
-    for (int64 c = first; c < width; c += N * kThreads) {
-      float a[N], w[N], b[N];
-      load_pack<N>(x + begin + c, a);
-      load_pack<N>(weight + c, w);
-      load_pack<N>(bias + c, b);
-      MOELORA_UNROLL
-      for (int n = 0; n < N; ++n) {
-        a[n] = (a[n] - average) * inverse * w[n] + b[n];
-      }
-      store_pack<N>(y + begin + c, a);
-    }
+    normalise_row<kThreads, N>(x + begin, weight, bias, y + begin, width, average, inverse);
   }
 };
 
@@ -96,19 +103,7 @@ struct NormaliseAgain {
 
   MOELORA_DEVICE void operator()() const {
     const int64 begin = static_cast<int64>(block()) * width;
-    const float average = mean[block()];
-    const float inverse = rstd[block()];
-    for (int64 c = N * static_cast<int64>(thread()); c < width; c += N * kThreads) {
-      float a[N], w[N], b[N];
-      load_pack<N>(x + begin + c, a);
-      load_pack<N>(weight + c, w);
-      load_pack<N>(bias + c, b);
-      MOELORA_UNROLL
-      for (int n = 0; n < N; ++n) {
-        a[n] = (a[n] - average) * inverse * w[n] + b[n];
-      }
-      store_pack<N>(y + begin + c, a);
-    }
+    normalise_row<kThreads, N>(x + begin, weight, bias, y + begin, width, mean[block()], rstd[block()]);
   }
 };
 

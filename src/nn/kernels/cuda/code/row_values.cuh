@@ -6,8 +6,6 @@
 
 namespace moelora::device {
 
-constexpr int kPack = 4;
-
 /// kPack elements of a row from `column` on; 0 from `end` on. `packed`: every multiple of kPack is aligned.
 template <typename T>
 MOELORA_DEVICE void load_columns(const T* row, int64 column, int64 end, bool packed, float* x) {

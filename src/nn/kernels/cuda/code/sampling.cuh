@@ -4,6 +4,7 @@
 // the bits of the logits, which sums weights in fixed point: exact, so that the order of the sum does not matter.
 
 #include "elements.cuh"
+#include "random.cuh"
 
 namespace moelora::device {
 
@@ -80,14 +81,12 @@ struct ChooseTokens {
         positions[axis * rows + at] += steps[axis * rows + at];
       }
       if (sample != 0) {
-        states[at] += kStateStep;
+        states[at] += kSplitMixStep;
       }
     }
   }
 
  private:
-  static constexpr uint64 kStateStep = 0x9e3779b97f4a7c15ull;  // io/splitmix64.h
-
   struct Best {
     float value;
     int64 index;
@@ -209,12 +208,6 @@ struct ChooseTokens {
     return {order, ties, above + ties * one};
   }
 
-  MOELORA_DEVICE uint64 random(uint64 state) const {
-    state = (state ^ (state >> 30)) * 0xbf58476d1ce4e5b9ull;
-    state = (state ^ (state >> 27)) * 0x94d049bb133111ebull;
-    return state ^ (state >> 31);
-  }
-
   MOELORA_DEVICE int64 draw(const T* row, float largest, Shared& shared) const {
     Head head{0, 0, 0};
     uint64 total = 0;
@@ -232,7 +225,7 @@ struct ChooseTokens {
         target += static_cast<double>(target) < wanted ? 1 : 0;
         target = top_p >= 1.0 ? 0 : target < 1 ? 1 : target > total ? total : target;
       } else {
-        const double uniform = static_cast<double>(random(states[block()] + kStateStep) >> 11) * 0x1.0p-53;
+        const double uniform = static_cast<double>(splitmix_output(states[block()] + kSplitMixStep) >> 11) * 0x1.0p-53;
         const uint64 before = static_cast<uint64>(uniform * static_cast<double>(total));
         target = before < total ? before + 1 : total;
       }
