@@ -116,7 +116,7 @@ FactorGradients factor_gradients(const DeviceLowRank& call, const at::Tensor& dy
     launch(dy.device(), device::SumFactorGradients<T>{a, b, entry_weights(call), rows, range},
            {static_cast<std::uint32_t>(blocks), static_cast<std::uint32_t>(ranges)});
   });
-  const FactorGradients result{at::empty({rank, d_in}, options), at::empty({d_out, rank}, options)};
+  FactorGradients result{at::empty({rank, d_in}, options), at::empty({d_out, rank}, options)};
   launch(dy.device(),
          device::AddFactorSums{sums_a, sums_b, mutable_elements<float>(result.A), mutable_elements<float>(result.B),
                                d_in, d_out, static_cast<device::int32>(rank), static_cast<device::int32>(ranges)},
