@@ -37,6 +37,7 @@ struct EvalOptions {
   std::filesystem::path json;
   std::filesystem::path majority;
   std::filesystem::path before;
+  data::FieldMap fields;  // of all files of records
   std::string scorer = "moelora";
   bool resume = false;
 };
@@ -110,7 +111,8 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   if (!options.json.empty() && writes(ranks)) {
     io::AtomicFile(options.json);
   }
-  const std::vector<data::Record> references = read_and_report(options.data);
+  const std::vector<data::Record> references =
+      read_and_report(options.data, {.fields = options.fields, .keep_original = true});
   const data::CountedRecords left_out = eval::without_target(references, options.data.string());
   eval::EvaluationReport report;
   report.title = "Evaluation";
@@ -124,14 +126,17 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   }
   // Bad input of the comparisons shows before the long part.
   if (!options.before.empty()) {
-    report.before = eval::score(references, read_and_report(options.before), scorer);
+    report.before =
+        eval::score(references, read_and_report(options.before, {.fields = options.fields.for_predictions()}), scorer);
   }
   if (!options.majority.empty()) {
-    report.majority = eval::majority_scores(read_and_report(options.majority), references, scorer);
+    report.majority =
+        eval::majority_scores(read_and_report(options.majority, {.fields = options.fields}), references, scorer);
   }
   std::vector<data::Record> predictions;
   data::CountedRecords cut_prompts;
   if (generates) {
+    options.prompt.fields = options.fields;
     Prompting prompting(options.prompt, options.evaluate);
     options.session.device = device_of_rank(options.session.device, ranks);
     options.session.fingerprint = true;
@@ -160,7 +165,7 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
     report.predictions = predictions;
     report.references = references;
   } else {
-    predictions = read_and_report(options.predictions);
+    predictions = read_and_report(options.predictions, {.fields = options.fields.for_predictions()});
     report.facts.emplace_back("predictions", options.predictions.string());
   }
   report.scores = eval::score(references, predictions, scorer);
@@ -195,9 +200,11 @@ void add_eval(CLI::App& app, int& status) {
   add_demonstration_options(*verb, options->prompt);
   verb->add_option("--data", options->data, "records with the right answers in `target`; those without are not scored")
       ->required();
+  add_fields_option(*verb, options->fields);
   verb->add_option("--output", options->output, "new folder for predictions.json, report.{json,txt,html}");
   verb->add_flag("--resume", options->resume, "with --model: go on after the answers of a run that was broken off");
-  verb->add_option("--predictions", options->predictions, "records with answers in `target`: scored without a model");
+  verb->add_option("--predictions", options->predictions,
+                   "records with answers in `target`, or with --fields in `prediction`: scored without a model");
   verb->add_option("--scorer", options->scorer, kScorerHelp)->capture_default_str();
   verb->add_option("--json", options->json, "also write the scores here");
   verb->add_option("--before", options->before, "earlier predictions on the same data: one more column");

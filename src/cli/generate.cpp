@@ -21,6 +21,7 @@ struct GenerateOptions {
   std::string prompt;
   std::filesystem::path input;
   std::filesystem::path output;
+  data::FieldMap fields;
   bool stream = false;
   bool resume = false;
 };
@@ -114,6 +115,8 @@ void answer_records(GenerateOptions options) {
   KeptAnswers kept(partial, options.resume);  // before the long part: can the output be written at all?
   data::ReadOptions read;
   read.need_task = false;
+  read.fields = options.fields;
+  read.keep_original = true;
   std::vector<data::Record> records = read_and_report(options.input, read);
   const std::vector<data::Record> asked = asked_records(records, options);
   Prompting prompting(options.prompt_options, options.evaluate);
@@ -125,7 +128,7 @@ void answer_records(GenerateOptions options) {
   for (std::size_t i = 0; i < records.size(); ++i) {
     records[i].target = evaluation.predictions[i].target;
   }
-  write_records(options.output, records);
+  data::write_predictions(options.output, records);
   kept.remove();
 }
 
@@ -162,8 +165,10 @@ void add_generate(CLI::App& app, int& status) {
   verb->add_flag("--stream", options->stream, "with --prompt: print tokens as they come, without the clean-up");
   verb->add_option("--input", options->input,
                    "records (JSON lines or array): `input`, and `task_dataset` unless --task says it");
+  add_fields_option(*verb, options->fields);
   verb->add_option("--output", options->output,
-                   "the records with the answers in the field `target`; while it runs they are kept in OUTPUT.partial");
+                   "the records with the answers in the field `target`, with --fields as they are with one field more, "
+                   "`prediction`; while it runs they are kept in OUTPUT.partial");
   verb->add_flag("--resume", options->resume, "with --input: go on after the answers in OUTPUT.partial");
   add_answer_options(*verb, options->evaluate);
   add_sampling_options(*verb, options->evaluate);

@@ -3,12 +3,16 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/inspect_records.h"
+#include "cli/numbers.h"
 #include "cli/plan.h"
+#include "cli/predict.h"
 #include "cli/session.h"
 #include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
@@ -189,12 +193,14 @@ void inspect_training_configuration(const fs::path& path, const ordered_json& js
     return;
   }
   std::int64_t tasks = kPaperTasks;
-  std::string whose = "these settings and " + std::to_string(tasks) + " tasks (" + config.data.train + " is not here)";
-  if (fs::exists(config.data.train)) {
-    const auto records =
-        data::select_tasks(data::read_records(config.data.train).records, config.data.tasks, config.data.without_tasks);
+  const std::vector<train::DataFile> files = config.data.training();
+  std::string whose =
+      "these settings and " + std::to_string(tasks) + " tasks (" + train::title_of(files) + " is not here)";
+  if (std::all_of(files.begin(), files.end(), [](const auto& file) { return fs::exists(file.path); })) {
+    const auto records = data::select_tasks(train::read_and_report(files, {.fields = config.data.fields}),
+                                            config.data.tasks, config.data.without_tasks);
     tasks = static_cast<std::int64_t>(data::task_names_of(records).size());
-    whose = "these settings and the " + std::to_string(tasks) + " tasks of " + config.data.train;
+    whose = "these settings and the " + std::to_string(tasks) + " tasks of " + train::title_of(files);
   }
   print_prediction(*shape, config.adapter, tasks, whose);
 }
@@ -266,10 +272,14 @@ void inspect_configuration(const fs::path& path) {
   inspect_training_configuration(path, json);
 }
 
-void run_inspect(const fs::path& path) {
+void run_inspect(const fs::path& path, const std::optional<RecordInspection>& inspection) {
   MOELORA_CHECK(fs::exists(path), path.string(), ": no such file or folder");
-  if (!fs::is_directory(path) && is_data_file(path)) {
-    inspect_records(path);
+  if (inspection) {
+    MOELORA_CHECK(!fs::is_directory(path), path.string(),
+                  ": expected a file of records beside the options for records, found a folder");
+    inspect_records(path, *inspection);
+  } else if (!fs::is_directory(path) && is_data_file(path)) {
+    inspect_records(path, {});
   } else if (!fs::is_directory(path)) {
     inspect_configuration(path);
   } else if (is_adapter_folder(path)) {
@@ -289,6 +299,7 @@ void run_inspect(const fs::path& path) {
 void add_inspect(CLI::App& app, int& status) {
   auto* verb = app.add_subcommand(
       "inspect", "show what a model folder, an adapter folder, a configuration or a file of records is");
+  auto records = std::make_shared<RecordInspection>();
   auto path = std::make_shared<fs::path>();
   auto plan = std::make_shared<bool>(false);
   auto card = std::make_shared<std::string>();
@@ -296,6 +307,19 @@ void add_inspect(CLI::App& app, int& status) {
                                    "a configuration of moelora train: peak memory and time of a step, on this machine "
                                    "or for a card that need not be here");
   verb->add_option("--card", *card, card_help())->needs(plan_flag);
+  add_fields_option(*verb, records->fields);
+  verb->add_option("--model", records->model, "with records: a model folder whose tokenizer shows them as tokens");
+  verb->add_option("--max-source-length", records->encode.max_source_length,
+                   "with records: tokens at which training would cut a prompt (data.max_source_length)")
+      ->check(whole_number(3))
+      ->capture_default_str();
+  verb->add_option("--max-target-length", records->encode.max_target_length,
+                   "with records: tokens at which training would cut an answer (data.max_target_length)")
+      ->check(whole_number(3))
+      ->capture_default_str();
+  verb->add_option("--samples", records->samples, "with records: how many are written out")
+      ->check(whole_number(0))
+      ->capture_default_str();
   verb->add_option("path", *path,
                    "model folder, adapter folder, records, or a configuration (config.json, configs/*.json)")
       ->required();
@@ -304,12 +328,19 @@ void add_inspect(CLI::App& app, int& status) {
       "  moelora inspect examples/tiny_base/model\n"
       "  moelora inspect out/run/adapter\n"
       "  moelora inspect configs/promptcblue-adapter.json\n"
+      "  moelora inspect alpaca.json --fields alpaca --model MODEL\n"
+      "  moelora inspect own.json --fields '{\"prompt\": \"{question}\", \"answer\": \"{answer}\", \"task\": "
+      "{\"file_name\": true}}'\n"
       "  moelora inspect --plan --card v100-16gb configs/chatglm-6b-v100.json");
-  verb->callback([path, plan, card, &status] {
+  verb->callback([verb, path, plan, card, records, &status] {
+    const auto given = [&](const char* option) { return verb->count(option) > 0; };
+    const bool of_records = given("--fields") || given("--model") || given("--max-source-length") ||
+                            given("--max-target-length") || given("--samples");
+    MOELORA_CHECK(!*plan || !of_records, "--plan is for a configuration, --fields and its like for a file of records");
     if (*plan) {
       plan_configuration(*path, *card);
     } else {
-      run_inspect(*path);
+      run_inspect(*path, of_records ? std::optional(*records) : std::nullopt);
     }
     status = 0;
   });

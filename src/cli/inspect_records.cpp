@@ -5,6 +5,7 @@
 #include <set>
 
 #include "cli/session.h"
+#include "cli/show_records.h"
 #include "moelora/data/json_scanner.h"
 #include "moelora/data/split.h"
 #include "moelora/data/task_counts.h"
@@ -29,13 +30,33 @@ std::int64_t records_of_known_input(const std::vector<data::Record>& records) {
   });
 }
 
+/// Answers that are none of their record's choices: they can never be scored as right.
+void print_choices(const std::vector<data::Record>& records) {
+  std::int64_t with_choices = 0;
+  data::CountedRecords others;
+  for (const data::Record& record : records) {
+    const auto& choices = record.answer_choices;
+    with_choices += choices.empty() ? 0 : 1;
+    if (!choices.empty() && !record.target.empty() &&
+        std::find(choices.begin(), choices.end(), record.target) == choices.end()) {
+      others.add(data::record_name(record));
+    }
+  }
+  if (with_choices > 0) {
+    print_line("with choices", io::with_commas(with_choices));
+    if (others.count > 0) {
+      print_line("answer is no choice", others.text());
+    }
+  }
+}
+
 /// Also questions without a task, which generate answers; what is missing is told by the stricter reading.
-data::RecordFile read_whatever(const std::filesystem::path& path) {
+data::RecordFile read_whatever(const std::filesystem::path& path, const data::FieldMap& fields) {
   try {
-    return data::read_records(path);
+    return data::read_records(path, {.fields = fields});
   } catch (const Error&) {
     try {
-      return data::read_records(path, {.need_task = false});
+      return data::read_records(path, {.need_task = false, .fields = fields});
     } catch (const Error&) {
     }
     throw;
@@ -76,10 +97,13 @@ bool is_data_file(const std::filesystem::path& path) {
   }
 }
 
-void inspect_records(const std::filesystem::path& path) {
-  const data::RecordFile file = read_whatever(path);
+void inspect_records(const std::filesystem::path& path, const RecordInspection& inspection) {
+  const data::RecordFile file = read_whatever(path, inspection.fields);
   const std::vector<data::Record>& records = file.records;
   print_line("file of records", path.string());
+  if (!inspection.fields.is_default()) {
+    print_line("fields", inspection.fields.to_json().dump());
+  }
   print_line("records", io::with_commas(static_cast<std::int64_t>(records.size())));
   const auto answered =
       std::count_if(records.begin(), records.end(), [](const auto& one) { return !one.target.empty(); });
@@ -104,6 +128,8 @@ void inspect_records(const std::filesystem::path& path) {
   for (const std::string& problem : file.problems) {
     print_line("left out", problem);
   }
+  print_choices(records);
+  show_records(records, inspection);
   std::printf("Records are for moelora train (data.train), eval and generate; this is no configuration.\n");
 }
 

@@ -121,6 +121,9 @@ ordered_json identity_of_answers(const Session& session, const std::vector<data:
         {"similar", prompt.demonstrations.choice == data::DemonstrationOptions::Choice::similar},
         {"seed", generation.seed},
         {"from", io::sha256_of_file(prompt.demonstrations_from)}};
+    if (!prompt.fields.is_default()) {
+      identity["demonstrations"]["fields"] = prompt.fields.to_json();
+    }
   }
   return identity;
 }

@@ -36,6 +36,7 @@ struct MergeVerbOptions {
   bool all_tasks = false;
   std::filesystem::path output;
   std::filesystem::path check;
+  data::FieldMap fields;  // of `check`
   eval::EvaluateOptions evaluate;
 };
 
@@ -179,7 +180,7 @@ bool run_merge(const MergeVerbOptions& options) {
     require_empty(options.output);  // another process may have filled it in between
   }
   const std::vector<data::Record> records =
-      options.check.empty() ? std::vector<data::Record>() : read_and_report(options.check);
+      options.check.empty() ? std::vector<data::Record>() : read_and_report(options.check, {.fields = options.fields});
   Session session = open_session(options.session);
   session.tasks_of(records);  // an unknown task shows before the work begins
   const auto merges = planned_merges(options, session.adapter->tasks());
@@ -258,6 +259,8 @@ void add_merge(CLI::App& app, int& status) {
       "--check", options->check,
       "records of every merged task: the merged model's greedy answers must equal the adapter's (exit code 1 if not)");
   add_check_options(*verb, options->evaluate, check);
+  add_fields_option(*verb, options->fields);
+  verb->get_option("--fields")->needs(check);
   verb->footer(
       "Weights or logits that are NaN or infinite end it with exit code 1 and no folder.\n"
       "Examples:\n"

@@ -41,11 +41,7 @@ std::vector<at::Tensor> trained_tensors(const Session& session, train::Mode mode
 /// The samples of the run's first steps.
 std::vector<std::vector<const data::Example*>> first_steps(const train::TrainingOptions& options,
                                                            const std::vector<data::Example>& examples) {
-  std::vector<std::int64_t> tasks;
-  for (const data::Example& example : examples) {
-    tasks.push_back(example.task);
-  }
-  data::Sampler sampler(tasks, options.batch_size, options.batching, options.seed);
+  data::Sampler sampler = data::sampler_of(examples, options.batch_size, options.batching, options.seed);
   std::vector<std::vector<const data::Example*>> steps;
   for (std::int64_t step = 0; step < std::min(kSteps, options.steps); ++step) {
     steps.emplace_back();

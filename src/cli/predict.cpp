@@ -116,6 +116,15 @@ void add_sampling_options(CLI::App& verb, eval::EvaluateOptions& options) {
   verb.parse_complete_callback([&verb, &generation] { warn_of_unused_options(verb, generation.sample); });
 }
 
+void add_fields_option(CLI::App& verb, data::FieldMap& fields) {
+  verb.add_option_function<std::string>(
+          "--fields", [&fields](const std::string& text) { fields = data::FieldMap::from_text(text); },
+          "which fields of a record are prompt, answer, task and choices: " + io::joined(data::field_presets()) +
+              " (default: promptcblue), JSON such as {\"prompt\": \"{question}\", \"answer\": \"{answer}\", "
+              "\"task\": \"topic\"}, a file of it, or the configuration of a run")
+      ->type_name("FIELDS");
+}
+
 void add_task_prompt_option(CLI::App& verb, PromptOptions& options) {
   verb.add_option("--task-prompts", options.task_prompts,
                   "JSON {task: description}: each task's stands before its inputs (as in training)");
@@ -143,6 +152,7 @@ Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& 
   if (!options.demonstrations_from.empty()) {
     data::ReadOptions read;
     read.need_target = true;
+    read.fields = options.fields;
     pool_ = std::make_unique<data::DemonstrationPool>(read_and_report(options.demonstrations_from, read));
   }
 }

@@ -26,7 +26,10 @@ struct PromptOptions {
   std::filesystem::path task_prompts;
   std::filesystem::path demonstrations_from;
   data::DemonstrationOptions demonstrations;  ///< Used if there are records to take them from.
+  data::FieldMap fields;                      ///< Of the records to take them from.
 };
+
+void add_fields_option(CLI::App& verb, data::FieldMap& fields);  ///< --fields
 
 void add_task_prompt_option(CLI::App& verb, PromptOptions& options);     ///< --task-prompts
 void add_demonstration_options(CLI::App& verb, PromptOptions& options);  ///< --demonstrations and what goes with it

@@ -86,10 +86,16 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   if (!config.model.path.empty()) {
     provenance["base"] = std::filesystem::absolute(config.model.path).lexically_normal().string();
   }
-  provenance["data"] = {{"file", config.data.train},
+  provenance["data"] = {{"file", train::title_of(config.data.training())},
                         {"records", data.train.size()},
                         {"sha256", data::data_hash(data.train)},
                         {"validation_records", data.validation.size()}};
+  if (!config.data.train_files.empty()) {
+    provenance["data"]["files"] = train::to_json(config.data.train, config.data.train_files);
+  }
+  if (!config.data.fields.is_default()) {
+    provenance["data"]["fields"] = config.data.fields.to_json();
+  }
   return provenance;
 }
 

@@ -49,7 +49,7 @@ void write_training_report(const std::filesystem::path& output, const train::Tra
                                                         : "MOELoRA training";
   report.facts = {
       {"base", config.model.init.is_null() ? config.model.path : "new model, random weights"},
-      {"data", config.data.train},
+      {"data", train::title_of(config.data.training())},
       {"steps", std::to_string(result.step) + " of " + std::to_string(config.training.steps)},
       {"tokens", std::to_string(result.tokens)},
       {"time", io::duration_text(result.seconds)},

@@ -34,6 +34,8 @@ std::vector<Record> as_texts(std::vector<Record> records) {
     part.target = text.substr(starts[cut]);
     part.task = "text";
     part.sample_id = std::move(record.sample_id);
+    part.weight = record.weight;
+    part.file = std::move(record.file);
     part.line = record.line;
     texts.push_back(std::move(part));
   }

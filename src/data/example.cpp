@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "moelora/io/error.h"
+#include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {
@@ -24,6 +25,12 @@ void check_length(const Record& record, const char* what, const model::TokenIds&
   MOELORA_CHECK(cut != Cut::error || static_cast<std::int64_t>(ids.size()) <= limit, "record ", record_name(record),
                 ": its ", what, " has ", ids.size(), " tokens, expected at most ", limit, "; shorten it, raise max_",
                 what, "_length, or choose a part to cut out: tail, head or middle");
+}
+
+void check_no_system(const Record& record) {
+  MOELORA_CHECK(record.system.empty(), "record ", record_name(record), ": it has a system text, \"",
+                io::shortened(record.system, 60),
+                "\", which this model's tokenizer has no form for; leave it out, or write it into the prompt");
 }
 
 /// What building adds to a source and a target.
@@ -54,7 +61,8 @@ std::string record_name(const Record& record) {
   if (!record.sample_id.empty()) {
     return record.sample_id;
   }
-  const std::string line = "line " + std::to_string(record.line);
+  const std::string line =
+      (record.file.empty() ? std::string() : record.file + " ") + "line " + std::to_string(record.line);
   // Several records may stand in one line of an array.
   return record.number == 0 || record.number == record.line
              ? line
@@ -76,6 +84,7 @@ std::string CountedRecords::text() const {
 }
 
 std::string source_text(const Record& record, const model::Tokenizer& tokenizer) {
+  check_no_system(record);
   return record.history.empty() ? record.input : tokenizer.conversation_text(record.history, record.input);
 }
 
@@ -87,6 +96,7 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
                 special.of_target + 1, ", found ", options.max_source_length, " and ", options.max_target_length);
   const std::int64_t most_source = options.max_source_length - special.of_source;
   const std::int64_t most_target = options.max_target_length - special.of_target;
+  check_no_system(record);
   model::TokenIds source = tokenizer.encode(
       options.source_prefix + (options.with_history ? tokenizer.conversation_text(record.history, record.input)
                                                     : source_text(record, tokenizer)));
@@ -94,6 +104,7 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
   Example example;
   example.task = task;
   example.id = record_name(record);
+  example.weight = record.weight;
   check_length(record, "source", source, most_source, options.cut);
   check_length(record, "target", target, most_target, options.cut);
   example.source_cut = cut_to(source, most_source, options.cut) > 0;

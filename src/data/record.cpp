@@ -1,16 +1,15 @@
 #include "moelora/data/record.h"
 
 #include <algorithm>
-#include <nlohmann/json.hpp>
-#include <optional>
 #include <unordered_set>
 #include <utility>
 
+#include "data/messages.h"
+#include "data/record_fields.h"
 #include "data/record_text.h"
 #include "moelora/io/error.h"
 #include "moelora/io/file_kind.h"
 #include "moelora/io/json_file.h"
-#include "moelora/io/json_text.h"
 #include "moelora/io/sha256.h"
 #include "moelora/io/utf8.h"
 
@@ -31,181 +30,101 @@ void hash_record(io::Sha256& hash, const Record& record) {
     hash_text(hash, question);
     hash_text(hash, answer);
   }
-}
-
-using nlohmann::json;
-
-/// The name of a member of an object, its escapes resolved.
-std::string key_of(const JsonExtent::Member& member) {
-  const bool plain = member.key.find('\\') == std::string_view::npos;
-  return plain ? std::string(member.key) : json::parse("\"" + std::string(member.key) + "\"").get<std::string>();
-}
-
-/// What kind of JSON value begins with this character.
-const char* type_of_value(char first) {
-  switch (first) {
-    case '{':
-      return "object";
-    case '[':
-      return "array";
-    case '"':
-      return "string";
-    case 't':
-    case 'f':
-      return "boolean";
-    case 'n':
-      return "null";
-    default:
-      return "number";
+  if (!record.system.empty()) {
+    hash_text(hash, "system");
+    hash_text(hash, record.system);
   }
 }
 
-/// Reads one record's fields and keeps all that is wrong with them, with its place in the text. Only the fields that a
-/// record has are built: what else a file carries costs nothing.
-class RecordFields {
+/// The task of a record by the first source that has one. Returns the source's place, or the number of sources.
+std::size_t read_task(RecordFields& fields, const FieldMap& map, const std::filesystem::path& path, bool need_task,
+                      std::string& task) {
+  const auto take = map.is_own("task") ? RecordFields::Take::scalars : RecordFields::Take::strings;
+  for (std::size_t place = 0; place < map.task.size(); ++place) {
+    const TaskSource& source = map.task[place];
+    if (source.kind == TaskSource::Kind::field) {
+      if (map.task.size() == 1 || fields.find(source.text)) {
+        const bool legacy = !need_task && map.is_default();  // a number as a task is taken where none is needed
+        task = fields.string(source.text, need_task ? RecordFields::Need::filled : RecordFields::Need::none,
+                             legacy ? RecordFields::Take::ids : take);
+        return place;
+      }
+    } else if (need_task || map.task.size() == 1) {  // where none is needed, what stands in for one is none
+      task = source.kind == TaskSource::Kind::constant ? source.text : path.stem().string();
+      return place;
+    }
+  }
+  if (need_task) {
+    fields.missing(map.task.front().text);
+  }
+  return map.task.size();
+}
+
+/// Which of the fields that a mapping names itself were found in some record: all must be.
+class NamedFields {
  public:
-  RecordFields(std::string_view text, std::size_t begin, const std::vector<JsonExtent::Member>& members)
-      : text_(text), begin_(begin), members_(members) {}
-
-  std::string string(const char* key, bool required) {
-    const std::optional<json> found = find(key);
-    if (!found) {
-      if (required) {
-        missing_.push_back(key);
+  explicit NamedFields(const FieldMap& map) {
+    for (const auto& [key, name] : {std::pair("choices", &map.choices), std::pair("history", &map.history),
+                                    std::pair("system", &map.system), std::pair("id", &map.id)}) {
+      if (map.is_own(key)) {
+        missing_.emplace_back(key, *name);
       }
-      return {};
     }
-    if (!required && found->is_number()) {  // sample ids of some files are numbers
-      return found->dump();
-    }
-    if (!found->is_string()) {
-      problem(key, detail::concat("expected a string as \"", key, "\", found ", found->type_name()));
-      return {};
-    }
-    if (required && found->get_ref<const std::string&>().empty()) {
-      problem(key, detail::concat("\"", key, "\" is empty"));
-    }
-    return found->get<std::string>();
   }
-
-  std::vector<std::string> strings(const char* key) {
-    const std::optional<json> found = find(key);
-    if (!found) {
-      return {};
-    }
-    if (!found->is_array() ||
-        !std::all_of(found->begin(), found->end(), [](const json& one) { return one.is_string(); })) {
-      problem(key, detail::concat("expected a list of strings or null as \"", key, "\", found ", found->type_name()));
-      return {};
-    }
-    return found->get<std::vector<std::string>>();
+  void see(const RecordFields& fields) {
+    std::erase_if(missing_, [&](const auto& one) { return fields.find(one.second).has_value(); });
   }
-
-  std::vector<std::pair<std::string, std::string>> rounds(const char* key) {
-    const std::optional<json> found = find(key);
-    const auto is_round = [](const json& one) {
-      return one.is_array() && one.size() == 2 && one[0].is_string() && one[1].is_string();
-    };
-    std::vector<std::pair<std::string, std::string>> rounds;
-    if (!found) {
-      return rounds;
-    }
-    if (!found->is_array() || !std::all_of(found->begin(), found->end(), is_round)) {
-      problem(key, detail::concat("expected a list of [question, answer] pairs as \"", key, "\", found ",
-                                  io::shortened(found->dump(), 80)));
-      return rounds;
-    }
-    for (const json& round : *found) {
-      rounds.emplace_back(round[0].get<std::string>(), round[1].get<std::string>());
-    }
-    return rounds;
-  }
-
-  /// All problems as one fault. Throws nothing if there are none.
-  void check(const std::string& sample_id) {
-    std::string text;
-    if (!missing_.empty()) {
-      text = missing_.size() == 1 ? "the field " : "the fields ";
-      for (std::size_t i = 0; i < missing_.size(); ++i) {
-        text += (i == 0 ? "\"" : i + 1 == missing_.size() ? " and \"" : ", \"") + missing_[i] + "\"";
-      }
-      text += (missing_.size() == 1 ? " is missing; found " : " are missing; found ") + found_fields();
-    }
-    for (const JsonFault& one : problems_) {
-      text += (text.empty() ? "" : "; ") + one.what;
-    }
-    if (text.empty()) {
-      return;
-    }
-    if (!sample_id.empty()) {
-      text += " (sample_id " + io::shortened(sample_id, 60) + ")";
-    }
-    throw JsonFault{missing_.empty() ? problems_.front().at : begin_, text};
+  void check(const std::filesystem::path& path) const {
+    MOELORA_CHECK(missing_.empty(), path.string(), ": no record has the field \"", missing_.front().second,
+                  "\" that \"", missing_.front().first, "\" of the fields names; name another one, or leave it out");
   }
 
  private:
-  const JsonExtent::Member* member_of(const char* key) const {
-    const auto member = std::find_if(members_.begin(), members_.end(), [&](const auto& one) {
-      return one.key == key || (one.key.find('\\') != std::string_view::npos && key_of(one) == key);
-    });
-    return member == members_.end() ? nullptr : &*member;
-  }
-
-  /// Nothing if it is absent or null.
-  std::optional<json> find(const char* key) const {
-    const JsonExtent::Member* member = member_of(key);
-    if (member == nullptr || text_[member->value] == 'n') {
-      return std::nullopt;
-    }
-    try {
-      return json::parse(text_.substr(member->value, member->value_end - member->value));
-    } catch (const json::exception& error) {  // a number that no type holds
-      throw JsonFault{member->value, "broken JSON: " + io::plain_json_message(error.what())};
-    }
-  }
-
-  void problem(const char* key, std::string text) { problems_.push_back({member_of(key)->value, std::move(text)}); }
-
-  std::string found_fields() const {
-    constexpr std::size_t kMost = 12;
-    std::string text;
-    for (std::size_t i = 0; i < members_.size() && i < kMost; ++i) {
-      text += (i == 0 ? "\"" : ", \"") + io::shortened(members_[i].key, 40) + "\"";
-      const std::string type = type_of_value(text_[members_[i].value]);
-      text += type == "string" ? "" : " (" + type + ")";
-    }
-    if (members_.size() > kMost) {
-      text += detail::concat(" and ", members_.size() - kMost, " more");
-    }
-    return text.empty() ? "no fields" : text;
-  }
-
-  std::string_view text_;
-  std::size_t begin_;
-  const std::vector<JsonExtent::Member>& members_;  // in the order of the text
-  std::vector<std::string> missing_;
-  std::vector<JsonFault> problems_;
+  std::vector<std::pair<std::string, std::string>> missing_;
 };
 
 /// Throws JsonFault.
-Record parse_record(std::string_view text, std::size_t begin, const JsonExtent& extent, const ReadOptions& options) {
-  if (text[begin] != '{') {
-    throw JsonFault{begin, std::string("expected an object, found ") + type_of_value(text[begin])};
-  }
-  RecordFields fields(text, begin, extent.members);
+Record parse_record(RecordFields& fields, const std::filesystem::path& path, const ReadOptions& options,
+                    std::int64_t& fallback_tasks) {
+  using Need = RecordFields::Need;
+  using Take = RecordFields::Take;
+  const FieldMap& map = options.fields;
+  const auto take = [&](const char* key) { return map.is_own(key) ? Take::scalars : Take::strings; };
   Record record;
-  record.input = fields.string("input", true);
-  record.target = fields.string("target", options.need_target);
-  record.task = fields.string("task_dataset", options.need_task);
-  record.task_type = fields.string("task_type", false);
-  record.sample_id = fields.string("sample_id", false);
-  record.answer_choices = fields.strings("answer_choices");
-  record.history = fields.rounds("history");
-  fields.check(record.sample_id);
+  if (!map.system.empty()) {
+    record.system = fields.string(map.system, Need::none, take("system"));
+  }
+  if (map.messages) {
+    read_conversation(fields, *map.messages, options.need_target && map.prediction.empty(), record);
+  } else {
+    record.input = fields.filled(map.prompt, "prompt", true, take("prompt"));
+  }
+  if (!map.prediction.empty()) {
+    record.target = fields.string(map.prediction, Need::present, Take::strings);
+  } else if (!map.messages) {
+    // A number as an answer is taken where none is needed.
+    record.target = fields.filled(map.answer, "answer", options.need_target,
+                                  options.need_target || map.is_own("answer") ? take("answer") : Take::ids);
+  }
+  if (const std::size_t source = read_task(fields, map, path, options.need_task, record.task);
+      source > 0 && source < map.task.size()) {
+    ++fallback_tasks;
+  }
+  if (!map.type.empty()) {
+    record.task_type = fields.string(map.type, Need::none, Take::ids);
+  }
+  if (!map.id.empty()) {
+    record.sample_id = fields.string(map.id, Need::none, Take::ids);
+  }
+  if (!map.choices.empty()) {
+    record.answer_choices = fields.strings(map.choices, take("choices"));
+  }
+  if (!map.history.empty()) {
+    record.history = fields.rounds(map.history);
+  }
+  fields.check(record.sample_id, map);
   return record;
 }
-
-constexpr const char* kExpected = "expected JSON with \"input\", \"target\" and \"task_dataset\"";
 
 /// Said where no record could be read at all.
 std::string what_it_is(const RecordFile& file, std::string_view text) {
@@ -229,12 +148,14 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
   RecordFile file;
   std::unordered_set<std::string> seen;
   std::int64_t number = 0;
+  NamedFields named(options.fields);
+  const std::string expected = "expected JSON with " + options.fields.needed();
   const auto problem = [&](const JsonFault& fault) {
     file.problems.push_back(
         detail::concat(path.string(), ":", places.place(fault.at), ": ", fault.what, " (record ", number, ")"));
     MOELORA_CHECK(static_cast<std::int64_t>(file.problems.size()) <= options.max_problems, path.string(),
                   ": more than ", options.max_problems, " bad records; the first: ", file.problems.front(), "; ",
-                  kExpected, what_it_is(file, text));
+                  expected, what_it_is(file, text));
   };
   RecordTextVisitor visitor;
   visitor.fault = [&](const JsonFault& fault) {
@@ -244,9 +165,17 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
   visitor.value = [&](std::size_t begin, const JsonExtent& extent) {
     ++number;
     try {
-      Record record = parse_record(text, begin, extent, options);
+      if (text[begin] != '{') {
+        throw JsonFault{begin, std::string("expected an object, found ") + type_of_value(text[begin])};
+      }
+      RecordFields fields(text, begin, extent.members);
+      named.see(fields);
+      Record record = parse_record(fields, path, options, file.fallback_tasks);
       record.line = static_cast<std::int64_t>(places.line(begin));
       record.number = number;
+      if (options.keep_original && !options.fields.is_default()) {
+        record.original = std::make_shared<const std::string>(text.substr(begin, extent.end - begin));
+      }
       if (options.deduplicate) {
         io::Sha256 hash;
         hash_record(hash, record);
@@ -263,8 +192,9 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
   visit_record_text(text, path.string(), places, visitor);
   MOELORA_CHECK(!file.records.empty(), path.string(), ": not a single good record",
                 file.problems.empty() ? std::string(" (the file is empty)")
-                                      : "; the first problem: " + file.problems[0] + "; " + kExpected,
+                                      : "; the first problem: " + file.problems[0] + "; " + expected,
                 what_it_is(file, text));
+  named.check(path);
   return file;
 }
 
@@ -272,6 +202,9 @@ std::string data_hash(const std::vector<Record>& records) {
   io::Sha256 hash;
   for (const Record& record : records) {
     hash_record(hash, record);
+    if (record.weight != 1.0) {
+      hash.update(&record.weight, sizeof record.weight);
+    }
   }
   return hash.hex();
 }

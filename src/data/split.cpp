@@ -58,12 +58,15 @@ std::vector<std::int64_t> validation_shares(const std::vector<std::int64_t>& cou
 
 /// What a model is asked with: input and history, each part with its length behind it.
 std::string question_of(const Record& record) {
-  if (record.history.empty()) {
+  if (record.history.empty() && record.system.empty()) {
     return record.input;
   }
   std::string question = record.input + '\0' + std::to_string(record.input.size());
   for (const auto& [asked, answered] : record.history) {
     question += asked + '\0' + std::to_string(asked.size()) + answered + '\0' + std::to_string(answered.size());
+  }
+  if (!record.system.empty()) {
+    question += record.system + '\0' + std::to_string(record.system.size());
   }
   return question;
 }

@@ -104,6 +104,9 @@ std::string stream_key(const data::Record& record) {
     add(question);
     add(answer);
   }
+  if (!record.system.empty()) {
+    add(record.system);
+  }
   return hash.hex();
 }
 

@@ -75,7 +75,7 @@ void write_evaluation_report(const std::filesystem::path& folder, const Evaluati
                            page::section("Examples", page::examples(report.references, report.predictions, kExamples));
   io::write_file_atomically(folder / "report.html", page::document(report.title, report.facts, body));
   if (report.predictions.empty()) return;
-  data::write_records(folder / "predictions.json", report.predictions);
+  data::write_predictions(folder / "predictions.json", report.predictions);
 }
 
 void write_training_report(const std::filesystem::path& folder, const TrainingReport& report) {

@@ -44,7 +44,7 @@ void check_data(const DataSection& data, Problems& problems) {
   if (!data.tasks.empty() && !data.without_tasks.empty()) {
     problems.emplace_back("data.without_tasks", "\"tasks\" names the tasks already; leave one of the two out");
   }
-  if (!data.validation.empty() && data.validation_size > 0) {
+  if (!data.validating().empty() && data.validation_size > 0) {
     problems.emplace_back("data.validation_size", "a validation file is given; leave one of the two out");
   }
 }

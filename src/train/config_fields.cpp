@@ -1,5 +1,7 @@
 #include "train/config_fields.h"
 
+#include <algorithm>
+
 #include "moelora/adapter/config_fields.h"
 
 namespace moelora::train {
@@ -58,20 +60,61 @@ std::string all_or_more(std::int64_t records) {
   return records >= 0 ? "" : detail::concat("expected 0 (all) or more, found ", records);
 }
 
-std::string needed_file(const std::string& file) {
-  return file.empty() ? "the file of training records is missing" : "";
+/// A problem without the key that the list of problems names anyway.
+std::string without_place(const std::string& problem, const std::string& place) {
+  return problem.starts_with(place) ? problem.substr(place.size()) : problem;
+}
+
+/// One of the keys "train" and "validation". `weighted`: weights mean something.
+std::string take_files(const nlohmann::ordered_json& json, const std::string& key, bool weighted, std::string& path,
+                       std::vector<DataFile>& files) {
+  try {
+    DataFiles read = data_files_from_json(json, "data." + key);
+    path = std::move(read.path);
+    files = std::move(read.files);
+  } catch (const Error& error) {
+    return without_place(error.what(), "data." + key + ": ");
+  }
+  const bool has_weight = std::any_of(files.begin(), files.end(), [](const auto& file) { return file.weight != 1.0; });
+  return !weighted && has_weight ? "a weight is for training records alone; leave it out" : "";
+}
+
+std::string take_fields(const nlohmann::ordered_json& json, data::FieldMap& map) {
+  try {
+    map = data::FieldMap::from_json(json, "data.fields");
+    return {};
+  } catch (const Error& error) {
+    return without_place(error.what(), "data.fields: ");
+  }
 }
 
 void fields(io::FieldVisitor& visit, DataSection& data) {
-  visit({"train", "file of the training records (required)"}, data.train, needed_file);
+  nlohmann::ordered_json train = to_json(data.train, data.train_files);
+  visit({"train",
+         "file of the training records (required), or a list of files: [{\"file\": \"a.json\", \"weight\": 2.0, "
+         "\"fields\": …}, …];\nrecords of weight 2 are drawn twice as often as those of weight 1"},
+        train, [&](const nlohmann::ordered_json& json) {
+          const std::string problem = take_files(json, "train", true, data.train, data.train_files);
+          return problem.empty() && data.training().empty() ? "the file of training records is missing" : problem;
+        });
+  nlohmann::ordered_json validation = to_json(data.validation, data.validation_files);
   visit({.key = "validation",
-         .meaning = "file of the validation records; null: a part of the training records is taken",
-         .accepts_null = true,
-         .empty_is_null = true},
-        data.validation);
+         .meaning = "file of the validation records, or a list; null: a part of the training records is taken",
+         .accepts_null = true},
+        validation, [&](const nlohmann::ordered_json& json) {
+          return take_files(json, "validation", false, data.validation, data.validation_files);
+        });
+  nlohmann::ordered_json fields = data.fields.to_json();
+  visit({.key = "fields",
+         .meaning = "which fields are prompt, answer, task and choices: promptcblue (default), alpaca, sharegpt, "
+                    "messages, or an object",
+         .written = !data.fields.is_default(),
+         .example = R"({"prompt": "{question}\n{context?}", "answer": "{answer}", "task": "category"})",
+         .accepts_null = true},
+        fields, [&](const nlohmann::ordered_json& json) { return take_fields(json, data.fields); });
   visit({.key = "validation_size",
          .meaning = "records taken for validation; -1: 5 %, at most 500; 0: none",
-         .written = data.validation.empty()},
+         .written = data.validating().empty()},
         data.validation_size, known_size);
   visit.section({"part", "use only the records whose hash modulo \"of\" is \"index\""}, [&](io::FieldVisitor& part) {
     part({"index", "of the part"}, data.part_index);
@@ -211,7 +254,7 @@ void fields(io::FieldVisitor& visit, TrainConfig& config, nlohmann::ordered_json
          .example = R"("out/run/adapter")",
          .accepts_null = true},
         config.adapter_from);
-  visit.section({"data", "The records: JSON lines or one array with input, target and task_dataset."},
+  visit.section({"data", "The records: JSON lines or an array."},
                 [&](io::FieldVisitor& section) { fields(section, config.data); });
   visit.section(
       {.key = "training", .meaning = "How it is trained.", .other_names = {{"output_dir", "use the option --output"}}},

@@ -60,35 +60,26 @@ void warn_of_shared_questions(const std::vector<data::Record>& train, const std:
 }
 
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
-  data::RecordFile file = data::read_records(path, options);
-  for (const std::string& problem : file.problems) {
-    log::warning("left out: " + problem);
-  }
-  if (file.duplicates > 0) {
-    log::info(path.string() + ": " + std::to_string(file.duplicates) + " duplicates left out");
-  }
-  for (const auto& twins : data::near_twins(data::count_tasks(file.records))) {
-    log::warning(path.string() + ": these names may mean one task, but count as " + std::to_string(twins.size()) +
-                 ": " + data::list_of_tasks(twins) + "; give them one spelling if they are one");
-  }
-  return std::move(file.records);
+  return read_and_report(std::vector<DataFile>{{path.string(), 1.0, std::nullopt}}, options);
 }
 
 RunData read_run_data(const DataSection& section, std::uint64_t seed) {
   data::ReadOptions read;
   read.deduplicate = section.deduplicate;
   read.need_target = true;
+  read.fields = section.fields;
   const auto of_tasks = [&](std::vector<data::Record> records) {
     return data::select_tasks(std::move(records), section.tasks, section.without_tasks);
   };
   std::vector<data::Record> records =
-      data::select_part(of_tasks(read_and_report(section.train, read)), section.part_index, section.part_of);
+      data::select_part(of_tasks(read_and_report(section.training(), read)), section.part_index, section.part_of);
   if (section.max_records > 0) {
     records = data::select_few(std::move(records), section.max_records);
   }
   RunData result;
-  if (!section.validation.empty()) {
-    result = {std::move(records), of_tasks(read_and_report(section.validation, read))};
+  const std::vector<DataFile> validating = section.validating();
+  if (!validating.empty()) {
+    result = {std::move(records), of_tasks(read_and_report(validating, read))};
   } else {
     const std::int64_t size = section.validation_size >= 0
                                   ? section.validation_size
@@ -103,7 +94,7 @@ RunData read_run_data(const DataSection& section, std::uint64_t seed) {
   }
   report_tasks(result);
   warn_of_small_validation(result.validation);
-  warn_of_shared_questions(result.train, result.validation, section.validation);
+  warn_of_shared_questions(result.train, result.validation, title_of(validating));
   // Afterwards, so that the changes touch no hash that parts are decided by.
   if (section.as_text) {
     return {data::as_texts(std::move(result.train)), data::as_texts(std::move(result.validation))};

@@ -98,6 +98,9 @@ std::string examples_hash(const std::vector<data::Example>& train, const std::ve
     for (const data::Example& example : *examples) {
       const std::int64_t head[] = {example.task, example.label_begin, example.length()};
       hash.update(head, sizeof head).update(example.ids.data(), example.ids.size() * sizeof example.ids[0]);
+      if (example.weight != 1.0) {
+        hash.update(&example.weight, sizeof example.weight);
+      }
     }
   }
   return hash.hex();

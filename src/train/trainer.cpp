@@ -46,7 +46,7 @@ class Run {
       : inputs_(inputs),
         options_(options),
         callbacks_(callbacks),
-        sampler_(tasks_of_samples(inputs.train), options.batch_size, options.batching, options.seed),
+        sampler_(data::sampler_of(inputs.train, options.batch_size, options.batching, options.seed)),
         optimizer_(trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only),
                    {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
         scaler_(inputs.model.dtype() == at::kHalf, inputs.model.device()),
@@ -67,7 +67,6 @@ class Run {
   TrainResult to_the_end();
 
  private:
-  static std::vector<std::int64_t> tasks_of_samples(const std::vector<data::Example>& examples);
   void begin_or_resume();
   void begin_files();
   bool writes() const { return ranks_ == nullptr || ranks_->is_first(); }
@@ -113,15 +112,6 @@ class Run {
   std::optional<Progress> progress_;
   double last_loss_ = 0.0;
 };
-
-std::vector<std::int64_t> Run::tasks_of_samples(const std::vector<data::Example>& examples) {
-  std::vector<std::int64_t> tasks;
-  tasks.reserve(examples.size());
-  for (const data::Example& example : examples) {
-    tasks.push_back(example.task);
-  }
-  return tasks;
-}
 
 /// Reads alone.
 void Run::begin_or_resume() {

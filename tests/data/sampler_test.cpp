@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <set>
 
@@ -114,6 +115,96 @@ TEST(Sampler, AnotherSeedDrawsOtherSamplesAndIsRefusedOnRestore) {
 TEST(Sampler, OrderOfASeedStaysTheSame) {
   Sampler sampler({0, 0, 0, 0, 0, 0, 0, 0}, 8, Batching::random, 42);
   EXPECT_EQ(sampler.next().samples, (std::vector<std::int64_t>{5, 7, 4, 0, 1, 6, 2, 3}));
+}
+
+/// How often each of `samples` samples comes in the next `draws` draws.
+std::vector<std::int64_t> counts_of(Sampler& sampler, std::int64_t samples, std::int64_t draws) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(samples));
+  for (std::int64_t drawn = 0; drawn < draws;) {
+    for (const std::int64_t sample : sampler.next().samples) {
+      ++counts[static_cast<std::size_t>(sample)];
+      ++drawn;
+    }
+  }
+  return counts;
+}
+
+TEST(Sampler, WeightsOfOneChangeNothing) {
+  for (const Batching batching : {Batching::random, Batching::by_task}) {
+    Sampler plain(toy_tasks(), 4, batching, 42);
+    Sampler weighted(toy_tasks(), 4, batching, 42, std::vector<double>(38, 1.0));
+    for (int step = 0; step < 60; ++step) {
+      ASSERT_EQ(plain.next().samples, weighted.next().samples) << step;
+    }
+    EXPECT_DOUBLE_EQ(plain.epoch(), weighted.epoch());
+  }
+}
+
+TEST(Sampler, ASampleComesAsOftenAsItsWeightSays) {
+  // Ten samples of weight 2, twenty of 0.5 and ten of 1: passes of 40 draws on average, the halves exactly by turns.
+  std::vector<double> weights(10, 2.0);
+  weights.insert(weights.end(), 20, 0.5);
+  weights.insert(weights.end(), 10, 1.0);
+  Sampler sampler(std::vector<std::int64_t>(40, 0), 8, Batching::random, 7, weights);
+  const auto first = counts_of(sampler, 40, 40);
+  const auto second = counts_of(sampler, 40, 40);
+  EXPECT_DOUBLE_EQ(sampler.epoch(), 2.0);
+  for (std::size_t i = 0; i < 40; ++i) {
+    EXPECT_EQ(first[i] + second[i], static_cast<std::int64_t>(2.0 * weights[i])) << i;
+    if (i < 10 || i >= 30) {
+      EXPECT_EQ(first[i], static_cast<std::int64_t>(weights[i])) << i;
+    }
+  }
+  EXPECT_EQ(std::count(first.begin() + 10, first.begin() + 30, 1), 10);
+}
+
+TEST(Sampler, OddWeightsComeOutOverManyPasses) {
+  std::vector<double> weights(6, 0.3);
+  weights.insert(weights.end(), 4, 1.7);
+  Sampler sampler(std::vector<std::int64_t>(10, 0), 1, Batching::random, 3, weights);
+  const auto counts = counts_of(sampler, 10, 860);  // a hundred passes of 6 · 0.3 + 4 · 1.7
+  for (std::size_t i = 0; i < 10; ++i) {
+    EXPECT_NEAR(static_cast<double>(counts[i]), 100.0 * weights[i], 2.0) << i;
+  }
+}
+
+TEST(Sampler, WeightsHoldWithinATaskAndBetweenTasks) {
+  // Task 0: eight samples of weight 1; task 1: four of weight 3.
+  std::vector<std::int64_t> tasks(8, 0);
+  tasks.insert(tasks.end(), 4, 1);
+  std::vector<double> weights(8, 1.0);
+  weights.insert(weights.end(), 4, 3.0);
+  Sampler sampler(tasks, 4, Batching::by_task, 5, weights);
+  const auto counts = counts_of(sampler, 12, 200);  // ten epochs of 2 + 3 batches
+  for (std::size_t i = 0; i < 12; ++i) {
+    EXPECT_EQ(counts[i], i < 8 ? 10 : 30) << i;
+  }
+}
+
+TEST(Sampler, WeightedDrawsGoOnFromAnyStep) {
+  std::vector<double> weights;
+  for (std::size_t i = 0; i < 38; ++i) {
+    weights.push_back(i % 3 == 0 ? 0.25 : i % 3 == 1 ? 1.0 : 2.5);
+  }
+  for (const Batching batching : {Batching::random, Batching::by_task}) {
+    Sampler whole(toy_tasks(), 4, batching, 11, weights);
+    std::vector<std::vector<std::int64_t>> steps;
+    for (int step = 0; step < 80; ++step) {
+      steps.push_back(whole.next().samples);
+    }
+    for (const std::int64_t begin : {79, 1, 30, 0}) {
+      Sampler resumed(toy_tasks(), 4, batching, 11, weights);
+      resumed.restore({11, begin});
+      EXPECT_EQ(resumed.next().samples, steps[static_cast<std::size_t>(begin)]) << begin;
+    }
+  }
+}
+
+TEST(Sampler, WeightsOutOfRangeAreErrors) {
+  for (const double weight : {0.0, -1.0, 1e-4, 1e4, std::numeric_limits<double>::quiet_NaN()}) {
+    EXPECT_THROW(Sampler({0, 0}, 1, Batching::random, 1, {1.0, weight}), Error) << weight;
+  }
+  EXPECT_THROW(Sampler({0, 0}, 1, Batching::random, 1, {2.0}), Error);
 }
 
 }  // namespace

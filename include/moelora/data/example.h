@@ -40,13 +40,15 @@ struct Example {
   bool source_cut = false;       ///< the source was shortened
   bool target_cut = false;       ///< the target was
   std::string id;                ///< record_name of the record
+  double weight = 1.0;           ///< Record::weight
 
   std::int64_t length() const { return static_cast<std::int64_t>(ids.size()); }
   /// Of the rows that predict a label: label_begin - 1 … length - 2.
   std::int64_t label_count() const { return length() - label_begin; }
 };
 
-/// How messages name a record: its sample_id, or "line N", or "record N (line L)" where lines and records differ.
+/// How messages name a record: its sample_id, or "line N", or "record N (line L)" where lines and records differ, with
+/// its file where several were read.
 std::string record_name(const Record& record);
 
 /// Records with something in common, counted; the first few by name.
@@ -60,7 +62,7 @@ struct CountedRecords {
 };
 
 /// The text that a record asks with, before any prefix: its input, in the tokenizer's form for conversations if it has
-/// earlier rounds. Error: it has, and the tokenizer has no such form.
+/// earlier rounds. Error: it has, and the tokenizer has no such form; it has a system text.
 std::string source_text(const Record& record, const model::Tokenizer& tokenizer);
 
 /// Training form. The source is cut so that it fits max_source_length with the special tokens before the first label,

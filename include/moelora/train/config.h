@@ -11,7 +11,9 @@
 
 #include "moelora/adapter/config.h"
 #include "moelora/data/example.h"
+#include "moelora/data/field_map.h"
 #include "moelora/data/sampler.h"
+#include "moelora/train/data_files.h"
 #include "moelora/train/schedule.h"
 
 namespace moelora::train {
@@ -36,10 +38,13 @@ struct ModelSection {
 
 /// Section "data". The keys of `encode` stand in the section itself.
 struct DataSection {
-  std::string train;                  ///< File of records. Required.
-  std::string validation;             ///< File of records; empty (null): a part is carved out of `train`.
-  std::int64_t validation_size = -1;  ///< Records carved out; -1: 5 %, at most 500; 0: none.
-  std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
+  std::string train;                       ///< File of records. Required, unless there are `train_files`.
+  std::vector<DataFile> train_files;       ///< "train" as a list: several files, with weights.
+  std::string validation;                  ///< File of records; empty (null): a part is carved out of `train`.
+  std::vector<DataFile> validation_files;  ///< "validation" as a list.
+  data::FieldMap fields;                   ///< Which fields of a record are prompt, answer, task and choices.
+  std::int64_t validation_size = -1;       ///< Records carved out; -1: 5 %, at most 500; 0: none.
+  std::int64_t part_index = 0;  ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
   std::int64_t part_of = 1;
   std::vector<std::string> tasks;          ///< Only the records of these tasks; empty: all.
   std::vector<std::string> without_tasks;  ///< All but these; not beside `tasks`.
@@ -52,6 +57,9 @@ struct DataSection {
   /// max_source_length, max_target_length (tokens), cut (tail, head, middle or error: what an input that is too long
   /// loses), source_prefix, with_history
   data::EncodeOptions encode;
+
+  std::vector<DataFile> training() const { return listed(train, train_files); }
+  std::vector<DataFile> validating() const { return listed(validation, validation_files); }  ///< None: carved out.
 };
 
 /// Section "training": all that the trainer itself needs.

@@ -150,7 +150,7 @@ std::vector<data::Record> answer(Workbench& bench, const Product& product, const
 std::vector<data::Record> evaluation_records(const ExperimentConfig& config, const TaskNames& tasks) {
   std::vector<data::Record> records;
   std::int64_t unknown = 0;
-  for (data::Record& record : train::read_and_report(config.evaluation)) {
+  for (data::Record& record : train::read_and_report(config.evaluation, {.fields = config.data.fields})) {
     if (tasks.contains(record.task)) {
       records.push_back(std::move(record));
     } else {

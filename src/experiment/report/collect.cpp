@@ -244,8 +244,8 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
       left_out.count == 0 ? "" : ", of which without a target, so not scored: " + left_out.text();
   results.facts = {
       {"base", config.model.init.is_null() ? config.model.path : "new model, random weights"},
-      {"training", config.data.train + ", " + std::to_string(records.train.size()) + " records, " +
-                       std::to_string(config.training.steps) + " steps of " +
+      {"training", train::title_of(config.data.training()) + ", " + std::to_string(records.train.size()) +
+                       " records, " + std::to_string(config.training.steps) + " steps of " +
                        std::to_string(config.training.batch_size)},
       {"validation", std::to_string(records.validation.size()) + " records"},
       {"evaluation", config.evaluation + ", " + std::to_string(results.references.size()) + " records" + unscored},
