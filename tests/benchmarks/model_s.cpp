@@ -49,7 +49,8 @@ Adapter adapter_s(model::ChatGlm& model, const MoeLoraConfig& config, const std:
   at::NoGradGuard no_grad;
   at::Generator generator = at::make_generator<at::CPUGeneratorImpl>(1);
   for (const auto& linear : adapter->linears()) {
-    linear.delta->tensor("B").normal_(0.0, 0.01, generator);
+    at::Tensor b = linear.delta->tensor("B");
+    b.copy_(at::empty(b.sizes()).normal_(0.0, 0.01, generator));  // the same values on every device
   }
   return adapter;
 }

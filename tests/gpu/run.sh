@@ -178,7 +178,8 @@ measure() {
   bench memory 40 --dtype "$dtype" memory
   step peft 90 bash -c "peft $dtype"
   for dtype in $dtypes; do
-    verify "$dtype" 1000 chatglm-tiny moelora-tiny
+    # Not moelora-tiny: AdamW makes steps of the learning rate out of gradients that are nothing but rounding.
+    verify "$dtype" 1000 chatglm-tiny lora-tiny ptuning-tiny
   done
   if [ "$device" != cpu ] && command -v compute-sanitizer >/dev/null; then
     for tool in memcheck racecheck; do
