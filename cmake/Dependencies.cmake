@@ -1,5 +1,5 @@
-# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev; libnlopt-dev
-# (MOELORA_LORAHUB), libgloo-dev (Gloo.cmake)
+# Debian packages: libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev libpcre2-dev libicu-dev;
+# libnlopt-dev (MOELORA_LORAHUB), libgloo-dev (Gloo.cmake)
 find_package(Threads REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)
 find_package(spdlog REQUIRED)
@@ -12,6 +12,21 @@ find_library(SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train REQUIRED)
 # them the flag that turns LibTorch's errors into aborts.
 add_library(moelora_sentencepiece INTERFACE IMPORTED GLOBAL)
 target_link_libraries(moelora_sentencepiece INTERFACE ${SENTENCEPIECE_LIBRARY})
+# Expressions and normal forms of tokenizers. The rooms from `model` on have them.
+find_path(PCRE2_INCLUDE_DIR pcre2.h)
+find_library(PCRE2_LIBRARY pcre2-8)
+find_path(ICU_INCLUDE_DIR unicode/normalizer2.h)
+find_library(ICU_LIBRARY icuuc)
+if(NOT PCRE2_INCLUDE_DIR OR NOT PCRE2_LIBRARY OR NOT ICU_INCLUDE_DIR OR NOT ICU_LIBRARY)
+  message(FATAL_ERROR "PCRE2 or ICU was not found: install libpcre2-dev and libicu-dev")
+endif()
+get_filename_component(MOELORA_ICU_FILE ${ICU_LIBRARY} REALPATH)  # with its version, which its symbols carry
+get_filename_component(MOELORA_ICU_FILE ${MOELORA_ICU_FILE} NAME)
+string(REGEX REPLACE "([.]so[.][0-9]+).*" "\\1" MOELORA_ICU_FILE ${MOELORA_ICU_FILE})
+add_library(moelora_unicode INTERFACE IMPORTED GLOBAL)
+target_include_directories(moelora_unicode INTERFACE ${PCRE2_INCLUDE_DIR} ${ICU_INCLUDE_DIR})
+target_link_libraries(moelora_unicode INTERFACE ${PCRE2_LIBRARY} ${ICU_LIBRARY})
+set(MOELORA_LIBRARIES_OF_model moelora_unicode)
 # NLopt is LGPL in parts: linked as a shared library, never into ours. One file of the room `adapter` uses it.
 set(MOELORA_LIBRARIES_OF_adapter "")
 if(MOELORA_LORAHUB)

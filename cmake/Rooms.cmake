@@ -67,7 +67,7 @@ target_include_directories(moelora PUBLIC
 target_compile_features(moelora PUBLIC cxx_std_20)
 set_target_properties(moelora PROPERTIES LINKER_LANGUAGE CXX)
 target_link_libraries(moelora PUBLIC moelora_sentencepiece moelora_libtorch nlohmann_json::nlohmann_json
-  ${MOELORA_LIBRARIES_OF_adapter} Threads::Threads)
+  ${MOELORA_LIBRARIES_OF_adapter} ${MOELORA_LIBRARIES_OF_model} Threads::Threads)
 if(MOELORA_SANITIZE)
   target_link_options(moelora PUBLIC -fsanitize=address,undefined)
 elseif(MOELORA_SANITIZE_THREADS)

@@ -26,7 +26,8 @@ moelora_missing_packages() {
   command -v ninja >/dev/null || command -v make >/dev/null || echo ninja-build
   # pip serves only to download LibTorch.
   [ -d "$MOELORA_ROOT/build/libtorch" ] || python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
-  for package in libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev libnlopt-dev; do
+  for package in libsentencepiece-dev nlohmann-json3-dev libspdlog-dev libcli11-dev libgtest-dev libnlopt-dev \
+      libpcre2-dev libicu-dev; do
     if command -v dpkg-query >/dev/null; then
       dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || echo "$package"
     fi

@@ -28,7 +28,7 @@ if [ -x "$work/prefix/bin/moelora" ]; then
   "$program" --version
   "$program" inspect "$work/moved/moelora/share/moelora/configs/chatglm-6b-v100.json" >/dev/null
   # What it loads is the system's C and C++ runtime, LibTorch, or lies beside it.
-  if ldd "$program" | grep -E 'sentencepiece|nlopt|protobuf|fmt|spdlog' | grep -v "$work/moved/moelora"; then
+  if ldd "$program" | grep -E 'sentencepiece|nlopt|protobuf|fmt|spdlog|pcre2|icu' | grep -v "$work/moved/moelora"; then
     echo "A library comes from outside the installed tree"
     exit 1
   fi

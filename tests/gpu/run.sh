@@ -62,7 +62,7 @@ stage() {
     run strip "$bin/$name"
     [ -n "$dry" ] && continue
     ldd "$from/$name" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
-      grep -E '/lib(sentencepiece|sentencepiece_train|protobuf|protobuf-lite|nlopt|absl)[^/]*$' |
+      grep -E '/lib(sentencepiece|sentencepiece_train|pcre2-8|icuuc|icudata|protobuf|protobuf-lite|nlopt|absl)[^/]*$' |
       while read -r library; do cp -L "$library" "$out/lib/"; done
   done
 }
