@@ -46,6 +46,7 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   model::GenerationOptions generation = options.evaluate.generation;
   generation.max_new_tokens = options.evaluate.max_target_length;
   generation.eos_id = session.tokenizer->eos_id();
+  generation.end_ids = session.tokenizer->end_ids();
   generation.streams = eval::random_streams({record});
   model::TokenIds so_far;
   std::string shown;

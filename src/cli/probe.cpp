@@ -14,7 +14,7 @@ namespace moelora::cli {
 Probe::Probe(const model::Tokenizer& tokenizer)
     : texts{"患者三天前受凉后出现咳嗽、发热，体温最高39℃。", "诊断：上呼吸道感染"} {
   for (const std::string& text : texts) {
-    prompts.push_back(tokenizer.build_prompt(tokenizer.encode(text)));
+    prompts.push_back(tokenizer.build_prompt(tokenizer.encode_plain(text)));
   }
   segments = model::segments_of(prompts);
 }

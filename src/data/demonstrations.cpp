@@ -62,8 +62,7 @@ std::string demonstration_text(const Record& record, const model::Tokenizer& tok
 }
 
 bool fits_source(const Record& record, const model::Tokenizer& tokenizer, const DemonstrationOptions& options) {
-  const auto source = tokenizer.encode(options.source_prefix + source_text(record, tokenizer));
-  return static_cast<std::int64_t>(source.size()) + tokenizer.special_tokens_per_prompt() <= options.max_source_length;
+  return prompt_length(record, tokenizer, options.source_prefix) <= options.max_source_length;
 }
 
 }  // namespace

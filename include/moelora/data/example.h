@@ -1,5 +1,6 @@
 #pragma once
-// From a record to token ids, cut as the reference cuts.
+// From a record to token ids, cut as the reference cuts. Where the tokenizer has a chat template, the whole text of a
+// conversation is encoded at once: its earliest rounds are left out and the question is cut until it fits.
 
 #include <cstdint>
 #include <string>
@@ -76,6 +77,9 @@ Example encode_pair(const Record& record, std::int64_t task, const model::Tokeni
 /// source too long.
 model::Prompt encode_prompt(const Record& record, const model::Tokenizer& tokenizer, const EncodeOptions& options,
                             std::int64_t* removed = nullptr);
+
+/// Tokens of the prompt that a record asks with, if nothing is cut.
+std::int64_t prompt_length(const Record& record, const model::Tokenizer& tokenizer, const std::string& source_prefix);
 
 /// The longest prompt of a model that takes `model_length` tokens in all: what an answer of `answer_length` leaves,
 /// at least half of the model's length.

@@ -20,6 +20,7 @@ struct GenerationOptions {
   /// The numbers of the prompts' streams; empty: prompt i has number i.
   std::vector<std::uint64_t> streams;
   std::int64_t eos_id = -1;  ///< < 0: never stops early
+  TokenIds end_ids;          ///< Other tokens that end an answer too (Tokenizer::end_ids).
 };
 
 struct Generation {
