@@ -45,8 +45,8 @@ struct ExperimentVerbOptions {
   std::int64_t jobs = -1;
 };
 
-experiment::Base open_base(const train::ModelSection& section) {
-  auto session = std::make_shared<Session>(open_model(section));
+experiment::Base open_base(const train::ModelSection& section, const std::string& chat_template) {
+  auto session = std::make_shared<Session>(open_model(section, chat_template));
   experiment::Base base;
   base.model = session->model;
   base.tokenizer = session->tokenizer;
@@ -131,9 +131,12 @@ std::vector<std::string> cell_command(const std::filesystem::path& output, const
 }
 
 int run_one_cell(const ExperimentVerbOptions& options, const ExperimentConfig& config) {
+  const experiment::OpenBase opener = [&](const train::ModelSection& section) {
+    return open_base(section, config.data.chat_template);
+  };
   for (const Cell& cell : experiment::plan_cells(config)) {
     if (cell.id == options.cell) {
-      return experiment::run_cell(config, cell, options.output, open_base, &stop_on_signals()) ? 0 : kInterrupted;
+      return experiment::run_cell(config, cell, options.output, opener, &stop_on_signals()) ? 0 : kInterrupted;
     }
   }
   throw Error("this experiment has no cell '" + options.cell + "'; --list shows them");
@@ -165,7 +168,7 @@ void check_resumed(const ExperimentVerbOptions& options, const ExperimentConfig&
   const bool any_finished = std::any_of(
       cells.begin(), cells.end(), [&](const Cell& cell) { return experiment::is_finished(options.output, cell); });
   if (any_finished) {
-    inputs["base"] = open_base(config.model).fingerprint;
+    inputs["base"] = open_base(config.model, config.data.chat_template).fingerprint;
     experiment::check_inputs_of_finished(cells, options.output, inputs);
   }
 }

@@ -101,6 +101,9 @@ ordered_json identity_of_answers(const Session& session, const std::vector<data:
                         {"cut", data::cut_name(encode.cut)},
                         {"max_new_tokens", options.max_target_length},
                         {"sample", generation.sample}};
+  if (const std::string form = session.tokenizer->prompt_form(); !form.empty()) {
+    identity["template"] = form;
+  }
   if (session.adapter) {
     identity["adapter"] = io::fingerprint(adapter_tensors(*session.adapter));
     identity["adapter_config"] = session.adapter->config().to_json();

@@ -32,6 +32,10 @@ void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_r
   if (adapter_required) {
     adapter->required();
   }
+  verb.add_option("--template", options.chat_template,
+                  "how prompts are written: model (its chat template), none (texts as they are), or a file with a "
+                  "template; as in training (data.template)")
+      ->capture_default_str();
   add_compute_options(verb, options);
 }
 
@@ -69,6 +73,7 @@ Session open_session(const SessionOptions& options) {
   } else if (options.dtype != "auto") {
     load.dtype = parse_dtype(options.dtype);
   }
+  load.chat_template = options.chat_template;
   load.fingerprint = !options.adapter.empty() || options.fingerprint;
   Session session{model::load(options.model, load)};
   session.model->eval();
@@ -94,19 +99,22 @@ std::vector<std::int64_t> Session::tasks_of(const std::vector<data::Record>& rec
   return tasks;
 }
 
-Session open_model(const train::ModelSection& section) {
+Session open_model(const train::ModelSection& section, const std::string& chat_template) {
   if (!section.init.is_null()) {
     const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
-    return {model::create(section.init, section.tokenizer, section.seed, dtype, parse_device(section.device))};
+    return {model::create(section.init, section.tokenizer, section.seed, dtype, parse_device(section.device),
+                          chat_template)};
   }
   SessionOptions options;
   options.device = section.device;
   options.dtype = section.dtype;
   options.model = section.path;
   options.fingerprint = true;
+  options.chat_template = chat_template;
   Session session = open_session(options);
   if (!section.tokenizer.empty()) {
-    session.tokenizer = session.family->load_tokenizer(section.tokenizer, nlohmann::ordered_json::object());
+    session.tokenizer =
+        session.family->load_tokenizer(section.tokenizer, model::template_settings(*session.family, chat_template));
   }
   return session;
 }

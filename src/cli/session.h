@@ -20,11 +20,12 @@ inline constexpr const char* kStoredDtype = "stored";  ///< SessionOptions::dtyp
 
 struct SessionOptions {
   std::filesystem::path model;
-  std::filesystem::path adapter;  ///< Empty: the base alone.
-  std::string device = "auto";    ///< auto: a GPU if LibTorch sees one.
-  std::string dtype = "auto";     ///< auto: fp32 on a CPU if that fits, the stored type on a GPU.
-  int threads = 0;                ///< 0: as LibTorch chooses.
-  bool fingerprint = false;       ///< Hash the base also without an adapter.
+  std::filesystem::path adapter;                    ///< Empty: the base alone.
+  std::string device = "auto";                      ///< auto: a GPU if LibTorch sees one.
+  std::string dtype = "auto";                       ///< auto: fp32 on a CPU if that fits, the stored type on a GPU.
+  int threads = 0;                                  ///< 0: as LibTorch chooses.
+  bool fingerprint = false;                         ///< Hash the base also without an adapter.
+  std::string chat_template = model::kOwnTemplate;  ///< model, none or a file.
 };
 
 void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required);
@@ -45,7 +46,7 @@ struct Session : model::LoadedModel {
 Session open_session(const SessionOptions& options);
 
 /// The model of a configuration: a folder's, or a new one with random weights.
-Session open_model(const train::ModelSection& section);
+Session open_model(const train::ModelSection& section, const std::string& chat_template = model::kOwnTemplate);
 
 /// Writes a trained model in the type that its configuration names, whatever it was computed in, with the files beside
 /// weights that the section's folders hold: the model's, and those of a tokenizer of its own over them.

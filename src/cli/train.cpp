@@ -155,7 +155,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
       return 0;
     }
   }
-  Session session = open_model(config.model);
+  Session session = open_model(config.model, config.data.chat_template);
   TaskNames tasks(data::task_names_of(data.train));
   std::string begins_from;
   if (config.mode == train::Mode::adapter && !config.adapter_from.empty()) {

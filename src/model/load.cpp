@@ -191,7 +191,7 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   loaded.config = std::move(known.config);
   loaded.folder = folder;
   if (options.tokenizer) {
-    loaded.tokenizer = loaded.family->load_tokenizer(folder, nlohmann::ordered_json::object());
+    loaded.tokenizer = loaded.family->load_tokenizer(folder, template_settings(*loaded.family, options.chat_template));
   }
   const ExpectedTensors expected = loaded.config->expected_tensors();
   io::TensorFolder weights(folder);
@@ -223,13 +223,13 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
 }
 
 LoadedModel create(const nlohmann::ordered_json& config, const fs::path& tokenizer, std::uint64_t seed,
-                   at::ScalarType dtype, at::Device device) {
+                   at::ScalarType dtype, at::Device device, const std::string& chat_template) {
   FamilyConfig known = read_config(config);
   LoadedModel created;
   created.family = std::move(known.family);
   created.config = std::move(known.config);
   created.folder = fs::is_directory(tokenizer) ? tokenizer : tokenizer.parent_path();
-  created.tokenizer = created.family->load_tokenizer(tokenizer, nlohmann::ordered_json::object());
+  created.tokenizer = created.family->load_tokenizer(tokenizer, template_settings(*created.family, chat_template));
   created.stored_dtype = created.config->declared_dtype();
   const ExpectedTensors expected = created.config->expected_tensors();
   io::check_memory(

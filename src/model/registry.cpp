@@ -129,6 +129,23 @@ std::shared_ptr<const Family> family_of_tokenizer(const fs::path& path) {
   return found == all.end() ? nullptr : *found;
 }
 
+ordered_json template_settings(const Family& family, const std::string& choice) {
+  ordered_json settings = ordered_json::object();
+  if (choice == kOwnTemplate) {
+    return settings;
+  }
+  const std::vector<std::string> known = family.tokenizer_settings();
+  MOELORA_CHECK(std::find(known.begin(), known.end(), "chat_template") != known.end(), "expected the template ",
+                kOwnTemplate, " for ", family.title().name, ", whose prompts have one form, found ", choice);
+  settings["chat_template"] = nullptr;
+  if (choice != "none") {
+    MOELORA_CHECK(fs::is_regular_file(choice), "expected the template ", kOwnTemplate,
+                  ", none or the path of a file with one, found ", choice);
+    settings["chat_template"] = io::read_text_file(choice);
+  }
+  return settings;
+}
+
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path) { return load_tokenizer(path, ordered_json::object()); }
 
 std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path, const ordered_json& settings) {

@@ -136,6 +136,13 @@ void fields(io::FieldVisitor& visit, DataSection& data) {
         data.encode.max_target_length, at_least(3));
   visit.choice({"cut", "which part of a longer prompt is removed: tail, head, middle, or error"}, data::cut_names(),
                data.encode.cut);
+  visit(
+      {.key = "template",
+       .meaning = "how prompts are written: model (the base's chat template), none (texts as they are), or a file with "
+                  "a template",
+       .written = data.chat_template != "model",
+       .example = R"("none")"},
+      data.chat_template);
   visit({"source_prefix", "text in front of every input"}, data.encode.source_prefix);
   visit({"with_history", "earlier turns of a dialogue in front of the input"}, data.encode.with_history);
 }

@@ -110,6 +110,7 @@ void verify_lora(const std::filesystem::path& folder, const std::filesystem::pat
 void verify_prefix(const std::filesystem::path& folder, const std::filesystem::path& base, const VerifyOptions& options,
                    VerifyReport& report);
 void verify_tokenizer(const std::filesystem::path& folder, VerifyReport& report);
+void verify_tokenizer_golden(const std::filesystem::path& folder, VerifyReport& report);  ///< tokenizer_golden.json
 void verify_metrics(const std::filesystem::path& folder, VerifyReport& report);
 
 }  // namespace moelora::verify

@@ -202,6 +202,11 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
     if (has_tokenizer_goldens(folder) && holds_tokenizer(folder)) {
       part("tokenizer", [&] { verify_tokenizer(folder, report); });
     }
+    if (fs::exists(folder / "tokenizer_golden.json")) {
+      MOELORA_CHECK(holds_tokenizer(folder), folder.string(),
+                    " has tokenizer_golden.json, but no tokenizer that this version reads beside it");
+      part("tokenizer", [&] { verify_tokenizer_golden(folder, report); });
+    }
     if (fs::exists(folder / "expected_metrics.json") || fs::exists(folder / "rouge_pairs.json")) {
       part("metrics", [&] { verify_metrics(folder, report); });
     }

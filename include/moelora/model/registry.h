@@ -49,12 +49,19 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path, con
 /// A GPU if LibTorch sees one, else the CPU.
 at::Device automatic_device();
 
+/// How prompts are written, as a choice of a user: the model's own chat template, none (texts are encoded as they are),
+/// or the path of a file with a template. As settings of Family::load_tokenizer. Error: the family's tokenizers have no
+/// such choice, or the file cannot be read.
+inline constexpr const char* kOwnTemplate = "model";
+nlohmann::ordered_json template_settings(const Family& family, const std::string& choice);
+
 struct LoadOptions {
   /// Nothing: fp32 on a CPU if that fits into memory (a warning if not), the stored type on a GPU.
   std::optional<at::ScalarType> dtype;
   at::Device device = at::kCPU;
   bool fingerprint = false;  ///< Hash the weights; they are hashed as they are stored, whatever `dtype` is.
   bool tokenizer = true;     ///< Load it too; Error if the folder has none.
+  std::string chat_template = kOwnTemplate;  ///< Of the tokenizer (template_settings).
 };
 
 /// A model with all that belongs to it.
@@ -80,7 +87,8 @@ LoadedModel load(const std::filesystem::path& folder, const LoadOptions& options
 
 /// A new model with random weights, its head tied where its family allows that. `tokenizer`: folder or file.
 LoadedModel create(const nlohmann::ordered_json& config, const std::filesystem::path& tokenizer, std::uint64_t seed,
-                   at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
+                   at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU,
+                   const std::string& chat_template = kOwnTemplate);
 
 /// The type in which a model folder stores its weights.
 at::ScalarType stored_dtype(const std::filesystem::path& folder);

@@ -42,9 +42,11 @@ struct DataSection {
   std::vector<DataFile> train_files;       ///< "train" as a list: several files, with weights.
   std::string validation;                  ///< File of records; empty (null): a part is carved out of `train`.
   std::vector<DataFile> validation_files;  ///< "validation" as a list.
-  data::FieldMap fields;                   ///< Which fields of a record are prompt, answer, task and choices.
-  std::int64_t validation_size = -1;       ///< Records carved out; -1: 5 %, at most 500; 0: none.
-  std::int64_t part_index = 0;  ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
+  /// How prompts are written: "model" (the base's chat template, or its one form), "none", or a file with a template.
+  std::string chat_template = "model";
+  data::FieldMap fields;              ///< Which fields of a record are prompt, answer, task and choices.
+  std::int64_t validation_size = -1;  ///< Records carved out; -1: 5 %, at most 500; 0: none.
+  std::int64_t part_index = 0;        ///< "part": {"index", "of"}: train on the records whose hash mod of is index.
   std::int64_t part_of = 1;
   std::vector<std::string> tasks;          ///< Only the records of these tasks; empty: all.
   std::vector<std::string> without_tasks;  ///< All but these; not beside `tasks`.

@@ -1,0 +1,99 @@
+// tokenizer_golden.json: texts with their ids, and conversations as a chat template writes them.
+
+#include "golden.h"
+#include "moelora/io/error.h"
+#include "moelora/io/json_file.h"
+#include "moelora/model/registry.h"
+
+namespace moelora::verify {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using model::TokenIds;
+
+constexpr const char* kFile = "tokenizer_golden.json";
+
+void check_texts(const model::Tokenizer& tokenizer, const Json& pairs, VerifyReport& report) {
+  for (std::size_t i = 0; i < pairs.size(); ++i) {
+    const Json& one = pairs[i];
+    const std::string name = detail::concat(kFile, ": pairs[", i, "]");
+    const TokenIds ids = tokenizer.encode(one.at("text").get<std::string>());
+    const TokenIds expected = one.at("ids").get<TokenIds>();
+    compare_json(report, name + ".ids", expected, ids);
+    if (one.contains("ids_special")) {
+      compare_json(report, name + ".ids_special", one["ids_special"], tokenizer.build_prompt(ids).ids);
+    }
+    // Of the recorded ids: a wrong encoding is one difference, not three.
+    if (one.contains("decoded")) {
+      compare_json(report, name + ".decoded", one["decoded"], tokenizer.decode_all(expected));
+    }
+    if (one.contains("decoded_skip_special")) {
+      compare_json(report, name + ".decoded_skip_special", one["decoded_skip_special"], tokenizer.decode(expected));
+    }
+  }
+}
+
+void check_chats(const model::Tokenizer& tokenizer, const Json& chats, VerifyReport& report) {
+  for (std::size_t i = 0; i < chats.size(); ++i) {
+    const Json& one = chats[i];
+    const std::string name = detail::concat(kFile, ": chats[", i, "]");
+    std::vector<model::ChatMessage> messages;
+    model::Conversation conversation;
+    bool is_plain = true;  // rounds of user and assistant that end in a question
+    for (const Json& message : one.at("messages")) {
+      messages.push_back({message.at("role").get<std::string>(), message.at("content").get<std::string>()});
+    }
+    const bool asks = one.value("add_generation_prompt", true);
+    std::string text;
+    const TokenIds ids = tokenizer.chat_ids(messages, asks, &text);
+    compare_json(report, name + ".text", one.at("text"), text);
+    compare_json(report, name + ".ids", one.at("ids"), ids);
+    std::size_t at = 0;
+    if (!messages.empty() && messages.front().role == "system") {
+      conversation.system = messages[at++].content;
+    }
+    for (; at + 2 < messages.size(); at += 2) {
+      is_plain = is_plain && messages[at].role == "user" && messages[at + 1].role == "assistant";
+      conversation.history.emplace_back(messages[at].content, messages[at + 1].content);
+    }
+    if (asks && is_plain && at + 1 == messages.size() && messages[at].role == "user") {
+      conversation.question = messages[at].content;
+      compare_json(report, name + ": the prompt of this conversation", one.at("ids"),
+                   tokenizer.chat_prompt(conversation).ids);
+    }
+  }
+}
+
+}  // namespace
+
+void verify_tokenizer_golden(const std::filesystem::path& folder, VerifyReport& report) {
+  const Json golden = io::read_json_file(folder / kFile);
+  const auto own = model::load_tokenizer(folder);
+  const model::Tokenizer& tokenizer = *own;
+  MOELORA_CHECK(golden.is_object() && !golden.value("pairs", Json::array()).empty(), (folder / kFile).string(),
+                ": expected texts under \"pairs\", found none");
+  if (golden.contains("len_tokenizer")) {
+    compare_json(report, detail::concat(kFile, ": len_tokenizer"), golden["len_tokenizer"], tokenizer.vocab_size());
+  }
+  if (golden.contains("eos_token_id") && golden["eos_token_id"].is_number()) {
+    compare_json(report, detail::concat(kFile, ": eos_token_id"), golden["eos_token_id"], tokenizer.eos_id());
+  }
+  if (golden.contains("pad_token_id") && golden["pad_token_id"].is_number()) {
+    compare_json(report, detail::concat(kFile, ": pad_token_id"), golden["pad_token_id"], tokenizer.pad_id());
+  }
+  check_texts(tokenizer, golden.at("pairs"), report);
+  const Json chats = golden.value("chats", Json::array());
+  if (chats.empty()) {
+    report.not_compared.push_back(detail::concat(kFile, ": chats: holds none"));
+  } else {
+    check_chats(tokenizer, chats, report);
+  }
+  for (const auto& [key, value] : golden.items()) {
+    if (key != "pairs" && key != "chats" && key != "len_tokenizer" && key != "eos_token_id" && key != "pad_token_id" &&
+        key != "vocab_size") {  // the rows of the model's head
+      report.not_compared.push_back(detail::concat(kFile, ": ", key));
+    }
+  }
+}
+
+}  // namespace moelora::verify
