@@ -14,6 +14,7 @@ void merging(const Options& options);            ///< row 10
 void scaling(const Options& options);            ///< row 12
 void planning(const Options& options);           ///< row 13
 void alone(const Options& options);              ///< row 14
+void tokenizing(const Options& options);         ///< row 20
 
 /// Work whose memory is measured in a process of its own, `moelora_bench --once NAME`; several times, because a first
 /// step makes the optimizer's state and the allocator's pools.

@@ -30,6 +30,7 @@ const Case kCases[] = {
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
     {"plan", "row 13: the planner's memory and time against what happens", moelora::bench::planning},
     {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
+    {"tokens", "row 20: text encoded by a tokenizer.json", moelora::bench::tokenizing},
 };
 
 std::string list_of_cases() {
