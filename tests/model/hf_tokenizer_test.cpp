@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
+#include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -86,6 +88,50 @@ TEST(HfTokenizer, GivesTheRecordedIdsTextsAndPrompts) {
       for (const Json& message : chat["messages"]) messages.push_back({message["role"], message["content"]});
       std::string text;
       EXPECT_EQ(tokenizer.chat_ids(messages, true, &text), chat["ids"].get<TokenIds>());
+      EXPECT_EQ(text, chat["text"].get<std::string>());
+    }
+  }
+}
+
+/// shared/bases/NAME-golden, and the base it was recorded from: $MOELORA_NAME_DIR, else build/pretrained/NAME.
+std::vector<std::pair<fs::path, fs::path>> real_bases() {
+  std::vector<std::pair<fs::path, fs::path>> found;
+  const fs::path root = testing::shared() / "bases";
+  if (!fs::is_directory(root)) return found;
+  for (const auto& entry : fs::directory_iterator(root)) {
+    const std::string folder = entry.path().filename().string(), end = "-golden";
+    if (!folder.ends_with(end)) continue;
+    const std::string name = folder.substr(0, folder.size() - end.size());
+    std::string variable = "MOELORA_" + name + "_DIR";
+    std::transform(variable.begin(), variable.end(), variable.begin(), [](unsigned char c) { return std::toupper(c); });
+    const char* set = std::getenv(variable.c_str());
+    const fs::path base = set != nullptr ? fs::path(set) : fs::path(MOELORA_SOURCE_DIR) / "build" / "pretrained" / name;
+    if (fs::exists(base / "tokenizer.json")) found.emplace_back(base, entry.path() / "golden.json");
+  }
+  return found;
+}
+
+TEST(HfTokenizer, GivesTheRecordedIdsOfRealBases) {
+  const auto bases = real_bases();
+  if (bases.empty()) {
+    GTEST_SKIP() << "no base that goldens below " << testing::shared() / "bases" << " were recorded from";
+  }
+  for (const auto& [folder, golden_file] : bases) {
+    SCOPED_TRACE(folder.string());
+    const HfTokenizer tokenizer(folder);
+    const Json golden = io::read_json_file(golden_file);
+    ASSERT_FALSE(golden["tokenizer"].empty());
+    for (const char* cases : {"tokenizer", "prompts"}) {
+      for (const Json& one : golden[cases]) {
+        EXPECT_EQ(tokenizer.encode(one["text"].get<std::string>()), one["ids"].get<TokenIds>()) << one["text"];
+      }
+    }
+    ASSERT_FALSE(golden["chat_template"].empty());
+    for (const Json& chat : golden["chat_template"]) {
+      std::vector<ChatMessage> messages;
+      for (const Json& message : chat["messages"]) messages.push_back({message["role"], message["content"]});
+      std::string text;
+      EXPECT_EQ(tokenizer.chat_ids(messages, chat["add_generation_prompt"], &text), chat["ids"].get<TokenIds>());
       EXPECT_EQ(text, chat["text"].get<std::string>());
     }
   }
