@@ -125,7 +125,12 @@ void check_family(const std::filesystem::path& config_file) {
     return;
   }
   const nlohmann::ordered_json config = io::read_json_file(config_file);
-  for (const auto& family : model::families()) {
+  const auto families = model::families();
+  if (config.is_object() &&
+      std::any_of(families.begin(), families.end(), [&](const auto& family) { return family->recognises(config); })) {
+    return;
+  }
+  for (const auto& family : families) {
     const std::string other = family->other_model_of_config(config);
     MOELORA_CHECK(other.empty(), config_file.string(), ": this is a prefix of ", other, "; this program runs ",
                   model::known_families());

@@ -1,6 +1,7 @@
 #include "model/families.h"
 
 #include "moelora/model/chatglm/family.h"
+#include "moelora/model/llama/family.h"
 
 namespace moelora::model {
 
@@ -8,6 +9,7 @@ namespace moelora::model {
 std::vector<std::shared_ptr<const Family>> built_in_families() {
   return {
       chatglm_family(),
+      llama_family(),
   };
 }
 

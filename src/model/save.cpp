@@ -29,9 +29,12 @@ ordered_json config_like(const fs::path& source, const ordered_json& own, at::Sc
   } catch (const Error&) {
     return own;
   }
-  json["torch_dtype"] = io::dtype_name(dtype);
-  if (json.contains("dtype")) {
-    json["dtype"] = io::dtype_name(dtype);  // the key's name in newer files
+  const bool newer = json.contains("dtype");  // the key's name in newer files
+  if (newer) {
+    json["dtype"] = io::dtype_name(dtype);
+  }
+  if (!newer || json.contains("torch_dtype")) {
+    json["torch_dtype"] = io::dtype_name(dtype);
   }
   return json;
 }

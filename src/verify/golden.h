@@ -103,6 +103,12 @@ std::optional<std::int64_t> number_between(const std::string& name, const std::s
 constexpr double kTolerance = 1e-4;
 
 void verify_graph(const std::filesystem::path& folder, const VerifyOptions& options, VerifyReport& report);
+/// Whether a model folder's goldens are whole sequences, or a folder's are texts of a model elsewhere; else padded
+/// batches.
+bool holds_sequences(const std::filesystem::path& folder);
+bool holds_recorded_texts(const std::filesystem::path& folder);
+void verify_sequences(const std::filesystem::path& folder, const VerifyOptions& options, VerifyReport& report);
+void verify_recorded_texts(const std::filesystem::path& folder, const VerifyOptions& options, VerifyReport& report);
 void verify_moelora(const std::filesystem::path& folder, const std::filesystem::path& base,
                     const VerifyOptions& options, VerifyReport& report);
 void verify_lora(const std::filesystem::path& folder, const std::filesystem::path& base, const VerifyOptions& options,

@@ -185,8 +185,13 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
     }
   };
   try {
-    if (fs::exists(folder / "config.json") || !files_like(folder, "rotary_dim", ".safetensors").empty()) {
+    if (holds_sequences(folder)) {
+      part("sequences", [&] { verify_sequences(folder, options, report); });
+    } else if (fs::exists(folder / "config.json") || !files_like(folder, "rotary_dim", ".safetensors").empty()) {
       part("graph", [&] { verify_graph(folder, options, report); });
+    }
+    if (holds_recorded_texts(folder)) {
+      part("recorded texts", [&] { verify_recorded_texts(folder, options, report); });
     }
     if (fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors")) {
       const ForeignFormat format = detect_foreign(folder);

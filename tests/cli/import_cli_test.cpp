@@ -106,9 +106,9 @@ TEST(ImportProgram, AnAdapterOfAnotherModelIsNamedAsWhatItIs) {
       {[](std::string key) {
          const auto layer = key.substr(key.find(".layers."), 9);
          const bool a = key.find("lora_A") != std::string::npos;
-         return "base_model.model.model" + layer + ".self_attn.q_proj." + (a ? "lora_A" : "lora_B") + ".weight";
+         return "base_model.model.model" + layer + ".attention.wqkv." + (a ? "lora_A" : "lora_B") + ".weight";
        },
-       "Llama kind"}};
+       "InternLM2"}};
   for (const auto& [rename, name] : others) {
     const Imported imported([&](auto&, StoredFile& file) { file = renamed(file, rename); });
     EXPECT_EQ(imported.outcome.code, 2);

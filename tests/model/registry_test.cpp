@@ -152,9 +152,9 @@ TEST(Registry, NamesTheKnownFamiliesWhereItKnowsNone) {
              }),
              {"neither model_type nor architectures"});
   expect_all(error_in([&] {
-               read_config(nlohmann::ordered_json{{"model_type", "glm4"}});
+               read_config(nlohmann::ordered_json{{"model_type", "glm4_moe"}});
              }),
-             {"configuration of GLM-4", "another one"});
+             {"configuration of GLM-4.5", "another one"});
   expect_all(error_in([&] { read_config(nlohmann::ordered_json::array()); }), {"JSON object"});
   expect_all(error_in([&] { load_tokenizer(folder.path()); }), {folder.path().string(), "ChatGLM-6B"});
 }

@@ -3,6 +3,8 @@
 // decided by the files in it, never by its name; any subset of the kinds may be present:
 //
 //   config.json + golden.safetensors            a model's graph: logits, hidden states, losses, greedy ids, inputs
+//                                               (padded batches, or whole sequences with adapters beside them)
+//   golden.json + golden.safetensors            texts and prompts of a model that --base names: greedy ids, losses
 //   adapter_config.json + golden files          a MOELoRA-peft or PEFT LoRA adapter on a base with goldens
 //   prefix_encoder.safetensors + golden files   a P-Tuning v2 prefix (pytorch_model.bin as well) on such a base
 //   pairs.json, options.json, decode.json, …    a tokenizer; processor_*.json: the data processor
@@ -38,7 +40,8 @@ struct VerifyReport {
 };
 
 struct VerifyOptions {
-  std::filesystem::path base;  ///< Model folder of an adapter's goldens. Empty: the one sibling folder that fits.
+  /// Model folder of an adapter's goldens, or of recorded texts. Empty: the one sibling folder that fits the adapter.
+  std::filesystem::path base;
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
   /// Multiplies the tolerances of real-valued comparisons; 1 for the claims, larger for lower precisions and devices.

@@ -55,8 +55,11 @@ std::string other_family_of_config(const nlohmann::ordered_json& json) {
     return found != json.end() && found->is_string() ? found->get<std::string>() : std::string();
   };
   const std::string type = text("model_type");
-  if (type == "glm" || type == "glm4" || type == "glm4_moe") {
+  if (type == "glm" || type == "glm4") {
     return "GLM-4 in the form of transformers";
+  }
+  if (type == "glm4_moe") {
+    return "GLM-4.5, a mixture of experts";
   }
   if (!type.empty() && type != "chatglm") {
     return "";  // its name says enough

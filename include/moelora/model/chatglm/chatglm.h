@@ -12,6 +12,7 @@
 
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/chatglm/config.h"
+#include "moelora/model/layer_input.h"
 #include "moelora/model/weights.h"
 #include "moelora/nn/embedding.h"
 #include "moelora/nn/layer_norm.h"
@@ -22,18 +23,6 @@ namespace moelora::model {
 
 /// The checkpoint's tensors; lm_head.weight last, which may be the embedding.
 ExpectedTensors expected_tensors(const ChatGlmConfig& config);
-
-/// What a block needs besides its rows; the same for all blocks but for layer and output rows.
-struct LayerInput {
-  const nn::Rotary& rotary;
-  const nn::RowContext& context;
-  std::int64_t layer = 0;
-  KvCache* cache = nullptr;
-  at::Tensor output_rows;         ///< [n] int64: the rows wanted; undefined: all
-  nn::RowContext output_context;  ///< context.select(output_rows)
-  bool recompute = false;         ///< Store only the block's input; backward recomputes the block.
-  nn::KeyValuePrefix prefix() const { return context.prefix.empty() ? nn::KeyValuePrefix{} : context.prefix[layer]; }
-};
 
 class ChatGlmAttentionImpl : public torch::nn::Module {
  public:
