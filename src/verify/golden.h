@@ -103,6 +103,11 @@ std::optional<std::int64_t> number_between(const std::string& name, const std::s
 constexpr double kTolerance = 1e-4;
 
 void verify_graph(const std::filesystem::path& folder, const VerifyOptions& options, VerifyReport& report);
+/// Texts with their ids, and conversations as a chat template writes them; `where` names the list.
+void compare_texts(const std::string& where, const model::Tokenizer& tokenizer, const nlohmann::ordered_json& pairs,
+                   VerifyReport& report);
+void compare_chats(const std::string& where, const model::Tokenizer& tokenizer, const nlohmann::ordered_json& chats,
+                   VerifyReport& report);
 /// Whether a model folder's goldens are whole sequences, or a folder's are texts of a model elsewhere; else padded
 /// batches.
 bool holds_sequences(const std::filesystem::path& folder);

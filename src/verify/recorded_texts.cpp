@@ -1,5 +1,6 @@
 // Goldens of a pretrained model that lies elsewhere (--base): golden.json with prompts (ids, greedy continuations,
-// margins) and texts (ids, losses of each token), golden.safetensors with logits of the prompts' last rows:
+// margins), texts (ids, losses of each token), cases of its tokenizer and its chat template; golden.safetensors with
+// logits of the prompts' last rows:
 //
 //   logits.NAME [V], or logits_STEP.NAME [V / STEP], every STEP-th of them      loss.NAME [n - 1]
 //
@@ -48,7 +49,6 @@ class RecordedTexts {
     model::LoadOptions load;
     load.dtype = options.dtype;
     load.device = options.device;
-    load.tokenizer = false;
     loaded_ = model::load(options.base, load);
     const double noise = std::max(recorded_noise(json_.at("prompts")), recorded_noise(json_.at("texts")));
     tolerance_ = std::min(noise > 0.0 ? 10.0 * noise : kLargestTolerance, kLargestTolerance) * options.tolerance_factor;
@@ -62,6 +62,12 @@ class RecordedTexts {
     }
     for (const auto& text : json_.at("texts")) {
       verify_text(text);
+    }
+    if (json_.contains("tokenizer")) {
+      compare_texts("golden.json: tokenizer", *loaded_.tokenizer, json_["tokenizer"], report_);
+    }
+    if (json_.contains("chat_template")) {
+      compare_chats("golden.json: chat_template", *loaded_.tokenizer, json_["chat_template"], report_);
     }
     golden_.finish();
   }
@@ -84,7 +90,15 @@ class RecordedTexts {
     }
   }
 
+  void compare_ids(const std::string& list, const ordered_json& entry) {
+    if (entry.contains("text")) {
+      compare_json(report_, label(list, entry, "ids"), entry.at("ids"),
+                   loaded_.tokenizer->encode(entry.at("text").get<std::string>()));
+    }
+  }
+
   void verify_prompt(const ordered_json& prompt) {
+    compare_ids("prompts", prompt);
     const auto name = prompt.at("name").get<std::string>();
     const ordered_json& expected = prompt.at("greedy_new_ids");
     model::GenerationOptions generation;
@@ -139,6 +153,7 @@ class RecordedTexts {
   }
 
   void verify_text(const ordered_json& text) {
+    compare_ids("texts", text);
     const auto ids = text.at("ids").get<model::TokenIds>();
     const auto rows = static_cast<std::int64_t>(ids.size());
     MOELORA_CHECK(rows > 1, label("texts", text, "ids"), ": expected at least two ids");

@@ -13,10 +13,13 @@ using model::TokenIds;
 
 constexpr const char* kFile = "tokenizer_golden.json";
 
-void check_texts(const model::Tokenizer& tokenizer, const Json& pairs, VerifyReport& report) {
+}  // namespace
+
+void compare_texts(const std::string& where, const model::Tokenizer& tokenizer, const Json& pairs,
+                   VerifyReport& report) {
   for (std::size_t i = 0; i < pairs.size(); ++i) {
     const Json& one = pairs[i];
-    const std::string name = detail::concat(kFile, ": pairs[", i, "]");
+    const std::string name = detail::concat(where, "[", i, "]");
     const TokenIds ids = tokenizer.encode(one.at("text").get<std::string>());
     const TokenIds expected = one.at("ids").get<TokenIds>();
     compare_json(report, name + ".ids", expected, ids);
@@ -33,10 +36,11 @@ void check_texts(const model::Tokenizer& tokenizer, const Json& pairs, VerifyRep
   }
 }
 
-void check_chats(const model::Tokenizer& tokenizer, const Json& chats, VerifyReport& report) {
+void compare_chats(const std::string& where, const model::Tokenizer& tokenizer, const Json& chats,
+                   VerifyReport& report) {
   for (std::size_t i = 0; i < chats.size(); ++i) {
     const Json& one = chats[i];
-    const std::string name = detail::concat(kFile, ": chats[", i, "]");
+    const std::string name = detail::concat(where, "[", i, "]");
     std::vector<model::ChatMessage> messages;
     model::Conversation conversation;
     bool is_plain = true;  // rounds of user and assistant that end in a question
@@ -64,8 +68,6 @@ void check_chats(const model::Tokenizer& tokenizer, const Json& chats, VerifyRep
   }
 }
 
-}  // namespace
-
 void verify_tokenizer_golden(const std::filesystem::path& folder, VerifyReport& report) {
   const Json golden = io::read_json_file(folder / kFile);
   const auto own = model::load_tokenizer(folder);
@@ -81,12 +83,12 @@ void verify_tokenizer_golden(const std::filesystem::path& folder, VerifyReport& 
   if (golden.contains("pad_token_id") && golden["pad_token_id"].is_number()) {
     compare_json(report, detail::concat(kFile, ": pad_token_id"), golden["pad_token_id"], tokenizer.pad_id());
   }
-  check_texts(tokenizer, golden.at("pairs"), report);
+  compare_texts(detail::concat(kFile, ": pairs"), tokenizer, golden.at("pairs"), report);
   const Json chats = golden.value("chats", Json::array());
   if (chats.empty()) {
     report.not_compared.push_back(detail::concat(kFile, ": chats: holds none"));
   } else {
-    check_chats(tokenizer, chats, report);
+    compare_chats(detail::concat(kFile, ": chats"), tokenizer, chats, report);
   }
   for (const auto& [key, value] : golden.items()) {
     if (key != "pairs" && key != "chats" && key != "len_tokenizer" && key != "eos_token_id" && key != "pad_token_id" &&

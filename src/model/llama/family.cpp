@@ -126,10 +126,11 @@ class LlamaFamily : public Family {
   }
 
   std::string tokenizer_file() const override { return HfTokenizer::kFile; }
-  bool holds_tokenizer(const fs::path& path) const override { return fs::is_regular_file(path / tokenizer_file()); }
-  std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path, const ordered_json&) const override {
-    throw Error(path.string() + ": this version reads no tokenizer.json yet; load the graph alone");
+  bool holds_tokenizer(const fs::path& path) const override { return HfTokenizer::is_at(path); }
+  std::unique_ptr<Tokenizer> load_tokenizer(const fs::path& path, const ordered_json& settings) const override {
+    return std::make_unique<HfTokenizer>(path, settings);
   }
+  std::vector<std::string> tokenizer_settings() const override { return HfTokenizer::setting_names(); }
 
   std::string other_model_of_names(const std::vector<std::string>& names) const override;
 };
