@@ -58,6 +58,10 @@ class Collector {
       row.runs.push_back(run(id, seed));
       row.learning_rate = number_at(found, "learning_rate");
       row.steps = found.value("steps", std::int64_t{0});
+      const auto details = found.find("details");
+      if (details != found.end() && details->is_object() && details->contains("note")) {
+        row.note = method.note() + ": " + details->at("note").get<std::string>();
+      }
       row.trained_parameters = found.value("trained_parameters", std::int64_t{0});
       row.gate_parameters = found.value("gate_parameters", std::int64_t{0});
       if (const auto value = number_at(found, "validation_loss")) {
