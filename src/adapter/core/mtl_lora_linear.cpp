@@ -96,7 +96,8 @@ void MtlLoraLinearImpl::finish_backward(const at::Tensor& dy, const nn::RowSourc
     // The mask of the forward is drawn again instead of stored.
     const at::Tensor dropped = nn::apply_keyed_dropout(x.all(), dropout_, key_, context);
     const at::Tensor dstacked = at::mm(outer.t(), dv).view({matrices(), rank(), rank()});
-    gradients.trained = {at::mm(du.t(), dropped).to(wide), at::mm(dy.t(), v).to(wide), dstacked.transpose(1, 2)};
+    gradients.trained = {at::mm(du.t(), dropped).to(wide), at::mm(dy.t(), v).to(wide),
+                         dstacked.transpose(1, 2).contiguous()};
   }
   if (gradients.expert_weights.defined()) {
     gradients.expert_weights.select(0, gate_).index_add_(
