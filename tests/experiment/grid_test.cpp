@@ -295,6 +295,20 @@ TEST_F(Grid, CellsOfSeveralMachinesAreOneExperimentInOneFolder) {
   EXPECT_EQ(results.methods[1].runs.size(), 1u);
 }
 
+TEST_F(Grid, AnswersOfAnotherFormAreCountedBesideTheMethod) {
+  const auto config = read({{"methods", {"base"}}, {"costs", false}});
+  const Cell cell = fixture::cell_of(config, run_id("base", 1));
+  ASSERT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  const auto file = cell_folder(output, cell.id) / "predictions.json";
+  std::vector<data::Record> answers = data::read_records(file).records;
+  for (data::Record& answer : answers) {
+    answer.target = "";
+  }
+  data::write_records(file, answers);
+  const std::string note = collect(config, output).methods.front().note;
+  EXPECT_NE(note.find(" of 8 answers are not of the form asked for"), std::string::npos) << note;
+}
+
 TEST_F(Grid, TheRankGivesALoraAnotherMethodsNumberOfParameters) {
   for (const auto& [other, rank] :
        std::vector<std::pair<const char*, std::int64_t>>{{"lora-single", 64}, {"moelora-d", 8}}) {
