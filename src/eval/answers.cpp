@@ -171,9 +171,9 @@ Json parse_report(std::string_view answer, const Choices&) {
 }  // namespace
 
 std::string_view metric_name(Metric metric) {
-  constexpr std::array<std::string_view, 11> kNames{
+  constexpr std::array<std::string_view, 12> kNames{
       "micro-F1",    "macro-F1",    "item F1", "Rouge-L", "Rouge-L by section", "accuracy",
-      "exact match", "weighted F1", "set F1",  "Rouge-L", "Rouge-L by section"};
+      "exact match", "weighted F1", "set F1",  "Rouge-L", "Rouge-L by section", "accuracy of choices"};
   return kNames[static_cast<std::size_t>(metric)];
 }
 

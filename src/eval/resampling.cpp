@@ -35,6 +35,7 @@ TaskSamples task_samples(const Samples& samples, const Segmenter& segmenter) {
     case Metric::macro_f1:
     case Metric::weighted_f1:
     case Metric::accuracy:
+    case Metric::choice_accuracy:
     case Metric::exact_match:
       result.parts = numbered(labels_of(samples, parsed));
       break;
@@ -81,7 +82,8 @@ double resampled_score(const std::vector<WeightedValue>& values, Metric, Indices
 }
 
 double resampled_score(const NumberedLabels& labels, Metric metric, Indices samples) {
-  if (metric == Metric::micro_f1 || metric == Metric::accuracy || metric == Metric::exact_match) {
+  if (metric == Metric::micro_f1 || metric == Metric::accuracy || metric == Metric::choice_accuracy ||
+      metric == Metric::exact_match) {
     std::int64_t right = 0;
     for (const std::int32_t i : samples) {
       const auto& [truth, answer] = labels.samples[static_cast<std::size_t>(i)];

@@ -117,6 +117,24 @@ TextScore benchmark_section_score(const nlohmann::ordered_json& truth, const nlo
   return score;
 }
 
+/// Without white space around it, one full stop at its end, and the case of ASCII letters.
+std::string folded(std::string_view label) {
+  std::string_view kept = text::strip(label);
+  if (kept.ends_with('.')) kept = text::strip(kept.substr(0, kept.size() - 1));
+  std::string result(kept);
+  for (char& c : result) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  return result;
+}
+
+/// The choice that a label means, else the label; without choices the right answer is one.
+std::string as_choice(const std::string& label, const std::vector<std::string>& choices, const std::string& truth) {
+  const std::string wanted = folded(label);
+  for (const std::string& choice : choices) {
+    if (folded(choice) == wanted) return std::string(text::strip(choice));
+  }
+  return folded(truth) == wanted ? std::string(text::strip(truth)) : label;
+}
+
 }  // namespace
 
 std::vector<Samples> samples_by_task(const std::vector<data::Record>& references,
@@ -162,6 +180,11 @@ LabelColumns labels_of(const Samples& samples, const ParsedSamples& parsed) {
     if (samples.format == AnswerFormat::moelora && samples.task == "CHIP-CTC") {
       // The data set's own spelling mixes a half-width and a full-width bracket.
       answer = text::replace(answer, "(医生检测)", "(医生检测）");
+    }
+    if (samples.metric == Metric::choice_accuracy) {
+      for (std::string* label : {&labels.truth.back(), &answer}) {
+        *label = as_choice(*label, samples.references[i]->answer_choices, samples.references[i]->target);
+      }
     }
     if (samples.format == AnswerFormat::promptcblue && rule != nullptr && answer.empty()) answer = rule->empty_label;
   }

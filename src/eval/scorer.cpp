@@ -65,7 +65,7 @@ void score_labels(const Samples& samples, const ParsedSamples& parsed, TaskScore
   const LabelColumns labels = labels_of(samples, parsed);
   const F1 f1 = f1_of_labels(samples.metric, labels);
   result.score = f1.f1;
-  if (samples.metric != Metric::accuracy) {
+  if (samples.metric != Metric::accuracy && samples.metric != Metric::choice_accuracy) {
     result.precision = f1.precision;
     result.recall = f1.recall;
   }
@@ -136,6 +136,7 @@ TaskScore score_task(const Samples& samples, const Segmenter& segmenter) {
     case Metric::macro_f1:
     case Metric::weighted_f1:
     case Metric::accuracy:
+    case Metric::choice_accuracy:
       score_labels(samples, parsed, result);
       break;
     case Metric::exact_match:

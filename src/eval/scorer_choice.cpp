@@ -17,7 +17,8 @@ namespace {
 
 constexpr std::array<std::pair<const char*, Scorer::Kind>, 3> kScorers{
     {{"moelora", Scorer::Kind::moelora}, {"promptcblue", Scorer::Kind::promptcblue}, {"paper", Scorer::Kind::paper}}};
-constexpr std::array<std::pair<const char*, Metric>, 4> kListedMetrics{{{"accuracy", Metric::accuracy},
+constexpr std::array<std::pair<const char*, Metric>, 5> kListedMetrics{{{"accuracy", Metric::accuracy},
+                                                                        {"choice-accuracy", Metric::choice_accuracy},
                                                                         {"macro-f1", Metric::macro_f1},
                                                                         {"exact-match", Metric::exact_match},
                                                                         {"rouge-l", Metric::rouge_l}}};

@@ -15,7 +15,7 @@ using nlohmann::ordered_json;
 
 // Keys of the common sections that say what a method is.
 const std::vector<std::string> kRowsOfAdapter{"routing",      "top_k",  "per_linear", "table",
-                                              "balance_loss", "prefix", "seed"};
+                                              "balance_loss", "prefix", "seed",       "delta"};
 const std::vector<std::string> kRowsOfData{"task_prompts", "as_text"};
 
 void refuse_row_keys(io::JsonReader& reader, const char* section, const ordered_json& value,
@@ -77,6 +77,20 @@ void check_methods(const ExperimentConfig& config, io::JsonReader& reader) {
         reader.problem("sweeps." + number.parameter,
                        "is swept with the method " + method->key() + ", which is not listed in methods");
       }
+    }
+  }
+  if (!config.keep_adapters) {
+    const auto needs_runs = std::find_if(config.methods.begin(), config.methods.end(), [](const std::string& key) {
+      const auto& all = methods();
+      return std::any_of(all.begin(), all.end(),
+                         [&](const MethodPtr& method) { return method->key() == key && !method->needs().empty(); });
+    });
+    if (config.costs || !config.new_tasks.tasks.empty() || needs_runs != config.methods.end()) {
+      reader.problem(
+          "keep_adapters",
+          "expected true where cells need the adapters of others: costs, new_tasks, and methods made of other "
+          "methods' adapters" +
+              (needs_runs != config.methods.end() ? " (" + *needs_runs + ")" : ""));
     }
   }
   const std::string& single = method_with(Role::single).key();

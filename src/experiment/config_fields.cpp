@@ -86,6 +86,10 @@ void fields(io::FieldVisitor& visit, ExperimentConfig& config, CommonSections& c
                 [&](io::FieldVisitor& section) { fields(section, config.new_tasks); });
   visit({"costs", "measure step times and latencies, one method at a time"}, config.costs);
   visit({"cost_rounds", "pairs of steps"}, config.cost_rounds, at_least(1));
+  visit({"keep_adapters",
+         "keep what runs train; false: only results, answers and logs, a few hundred kilobytes for each run",
+         OnResume::free},
+        config.keep_adapters);
   visit({"jobs", "cells at one time, each with its share of the cores; 0: one for each core", OnResume::free},
         config.jobs, at_least(0));
 }

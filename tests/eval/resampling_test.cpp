@@ -51,7 +51,8 @@ MadeUp every_metric() {
 std::vector<Scorer> every_scorer() {
   std::vector<Scorer> scorers;
   for (const char* name : {"moelora", "promptcblue", "paper"}) scorers.push_back(scorer_from_name(name));
-  for (const Metric metric : {Metric::accuracy, Metric::macro_f1, Metric::exact_match, Metric::rouge_l}) {
+  for (const Metric metric :
+       {Metric::accuracy, Metric::choice_accuracy, Metric::macro_f1, Metric::exact_match, Metric::rouge_l}) {
     scorers.push_back({Scorer::Kind::by_task, std::string(metric_name(metric)), {}, metric});
   }
   return scorers;

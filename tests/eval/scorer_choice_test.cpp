@@ -29,6 +29,27 @@ const CharacterSegmenter kByCharacters;
 
 Scorer listed(const char* json) { return scorer_from_json(nlohmann::ordered_json::parse(json), "scorers.json"); }
 
+TEST(ScorerFile, ChoicesAreComparedWithoutCaseAndAFullStop) {
+  const std::vector<std::string> choices{"True", "False", "Not known"};
+  const std::vector<std::pair<std::string, double>> answers{{"True", 1},   {" true.\n", 1},     {"TRUE", 1},
+                                                            {"True .", 1}, {"False", 0},        {"truely", 0},
+                                                            {"", 0},       {"True, because", 0}};
+  for (const auto& [answer, right] : answers) {
+    const Records truth{make_record("claim", "True", choices)};
+    Records predictions = truth;
+    predictions.front().target = answer;
+    const Scores scores = score(truth, predictions, listed(R"({"default": "choice-accuracy"})"), kByCharacters);
+    EXPECT_EQ(scores.tasks.front().score, right) << answer;
+    EXPECT_EQ(scores.tasks.front().metric, "accuracy of choices");
+    EXPECT_EQ(scores.unparsable, right == 0 && answer != "False" ? 1 : 0) << answer;
+  }
+  // Without choices the right answer is the only one that is known.
+  const Records truth{make_record("capital", "Rome")};
+  Records predictions = truth;
+  predictions.front().target = "rome.";
+  EXPECT_EQ(score(truth, predictions, listed(R"({"default": "choice-accuracy"})"), kByCharacters).average, 1.0);
+}
+
 TEST(ScorerFile, EachTaskHasItsMetric) {
   const std::vector<std::string> choices{"good", "bad"};
   const Records truth{

@@ -56,6 +56,7 @@ TEST(ExperimentFields, SettingsOfSingleMethodsAreReadWrittenAndCheckedLikeTheCom
       {"in_context.examples", 5}, {"composition.densities", {0.25}},
       {"lorahub.evaluations", 7}, {"sparse_top_k", 3},
       {"balance_loss", 0.5},      {"prefix_length", 9},
+      {"high_rank", 32},          {"equal_parameters_to", "molora"},
       {"sweeps.rank", {4, 8}}};
   for (const auto& [key, value] : values) {
     train::apply_override(json, key + "=" + value.dump());
@@ -81,6 +82,12 @@ TEST(ExperimentFields, ValuesSetOnTheCommandLineAreReadWithTheTypesOfTheirFields
            {"in_context.exmples=3", "in_context.exmples: unknown key, did you mean \"examples\"?"},
            {"in_context.examples=0", "in_context.examples: expected at least 1, found 0"},
            {"prefix_length=0", "prefix_length: expected at least 1, found 0"},
+           {"high_rank=0", "high_rank: expected at least 1, found 0"},
+           {"equal_parameters_to=base", "expected another method that trains an adapter, found base"},
+           {"equal_parameters_to=full", "expected another method that trains an adapter, found full"},
+           {"equal_parameters_to=lora-equal", "expected another method that trains an adapter, found lora-equal"},
+           {"equal_parameters_to=molor", "did you mean \"molora\"?"},
+           {"adapter.delta=mtl-lora", "adapter.delta: differs by row"},
            {"composition.lambdas=[]", "expected at least one value in lambdas"},
            {"tuning.learning_rates=[1,1]", "tuning.learning_rates: a value is listed twice"},
            {"sweeps.ranks=[1]", "sweeps.ranks: unknown key, did you mean \"rank\"?"},
@@ -102,7 +109,7 @@ TEST(ExperimentFields, OnlyWhatNoAnswerDependsOnIsFreeOnResuming) {
       free.push_back(key);
     }
   }
-  EXPECT_EQ(free, (std::vector<std::string>{"scorer", "jobs"}));
+  EXPECT_EQ(free, (std::vector<std::string>{"scorer", "keep_adapters", "jobs"}));
 }
 
 // What the comparison knows of single methods it learns from them: methods without roles are all alike to it.

@@ -114,6 +114,9 @@ TEST_F(Grid, ConfigurationsThatDoNotFitAreNamed) {
   EXPECT_NE(problem({{"methods", {"base"}}, {"sweeps", {{"top_k", {1}}}}}).find("moelora-s"), std::string::npos);
   EXPECT_NE(problem({{"methods", {"base"}}, {"sweeps", {{"rank", {8}}}}}).find("moelora-d"), std::string::npos);
   EXPECT_NE(problem({{"adapter", {{"top_k", 2}}}}).find("sparse_top_k"), std::string::npos);
+  EXPECT_NE(problem({{"keep_adapters", false}}).find("keep_adapters: expected true where cells need"),
+            std::string::npos);
+  EXPECT_NE(problem({{"keep_adapters", false}, {"costs", false}}).find("(task-arithmetic)"), std::string::npos);
   EXPECT_NE(problem({{"data", {{"train", "x"}, {"as_text", true}}}}).find("as_text"), std::string::npos);
   EXPECT_EQ(problem(ordered_json::object()), "");
 }
@@ -266,6 +269,62 @@ TEST_F(Grid, ANewTaskIsLearnedInFourWaysThatTheResultsHold) {
   for (const NewTaskEntry& entry : task.entries) {
     ASSERT_EQ(entry.runs.size(), 1u) << entry.title;
     EXPECT_EQ(entry.runs[0].predictions.size(), 1u) << entry.title;
+  }
+}
+
+TEST_F(Grid, AdaptersThatNobodyNeedsAreLeftOutWhenAsked) {
+  const auto config = read({{"methods", {"lora-full"}}, {"costs", false}, {"keep_adapters", false}});
+  const Cell cell = fixture::cell_of(config, run_id("lora-full", 1));
+  ASSERT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  const auto folder_of_cell = cell_folder(output, cell.id);
+  EXPECT_TRUE(std::filesystem::exists(folder_of_cell / "predictions.json"));
+  EXPECT_TRUE(std::filesystem::exists(folder_of_cell / "run" / "log.jsonl"));
+  EXPECT_FALSE(std::filesystem::exists(folder_of_cell / "run" / "adapter"));
+  EXPECT_TRUE(run_cell(config, cell, output, fixture::tiny_base())) << "a finished cell is not repeated";
+  EXPECT_EQ(collect(config, output).methods.front().runs.size(), 1u);
+}
+
+TEST_F(Grid, CellsOfSeveralMachinesAreOneExperimentInOneFolder) {
+  const auto config = read({{"methods", {"base", "lora-full"}}, {"costs", false}});
+  const auto other = folder.path() / "other";
+  ASSERT_TRUE(run_cell(config, fixture::cell_of(config, run_id("base", 1)), output, fixture::tiny_base()));
+  ASSERT_TRUE(run_cell(config, fixture::cell_of(config, run_id("lora-full", 1)), other, fixture::tiny_base()));
+  std::filesystem::copy(other / "cells", output / "cells", std::filesystem::copy_options::recursive);
+  const Results results = collect(config, output);
+  EXPECT_EQ(results.methods[0].runs.size(), 1u);
+  EXPECT_EQ(results.methods[1].runs.size(), 1u);
+}
+
+TEST_F(Grid, AnswersOfAnotherFormAreCountedBesideTheMethod) {
+  const auto config = read({{"methods", {"base"}}, {"costs", false}});
+  const Cell cell = fixture::cell_of(config, run_id("base", 1));
+  ASSERT_TRUE(run_cell(config, cell, output, fixture::tiny_base()));
+  const auto file = cell_folder(output, cell.id) / "predictions.json";
+  std::vector<data::Record> answers = data::read_records(file).records;
+  for (data::Record& answer : answers) {
+    answer.target = "";
+  }
+  data::write_records(file, answers);
+  const std::string note = collect(config, output).methods.front().note;
+  EXPECT_NE(note.find(" of 8 answers are not of the form asked for"), std::string::npos) << note;
+}
+
+TEST_F(Grid, TheRankGivesALoraAnotherMethodsNumberOfParameters) {
+  for (const auto& [other, rank] :
+       std::vector<std::pair<const char*, std::int64_t>>{{"lora-single", 64}, {"moelora-d", 8}}) {
+    const auto config = read({{"methods", {"lora-equal"}}, {"costs", false}, {"equal_parameters_to", other}});
+    const auto there = output / other;
+    const Cell cell = fixture::cell_of(config, run_id("lora-equal", 1));
+    ASSERT_TRUE(run_cell(config, cell, there, fixture::tiny_base()));
+    const ordered_json result = read_result(there, cell.id);
+    const ordered_json& details = result.at("details");
+    EXPECT_EQ(details.at("rank"), rank);
+    EXPECT_EQ(details.at("parameters"), result.at("trained_parameters"));
+    EXPECT_EQ(details.at("parameters") == details.at("its_parameters"), rank == 64)
+        << "the gate's are fewer than a rank's";
+    const std::string note = collect(config, there).methods.front().note;
+    EXPECT_NE(note.find(": rank " + std::to_string(rank) + " (to the nearest)"), std::string::npos) << note;
+    EXPECT_EQ(note.find("LoRA (Full) itself") != std::string::npos, rank == 8) << note;
   }
 }
 

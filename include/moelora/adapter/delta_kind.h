@@ -40,6 +40,10 @@ struct DeltaKind {
   /// The reverse of `tensors`, for adapters that are read without their base: the linear that stored tensors of these
   /// shapes, by name, belong to. Nothing if they don't say.
   std::function<std::optional<LinearSize>(const std::map<std::string, std::vector<std::int64_t>>& shapes)> size;
+  /// Whether each expert is rank / num_experts of the update, so that num_experts has to divide rank.
+  bool splits_rank = true;
+  /// What is wrong with a configuration for this kind, as "key: …"; empty or left out: nothing.
+  std::function<std::string(const MoeLoraConfig& config)> problem = {};
 };
 
 /// Adds a kind of a program's own. Error: the name is taken or empty, a function is missing.

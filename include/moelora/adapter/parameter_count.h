@@ -17,4 +17,8 @@ struct ParameterCount {
 
 ParameterCount count_parameters(const AdapterImpl& adapter);
 
+/// Trained parameters of the adapter that inject() would make with this configuration, modules_to_save apart. Nothing
+/// is made. Error as from inject() if a target matches nothing.
+std::int64_t planned_parameter_count(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks);
+
 }  // namespace moelora

@@ -13,21 +13,22 @@ namespace moelora::eval {
 
 /// How a task's answers are scored.
 enum class Metric {
-  micro_f1,                  ///< one label per answer; all samples weigh the same (accuracy)
-  macro_f1,                  ///< one label per answer; all labels weigh the same
-  item_f1,                   ///< a list of items, compared one by one over all samples; duplicates count
-  rouge_l,                   ///< free text
-  section_rouge_l,           ///< free text in named sections; mean over samples of the mean over sections
-  accuracy,                  ///< one label per answer: the share of right ones
-  exact_match,               ///< any text: the share that equals the reference but for white space around it
-  weighted_f1,               ///< one label per answer; labels weigh as often as they are true
-  set_f1,                    ///< as item_f1, but a sample's items are a set
-  benchmark_rouge_l,         ///< free text, tokens and Rouge as the benchmark's evaluation has them
-  benchmark_section_rouge_l  ///< the same in named sections; all sections of all samples weigh the same
+  micro_f1,                   ///< one label per answer; all samples weigh the same (accuracy)
+  macro_f1,                   ///< one label per answer; all labels weigh the same
+  item_f1,                    ///< a list of items, compared one by one over all samples; duplicates count
+  rouge_l,                    ///< free text
+  section_rouge_l,            ///< free text in named sections; mean over samples of the mean over sections
+  accuracy,                   ///< one label per answer: the share of right ones
+  exact_match,                ///< any text: the share that equals the reference but for white space around it
+  weighted_f1,                ///< one label per answer; labels weigh as often as they are true
+  set_f1,                     ///< as item_f1, but a sample's items are a set
+  benchmark_rouge_l,          ///< free text, tokens and Rouge as the benchmark's evaluation has them
+  benchmark_section_rouge_l,  ///< the same in named sections; all sections of all samples weigh the same
+  choice_accuracy  ///< accuracy whose answers are compared with the choices without case and a last full stop
 };
 
 /// "micro-F1", "macro-F1", "item F1", "Rouge-L", "Rouge-L by section", "accuracy", "exact match", "weighted F1",
-/// "set F1"; the benchmark's Rouge has the names of the other.
+/// "set F1", "accuracy of choices"; the benchmark's Rouge has the names of the other.
 std::string_view metric_name(Metric metric);
 
 /// Whose reading of answers.

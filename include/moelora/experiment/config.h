@@ -49,6 +49,7 @@ struct ExperimentConfig {
   NewTasksSection new_tasks;
   bool costs = true;             ///< Measure step times and latencies, one method at a time.
   std::int64_t cost_rounds = 8;  ///< Pairs of steps.
+  bool keep_adapters = true;     ///< false: the folders of finished runs hold results, answers and logs alone.
   std::int64_t jobs = 0;         ///< Cells at one time; 0: one for each core. Each has its share of the cores.
 
   static ExperimentConfig from_json(const nlohmann::ordered_json& json);

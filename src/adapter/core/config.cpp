@@ -17,6 +17,12 @@
 namespace moelora {
 namespace {
 
+/// The kind that the configuration names; null: there is none.
+const DeltaKind* kind_of(const MoeLoraConfig& config) {
+  const auto kinds = delta_kind_names();
+  return std::find(kinds.begin(), kinds.end(), config.delta) == kinds.end() ? nullptr : &delta_kind(config.delta);
+}
+
 /// What is wrong with values, each as "key: expected …, found …".
 class Problems {
  public:
@@ -46,7 +52,8 @@ void check_experts(const MoeLoraConfig& config, Problems& problems) {
                   config.num_experts);
   problems.expect(config.rank >= 1, "rank: expected at least 1, found ", config.rank);
   problems.expect(config.num_experts >= 1, "num_experts: expected at least 1, found ", config.num_experts);
-  if (config.rank >= 1 && config.num_experts >= 1) {
+  const DeltaKind* kind = kind_of(config);
+  if (config.rank >= 1 && config.num_experts >= 1 && (kind == nullptr || kind->splits_rank)) {
     problems.expect(config.rank % config.num_experts == 0,
                     "rank: expected a multiple of num_experts (each expert has rank / ", "num_experts), found rank ",
                     config.rank, " for ", config.num_experts, " experts");
@@ -123,9 +130,13 @@ void check_names(const MoeLoraConfig& config, Problems& problems) {
     problems.expect(!module.empty(), "modules_to_save: an empty name");
     problems.expect(seen.insert(module).second, "modules_to_save: '", module, "' is listed twice");
   }
-  const auto kinds = delta_kind_names();
-  problems.expect(std::find(kinds.begin(), kinds.end(), config.delta) != kinds.end(), "delta: expected one of ",
-                  io::in_a_row(kinds), ", found '", config.delta, "'");
+  const DeltaKind* kind = kind_of(config);
+  problems.expect(kind != nullptr, "delta: expected one of ", io::in_a_row(delta_kind_names()), ", found '",
+                  config.delta, "'");
+  if (kind != nullptr && kind->problem) {
+    const std::string problem = kind->problem(config);
+    problems.expect(problem.empty(), problem);
+  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <mutex>
 
 #include "moelora/adapter/moe_lora_linear.h"
+#include "moelora/adapter/mtl_lora_linear.h"
 #include "moelora/io/error.h"
 #include "moelora/io/readable.h"
 
@@ -12,7 +13,7 @@ namespace {
 
 struct DeltaKinds {
   std::mutex mutex;
-  std::deque<DeltaKind> all{moe_lora_kind()};  // references stay valid as it grows
+  std::deque<DeltaKind> all{moe_lora_kind(), mtl_lora_kind()};  // references stay valid as it grows
 };
 
 DeltaKinds& delta_kinds() {

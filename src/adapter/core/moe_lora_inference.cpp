@@ -29,18 +29,27 @@ bool supports_few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weig
           !(c10::GradMode::is_enabled() && (B.requires_grad() || (omega.defined() && omega.requires_grad()))));
 }
 
+at::Tensor few_rows_down(const at::Tensor& x, const at::Tensor& A, const at::Tensor& omega_of_row) {
+  return x.is_cpu() ? nn::few_rows_product(x, A, {}, {}, {}, at::kFloat)
+                    : nn::kernels::few_rows_down(x, A, {}, omega_of_row, 1.0);
+}
+
+at::Tensor few_rows_up(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias, const at::Tensor& v,
+                       const at::Tensor& B) {
+  if (x.is_cpu() || weight.supports_few_rows(x, bias)) {
+    return weight.few_rows(x, bias, v, B);
+  }
+  at::Tensor y = weight.forward(x, bias);
+  nn::kernels::add_few_rows(y, v, B);
+  return y;
+}
+
 at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias,
                             const at::Tensor& A, const at::Tensor& B, const at::Tensor& omega,
                             const at::Tensor& omega_of_row, double scaling,
                             const std::vector<std::int64_t>& only_expert) {
   if (!x.is_cpu()) {
-    const at::Tensor v = nn::kernels::few_rows_down(x, A, omega, omega_of_row, scaling);
-    if (weight.supports_few_rows(x, bias)) {
-      return weight.few_rows(x, bias, v, B);
-    }
-    at::Tensor y = weight.forward(x, bias);
-    nn::kernels::add_few_rows(y, v, B);
-    return y;
+    return few_rows_up(x, weight, bias, nn::kernels::few_rows_down(x, A, omega, omega_of_row, scaling), B);
   }
   const auto* place = omega_of_row.const_data_ptr<std::int64_t>();
   if (!only_expert.empty()) {
@@ -56,7 +65,7 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
     }
     return weight.few_rows(x, bias, v, B, columns);
   }
-  const at::Tensor v = nn::few_rows_product(x, A, {}, {}, {}, at::kFloat);  // u = A x; weighed in place
+  const at::Tensor v = few_rows_down(x, A, omega_of_row);  // u = A x; weighed in place
   const auto rank = v.size(1);
   const auto share = omega.defined() ? rank / omega.size(1) : rank;
   float* row = v.mutable_data_ptr<float>();

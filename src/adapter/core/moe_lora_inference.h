@@ -22,4 +22,11 @@ at::Tensor few_rows_adapted(const at::Tensor& x, const nn::FrozenWeight& weight,
                             const at::Tensor& omega_of_row, double scaling,
                             const std::vector<std::int64_t>& only_expert = {});
 
+/// Its halves, for updates with something else between A and B: A x [rows, r] fp32 (`omega_of_row` [rows] int64 is what
+/// a device's kernel reads) …
+at::Tensor few_rows_down(const at::Tensor& x, const at::Tensor& A, const at::Tensor& omega_of_row);
+/// … and x W^T + bias + v B^T, v [rows, r] fp32.
+at::Tensor few_rows_up(const at::Tensor& x, const nn::FrozenWeight& weight, const at::Tensor& bias, const at::Tensor& v,
+                       const at::Tensor& B);
+
 }  // namespace moelora

@@ -1,5 +1,7 @@
 #include "moelora/adapter/parameter_count.h"
 
+#include "adapter/core/adapter_shapes.h"
+
 namespace moelora {
 namespace {
 
@@ -29,6 +31,18 @@ ParameterCount count_parameters(const AdapterImpl& adapter) {
   }
   if (adapter.saved_modules()) {
     count.saved = parameters_in(*adapter.saved_modules());
+  }
+  return count;
+}
+
+std::int64_t planned_parameter_count(torch::nn::Module& base, const MoeLoraConfig& config, std::int64_t num_tasks) {
+  std::int64_t count = 0;
+  for (const ExpectedTensor& tensor : adapter_shapes(base, config, num_tasks)) {
+    std::int64_t elements = 1;
+    for (const std::int64_t size : tensor.shape) {
+      elements *= size;
+    }
+    count += elements;
   }
   return count;
 }

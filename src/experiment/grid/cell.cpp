@@ -214,6 +214,10 @@ bool run_cell(const ExperimentConfig& config, const Cell& cell, const std::files
   std::filesystem::remove_all(folder / "tasks", ignored);  // runs of single tasks, which run/adapter holds
   if (cell.kind == Cell::Kind::tune) {
     std::filesystem::remove_all(folder / "run", ignored);
+  } else if (!config.keep_adapters) {
+    for (const char* product : {"adapter", "model"}) {
+      std::filesystem::remove_all(folder / "run" / product, ignored);
+    }
   }
   std::filesystem::remove(folder / "status", ignored);
   return true;

@@ -16,18 +16,12 @@
 namespace moelora::experiment {
 namespace {
 
-void plain_lora(train::TrainConfig& config) {
-  config.adapter.num_experts = 1;
-  config.adapter.routing = Routing::task;
-  config.adapter.gate.top_k = 0;
-}
-
 class FullLora : public TrainedMethod {
  public:
   FullLora()
-      : TrainedMethod("lora-full", "LoRA (Full), w/o MOE",
-                      "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
-                      [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config); }) {}
+      : TrainedMethod(
+            "lora-full", "LoRA (Full), w/o MOE", "one LoRA of the total rank for all tasks: MOELoRA with N = 1",
+            [](const ExperimentConfig&, std::int64_t, train::TrainConfig& config) { plain_lora(config.adapter); }) {}
   Role role() const override { return Role::yardstick; }
 };
 
@@ -37,7 +31,7 @@ class TaskPromptLora : public TrainedMethod {
       : TrainedMethod("lora-full-tp", "LoRA (Full + TP)",
                       "one LoRA for all tasks, the task's name and description in the prompt",
                       [](const ExperimentConfig& experiment, std::int64_t, train::TrainConfig& config) {
-                        plain_lora(config);
+                        plain_lora(config.adapter);
                         config.data.task_prompts = experiment.task_prompts;
                       }) {}
   std::vector<std::pair<std::string, std::string>> problems(const ExperimentConfig& experiment) const override {
@@ -126,7 +120,7 @@ class SingleLora : public Method {
     MoeLoraConfig& adapter = own.config.adapter;
     adapter.rank /= adapter.num_experts;
     adapter.alpha /= static_cast<double>(adapter.num_experts);
-    plain_lora(own.config);
+    plain_lora(own.config.adapter);
     // All tasks together have the steps, and so the samples, of a method that mixes them.
     train::TrainingOptions& training = own.config.training;
     const double share = static_cast<double>(own.train.size()) / static_cast<double>(bench.train.size());

@@ -11,8 +11,9 @@ namespace {
 const std::vector<MethodPtr>& known_methods() {
   static const std::vector<MethodPtr> all = [] {
     std::vector<MethodPtr> methods;
-    for (const auto& of_file : {base_methods(), p_tuning_methods(), lora_methods(), composition_methods(),
-                                lorahub_methods(), molora_methods(), moelora_methods(), full_methods()}) {
+    for (const auto& of_file :
+         {base_methods(), p_tuning_methods(), lora_methods(), high_rank_lora_methods(), composition_methods(),
+          lorahub_methods(), molora_methods(), mtl_lora_methods(), moelora_methods(), full_methods()}) {
       methods.insert(methods.end(), of_file.begin(), of_file.end());
     }
     return methods;

@@ -8,14 +8,23 @@
 
 namespace moelora::experiment {
 
-std::vector<MethodPtr> base_methods();         ///< the base itself, in-context learning
-std::vector<MethodPtr> p_tuning_methods();     ///< P-Tuning v2
-std::vector<MethodPtr> lora_methods();         ///< LoRA: one for all, one for each task, task prompts
-std::vector<MethodPtr> composition_methods();  ///< task arithmetic, TIES, DARE
-std::vector<MethodPtr> lorahub_methods();      ///< LoRAHub
-std::vector<MethodPtr> molora_methods();       ///< MoLoRA
-std::vector<MethodPtr> moelora_methods();      ///< MOELoRA and its variants
-std::vector<MethodPtr> full_methods();         ///< full fine-tuning
+std::vector<MethodPtr> base_methods();            ///< the base itself, in-context learning
+std::vector<MethodPtr> p_tuning_methods();        ///< P-Tuning v2
+std::vector<MethodPtr> lora_methods();            ///< LoRA: one for all, one for each task, task prompts
+std::vector<MethodPtr> high_rank_lora_methods();  ///< LoRA of a mixture's parameter count, or of a chosen rank
+std::vector<MethodPtr> composition_methods();     ///< task arithmetic, TIES, DARE
+std::vector<MethodPtr> lorahub_methods();         ///< LoRAHub
+std::vector<MethodPtr> molora_methods();          ///< MoLoRA
+std::vector<MethodPtr> mtl_lora_methods();        ///< MTL-LoRA
+std::vector<MethodPtr> moelora_methods();         ///< MOELoRA and its variants
+std::vector<MethodPtr> full_methods();            ///< full fine-tuning
+
+/// N = 1: plain LoRA.
+inline void plain_lora(MoeLoraConfig& adapter) {
+  adapter.num_experts = 1;
+  adapter.routing = Routing::task;
+  adapter.gate.top_k = 0;
+}
 
 /// A method that the trainer makes; they differ in their configuration alone.
 class TrainedMethod : public Method {

@@ -8,6 +8,7 @@
 #include "experiment/grid/bench.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/experiment/inputs.h"
+#include "moelora/io/readable.h"
 #include "moelora/train/run_data.h"
 
 namespace moelora::experiment {
@@ -58,6 +59,10 @@ class Collector {
       row.runs.push_back(run(id, seed));
       row.learning_rate = number_at(found, "learning_rate");
       row.steps = found.value("steps", std::int64_t{0});
+      const auto details = found.find("details");
+      if (details != found.end() && details->is_object() && details->contains("note")) {
+        row.note = method.note() + ": " + details->at("note").get<std::string>();
+      }
       row.trained_parameters = found.value("trained_parameters", std::int64_t{0});
       row.gate_parameters = found.value("gate_parameters", std::int64_t{0});
       if (const auto value = number_at(found, "validation_loss")) {
@@ -181,6 +186,21 @@ class Collector {
   const std::filesystem::path& output_;
 };
 
+/// Behind the row's note how many answers could not be read: what an untrained model gets wrong is often the form.
+void note_unparsable(const Results& results, MethodResults& row) {
+  std::int64_t unparsable = 0;
+  std::int64_t answers = 0;
+  for (const Run& run : row.runs) {
+    const eval::Scores scores = eval::score(results.references, run.predictions, results.scorer);
+    unparsable += scores.unparsable;
+    answers += scores.samples;
+  }
+  if (unparsable > 0) {
+    row.note += "; " + io::with_commas(unparsable) + " of " + io::with_commas(answers) +
+                " answers are not of the form asked for, and count as wrong";
+  }
+}
+
 void add_notes(const ExperimentConfig& config, Results& results) {
   const auto note = [&](bool holds, const char* text) {
     if (holds) {
@@ -221,6 +241,7 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
   for (const std::string& key : config.methods) {
     const Method& method = find_method(key);
     results.methods.push_back(collector.results_of(method));
+    note_unparsable(results, results.methods.back());
     collector.add_tuning(method, results);
     for (const std::uint64_t seed : config.seeds_for(key)) {
       if (results.base_parameters == 0 && collector.has(run_id(key, seed))) {

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <utility>
+#include <vector>
+
 #include "adapter/user_model.h"
 
 namespace moelora {
@@ -24,6 +27,23 @@ TEST(ParameterCount, TellsUpdatesFromWhatChoosesAmongExperts) {
   EXPECT_EQ(count.updates, 2 * 4 * (6 + 10));
   EXPECT_EQ(count.gates, 2 * (6 + 10));
   EXPECT_EQ(count.saved, 6 * 3 + 3);
+}
+
+TEST(ParameterCount, IsKnownBeforeAnAdapterIsMade) {
+  testing::UserModel model;
+  for (const auto& [delta, routing] : std::vector<std::pair<const char*, Routing>>{
+           {"moelora", Routing::task}, {"moelora", Routing::token}, {"mtl-lora", Routing::single}}) {
+    MoeLoraConfig config = testing::user_config();
+    config.rank = 6;
+    config.num_experts = 3;
+    config.delta = delta;
+    config.routing = routing;
+    const std::int64_t planned = planned_parameter_count(*model, config, 3);
+    Adapter adapter = inject(*model, config, testing::user_tasks());
+    const ParameterCount count = count_parameters(*adapter);
+    EXPECT_EQ(planned, count.updates + count.gates) << delta;
+    eject(adapter);
+  }
 }
 
 }  // namespace
