@@ -81,6 +81,44 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   return y.to(dtype.value_or(x.scalar_type()));
 }
 
+std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector<WeightAndBias>& weights) {
+  const at::Tensor input = as_fp32(x);
+  std::vector<at::Tensor> outputs, biases;  // biases: kept alive
+  std::vector<kernels::FewRows> calls;
+  std::vector<std::int64_t> ends;  // of each weight's outputs, all of them counted through
+  for (const WeightAndBias& of : weights) {
+    TORCH_INTERNAL_ASSERT(of.weight.is_contiguous() && of.weight.size(1) == x.size(1));
+    outputs.push_back(at::empty({x.size(0), of.weight.size(0)}, at::TensorOptions(at::kFloat)));
+    biases.push_back(of.bias.defined() ? as_fp32(of.bias) : at::Tensor());
+    kernels::FewRows call{};
+    call.x = input.const_data_ptr<float>();
+    call.weight = of.weight.const_data_ptr();
+    call.stored = kernels::stored(of.weight.scalar_type());
+    call.bias = biases.back().defined() ? biases.back().const_data_ptr<float>() : nullptr;
+    call.y = outputs.back().mutable_data_ptr<float>();
+    call.rows = x.size(0);
+    call.d_in = x.size(1);
+    call.d_out = of.weight.size(0);
+    calls.push_back(call);
+    ends.push_back((ends.empty() ? 0 : ends.back()) + call.d_out);
+  }
+  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(x.size(1), 1));
+  at::parallel_for(0, ends.empty() ? 0 : ends.back(), grain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::size_t i = 0; i < calls.size(); ++i) {
+      const auto first = ends[i] - calls[i].d_out;
+      const auto from = std::max(begin, first);
+      const auto to = std::min(end, ends[i]);
+      if (from < to) {
+        kernels::cpu_kernels().few_rows(calls[i], from - first, to - first);
+      }
+    }
+  });
+  for (at::Tensor& output : outputs) {
+    output = output.to(x.scalar_type());
+  }
+  return outputs;
+}
+
 at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
                                 const std::vector<std::int64_t>& first_rows, std::int64_t count) {
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.size(1) == weight.size(1) && weight.is_contiguous() &&

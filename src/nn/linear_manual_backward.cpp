@@ -1,5 +1,7 @@
 #include "moelora/nn/linear_manual_backward.h"
 
+#include <ATen/core/Tensor.h>
+
 namespace moelora::nn {
 
 bool supports_manual_backward(const LinearImpl& linear) {
@@ -27,6 +29,17 @@ at::Tensor manual_backward(const LinearImpl& linear, const at::Tensor& dy, const
     x.multiply_by_derivative(dx);
   }
   return dx;
+}
+
+void add_manual_backward(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
+                         const RowContext& context, at::Tensor& dx, DeltaGradients& gradients) {
+  TORCH_INTERNAL_ASSERT(!x.is_elementwise(), "the derivative belongs to all of dx");
+  if (dx.defined()) {
+    dx.addmm_(dy, linear.weight);
+  }
+  if (linear.active_delta() != nullptr) {
+    linear.active_delta()->finish_backward(dy, x, tape, context, dx, gradients);
+  }
 }
 
 }  // namespace moelora::nn

@@ -131,6 +131,8 @@ void rotate_in_place(at::Tensor x, const Rotary& rotary, bool inverse) {
       float* head = data + row * x.stride(0) + task % heads * x.stride(1);
       if (rotary.pairing == RotaryPairing::two_axes) {
         kernels::cpu_kernels().rotate_row(head, cos + row * d, sin + row * d, d, inverse);
+      } else if (rotary.pairing == RotaryPairing::half) {
+        kernels::cpu_kernels().rotate_halves_row(head, cos + row * d, sin + row * d, d, inverse);
       } else {
         turn_head(head, cos + row * d, sin + row * d, pairs, d, inverse ? -1.0f : 1.0f, head);
       }

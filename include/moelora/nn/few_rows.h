@@ -22,6 +22,13 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
                             const at::Tensor& v = {}, const at::Tensor& b = {},
                             std::optional<at::ScalarType> dtype = {}, const std::vector<std::int64_t>& columns = {});
 
+struct WeightAndBias {
+  at::Tensor weight;  ///< [d_out, d_in]
+  at::Tensor bias;    ///< [d_out] or undefined
+};
+/// few_rows_product of the same rows with several weights of one d_in, by one run of the threads. On a CPU.
+std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector<WeightAndBias>& weights);
+
 /// Each row of x with its own rows of the weight: first_rows[i], … (count of them) for row i. Returns [rows, count]
 /// fp32. On a CPU.
 at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,

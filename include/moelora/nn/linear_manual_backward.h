@@ -18,4 +18,9 @@ at::Tensor manual_forward(const LinearImpl& linear, const at::Tensor& x, const R
 at::Tensor manual_backward(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
                            const RowContext& context, bool need_dx, DeltaGradients& gradients);
 
+/// The same for one of several linears of the same input: adds to dx [rows, d_in], which holds what the others gave;
+/// undefined: not wanted. x is no elementwise function.
+void add_manual_backward(const LinearImpl& linear, const at::Tensor& dy, const RowSource& x, const at::Tensor& tape,
+                         const RowContext& context, at::Tensor& dx, DeltaGradients& gradients);
+
 }  // namespace moelora::nn

@@ -14,7 +14,8 @@
 #include <vector>
 
 #include "moelora/nn/dropout.h"
-#include "moelora/nn/row_source.h"
+#include "moelora/nn/recomputed_rows.h"
+#include "moelora/nn/swiglu.h"
 #include "nn/kernels/cpu/low_rank_rows.h"
 #include "nn/kernels/cuda/dropout.h"
 #include "support/host_launcher.h"
@@ -25,7 +26,7 @@ namespace {
 constexpr std::uint64_t kLinear = 0xfeed;
 constexpr double kScaling = 1.5;
 
-enum class Source { stored, gelu, normalised };
+enum class Source { stored, gelu, normalised, rms_normalised, swiglu };
 
 struct LowRankCase {
   std::string name;
@@ -57,6 +58,15 @@ std::vector<LowRankCase> low_rank_cases() {
       {.name = "GeluOdd", .lengths = {7}, .d_in = 33, .source = Source::gelu},
       {.name = "Norm", .lengths = {30, 50}, .d_in = 132, .experts = 4, .dropout = 0.1, .source = Source::normalised},
       {.name = "NormOdd", .lengths = {7}, .d_in = 33, .source = Source::normalised},
+      {.name = "RmsNorm",
+       .lengths = {30, 50},
+       .d_in = 132,
+       .experts = 4,
+       .dropout = 0.1,
+       .source = Source::rms_normalised},
+      {.name = "RmsNormOdd", .lengths = {7}, .d_in = 33, .source = Source::rms_normalised},
+      {.name = "SwiGlu", .lengths = {30, 50}, .d_in = 132, .experts = 4, .dropout = 0.1, .source = Source::swiglu},
+      {.name = "SwiGluOdd", .lengths = {7}, .d_in = 33, .source = Source::swiglu},
   };
   for (const std::int64_t rank : {1, 8, 17, 64}) {
     const auto experts = rank % 8 == 0 ? 4 : 1;
@@ -93,6 +103,12 @@ struct LowRankData {
     if (of.source == Source::normalised) {
       source = std::make_unique<NormalisedRows>(before, at::randn({rows, 1}), at::rand({rows, 1}) + 0.5,
                                                 at::randn({of.d_in}).to(type), at::randn({of.d_in}).to(type));
+    } else if (of.source == Source::rms_normalised) {
+      source = std::make_unique<RmsNormalisedRows>(RmsNorm(at::randn({of.d_in}).to(type), 1e-6), before,
+                                                   at::rand({rows, 1}) + 0.5);
+    } else if (of.source == Source::swiglu) {
+      const auto [gate, up] = gate_and_up(at::randn({rows, 2 * of.d_in}).to(type));
+      source = std::make_unique<SwiGluRows>(gate, up);
     } else if (of.source == Source::gelu) {
       source = std::make_unique<GeluRows>(before);
     } else {

@@ -41,6 +41,19 @@ struct CpuKernels {
   void (*normalise_row)(const float* x, float mean, float rstd, const float* weight, const float* bias, float* y,
                         std::int64_t width);
 
+  // Root mean square normalisation: x += y; 1 / sqrt(mean of x² + epsilon); y = x · rstd · weight. Backward, in place:
+  // dy = rstd · (g - x · rstd² · mean of g · x) + dresidual with g = dy · weight; dresidual may be nullptr: zeros.
+  void (*add_row)(float* x, const float* y, std::int64_t width);
+  float (*rms_row)(const float* x, float epsilon, std::int64_t width);
+  void (*rms_normalise_row)(const float* x, float rstd, const float* weight, float* y, std::int64_t width);
+  void (*rms_normalise_backward_row)(const float* x, float rstd, const float* weight, const float* dresidual, float* dy,
+                                     std::int64_t width);
+
+  // SwiGLU: y = gate · s · up, s the logistic function of gate; and the gradients for both, of which either may be dy.
+  void (*swiglu_row)(const float* gate, const float* up, float* y, std::int64_t width);
+  void (*swiglu_backward_row)(const float* gate, const float* up, const float* dy, float* dgate, float* dup,
+                              std::int64_t width);
+
   // GELU in its tanh form: y = GELU(x), y may be x; the same and derivative = GELU'(x); dx = dy · GELU'(x), dx may be
   // dy.
   void (*gelu_row)(const float* x, float* y, std::int64_t width);
@@ -59,6 +72,8 @@ struct CpuKernels {
   // One head of rotary embedding in place: pairs (i, i + width/4) inside each half of x turn by the tables' angle
   // (inverse: back).
   void (*rotate_row)(float* x, const float* cos, const float* sin, std::int64_t width, bool inverse);
+  // The same for pairs (i, i + width/2).
+  void (*rotate_halves_row)(float* x, const float* cos, const float* sin, std::int64_t width, bool inverse);
 };
 
 /// The widest set that this processor has, or the one that the environment variable MOELORA_CPU_ISA names; chosen at

@@ -9,6 +9,7 @@
 #include "nn/kernels/cuda/gelu.h"
 #include "nn/kernels/cuda/layer_norm.h"
 #include "nn/kernels/cuda/low_rank.h"
+#include "nn/kernels/cuda/rms_norm.h"
 #include "nn/kernels/cuda/rotary.h"
 #include "nn/kernels/cuda/sampling.h"
 #include "nn/kernels/cuda/unscale.h"
@@ -27,6 +28,7 @@ std::vector<KernelInfo> all_kernels() {
            gelu_kernels(),
            layer_norm_kernels(),
            low_rank_kernels(),
+           rms_norm_kernels(),
            rotary_kernels(),
            sampling_kernels(),
            unscale_kernels(),

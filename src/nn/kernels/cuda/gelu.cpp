@@ -1,5 +1,6 @@
 #include "nn/kernels/cuda/gelu.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include "nn/kernels/cuda/code/gelu.cuh"
@@ -20,6 +21,23 @@ void elementwise(std::initializer_list<const at::Tensor*> tensors, const Start& 
   });
 }
 
+// start(T{}, N{}, grid) for work on tensors [rows, width] with a unit last stride.
+template <typename Start>
+void by_rows(std::initializer_list<const at::Tensor*> tensors, const Start& start) {
+  const at::Tensor& first = **tensors.begin();
+  bool packs = in_packs({first.size(1)}, tensors);
+  for (const at::Tensor* x : tensors) {
+    TORCH_INTERNAL_ASSERT(x->dim() == 2 && (x->size(1) <= 1 || x->stride(1) == 1) && x->sizes() == first.sizes() &&
+                          x->dtype() == first.dtype());
+    packs = packs && x->stride(0) % kPack == 0;
+  }
+  with_packs(first.scalar_type(), packs, [&]<typename T, typename N>(T element, N n) {
+    start(element, n,
+          Grid{static_cast<std::uint32_t>(first.size(0)),
+               blocks_for(first.size(1), N::value * device::SwiGlu<T, N::value>::kThreads)});
+  });
+}
+
 }  // namespace
 
 at::Tensor gelu_on_device(const at::Tensor& x) {
@@ -37,23 +55,26 @@ void gelu_backward_on_device_(const at::Tensor& dy, const at::Tensor& x) {
 }
 
 at::Tensor swiglu_on_device(const at::Tensor& gate, const at::Tensor& up) {
-  at::Tensor y = at::empty_like(up);
-  elementwise({&gate, &up, &y}, [&]<typename T, typename N>(T, N, Grid grid) {
+  at::Tensor y = at::empty(gate.sizes(), gate.options());
+  by_rows({&gate, &up, &y}, [&]<typename T, typename N>(T, N, Grid grid) {
     launch(gate.device(),
-           device::SwiGlu<T, N::value>{elements<T>(gate), elements<T>(up), mutable_elements<T>(y), gate.numel()}, grid);
+           device::SwiGlu<T, N::value>{elements<T>(gate), elements<T>(up), mutable_elements<T>(y), gate.stride(0),
+                                       up.stride(0), gate.size(1)},
+           grid);
   });
   return y;
 }
 
-at::Tensor swiglu_backward_on_device_(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up) {
-  at::Tensor dgate = at::empty_like(gate);
-  elementwise({&gate, &up, &dy, &dgate}, [&]<typename T, typename N>(T, N, Grid grid) {
+void swiglu_backward_on_device(const at::Tensor& dy, const at::Tensor& gate, const at::Tensor& up,
+                               const at::Tensor& dgate, const at::Tensor& dup) {
+  TORCH_INTERNAL_ASSERT(dy.is_contiguous());
+  by_rows({&gate, &up, &dy, &dgate, &dup}, [&]<typename T, typename N>(T, N, Grid grid) {
     launch(gate.device(),
            device::SwiGluBackward<T, N::value>{elements<T>(gate), elements<T>(up), elements<T>(dy),
-                                               mutable_elements<T>(dgate), mutable_elements<T>(dy), gate.numel()},
+                                               mutable_elements<T>(dgate), mutable_elements<T>(dup), gate.stride(0),
+                                               up.stride(0), dgate.stride(0), dup.stride(0), gate.size(1)},
            grid);
   });
-  return dgate;
 }
 
 std::vector<KernelInfo> gelu_kernels() {

@@ -37,14 +37,26 @@ TEST_P(DeviceGelu, IsFiniteFarOut) {
 }
 
 TEST_P(DeviceGelu, SwiGluEqualsItsDefinition) {
-  for (const std::int64_t count : kCounts) {
-    const at::Tensor gate = random(count), up = random(count), dy = random(count);
-    const at::Tensor expected = at::silu(testing::exact(gate)) * testing::exact(up);
-    const at::Tensor dgate = at::silu_backward(testing::exact(dy) * testing::exact(up), testing::exact(gate));
-    const at::Tensor dup = testing::exact(dy) * at::silu(testing::exact(gate));
-    EXPECT_TRUE(testing::rounds_to(kernels::swiglu_on_device(gate, up), expected)) << count;
-    EXPECT_TRUE(testing::rounds_to(kernels::swiglu_backward_on_device_(dy, gate, up), dgate)) << count;
-    EXPECT_TRUE(testing::rounds_to(dy, dup)) << count;
+  for (const std::int64_t width : kCounts) {
+    for (const bool fused : {false, true}) {
+      const auto rows = [&] {
+        return fused ? random(6 * width).view({3, 2 * width}) : random(3 * width).view({3, width});
+      };
+      const at::Tensor gate_up = rows(), dgate_up = at::zeros_like(gate_up), other = rows(), dother = rows();
+      const at::Tensor gate = gate_up.narrow(1, 0, width), dgate = dgate_up.narrow(1, 0, width);
+      const at::Tensor up = fused ? gate_up.narrow(1, width, width) : other;
+      const at::Tensor dup = fused ? dgate_up.narrow(1, width, width) : dother;
+      const at::Tensor dy = random(3 * width).view({3, width});
+      const at::Tensor expected = at::silu(testing::exact(gate)) * testing::exact(up);
+      const at::Tensor expected_gate = at::silu_backward(testing::exact(dy) * testing::exact(up), testing::exact(gate));
+      const at::Tensor expected_up = testing::exact(dy) * at::silu(testing::exact(gate));
+      EXPECT_TRUE(testing::rounds_to(kernels::swiglu_on_device(gate, up), expected)) << width << ' ' << fused;
+      kernels::swiglu_backward_on_device(dy, gate, up, dgate, dup);
+      EXPECT_TRUE(testing::rounds_to(dgate, expected_gate)) << width << ' ' << fused;
+      EXPECT_TRUE(testing::rounds_to(dup, expected_up)) << width << ' ' << fused;
+      kernels::swiglu_backward_on_device(dy, gate, up, dgate, dy);
+      EXPECT_TRUE(at::equal(dy, dup)) << width << ' ' << fused;
+    }
   }
 }
 

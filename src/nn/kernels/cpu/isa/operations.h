@@ -17,6 +17,8 @@ void enter_decode_attention(CpuKernels& table);
 void enter_fold(CpuKernels& table);
 void enter_dropout(CpuKernels& table);
 void enter_layer_norm(CpuKernels& table);
+void enter_rms_norm(CpuKernels& table);
+void enter_swiglu(CpuKernels& table);
 void enter_gelu(CpuKernels& table);
 void enter_attention(CpuKernels& table);
 void enter_rotary(CpuKernels& table);

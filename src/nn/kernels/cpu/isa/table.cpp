@@ -15,6 +15,8 @@ CpuKernels filled() {
   enter_fold(table);
   enter_dropout(table);
   enter_layer_norm(table);
+  enter_rms_norm(table);
+  enter_swiglu(table);
   enter_gelu(table);
   enter_attention(table);
   enter_rotary(table);

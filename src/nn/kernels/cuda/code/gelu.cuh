@@ -1,6 +1,7 @@
 #pragma once
 // GELU (tanh form) and SwiGLU with their backward, which computes the function's parts again, in fp32. Each reads its
-// inputs once and writes its output once; N neighbours for each thread. The CPU's twin: kernels/cpu/isa/gelu.cpp.
+// inputs once and writes its output once; N neighbours for each thread. The CPU's twins: kernels/cpu/isa/gelu.cpp and
+// swiglu.cpp.
 
 #include "elements.cuh"
 
@@ -84,7 +85,8 @@ struct GeluBackward {
   }
 };
 
-/// y = gate · logistic(gate) · up.
+/// y = gate · logistic(gate) · up. gate and up [rows, width] lie in rows that are gate_stride and up_stride apart, y
+/// contiguous. One row for each block, columns along the grid's other axis.
 template <typename T, int N>
 struct SwiGlu {
   static constexpr const char* kName = "SwiGlu";
@@ -95,24 +97,27 @@ struct SwiGlu {
   const T* gate;
   const T* up;
   T* y;
-  int64 count;
+  int64 gate_stride;
+  int64 up_stride;
+  int64 width;
 
   MOELORA_DEVICE void operator()() const {
-    const int64 i = N * (static_cast<int64>(block()) * kThreads + thread());
-    if (i < count) {
+    const int64 row = block();
+    const int64 c = N * (static_cast<int64>(block_y()) * kThreads + thread());
+    if (c < width) {
       float g[N], u[N];
-      load_pack<N>(gate + i, g);
-      load_pack<N>(up + i, u);
+      load_pack<N>(gate + row * gate_stride + c, g);
+      load_pack<N>(up + row * up_stride + c, u);
       MOELORA_UNROLL
       for (int n = 0; n < N; ++n) {
         u[n] *= g[n] * logistic(g[n]);
       }
-      store_pack<N>(y + i, u);
+      store_pack<N>(y + row * width + c, u);
     }
   }
 };
 
-/// dgate and dup of SwiGlu from dy; dup may be dy.
+/// dgate and dup of SwiGlu from dy [rows, width] contiguous; dup may be dy.
 template <typename T, int N>
 struct SwiGluBackward {
   static constexpr const char* kName = "SwiGluBackward";
@@ -125,23 +130,28 @@ struct SwiGluBackward {
   const T* dy;
   T* dgate;
   T* dup;
-  int64 count;
+  int64 gate_stride;
+  int64 up_stride;
+  int64 dgate_stride;
+  int64 dup_stride;
+  int64 width;
 
   MOELORA_DEVICE void operator()() const {
-    const int64 i = N * (static_cast<int64>(block()) * kThreads + thread());
-    if (i < count) {
+    const int64 row = block();
+    const int64 c = N * (static_cast<int64>(block_y()) * kThreads + thread());
+    if (c < width) {
       float g[N], u[N], d[N];
-      load_pack<N>(gate + i, g);
-      load_pack<N>(up + i, u);
-      load_pack<N>(dy + i, d);
+      load_pack<N>(gate + row * gate_stride + c, g);
+      load_pack<N>(up + row * up_stride + c, u);
+      load_pack<N>(dy + row * width + c, d);
       MOELORA_UNROLL
       for (int n = 0; n < N; ++n) {
         const float s = logistic(g[n]);
         u[n] *= d[n] * s * (1.0f + g[n] * (1.0f - s));
         d[n] *= g[n] * s;
       }
-      store_pack<N>(dgate + i, u);
-      store_pack<N>(dup + i, d);
+      store_pack<N>(dgate + row * dgate_stride + c, u);
+      store_pack<N>(dup + row * dup_stride + c, d);
     }
   }
 };
