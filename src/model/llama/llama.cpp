@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "model/llama/block_function.h"
+#include "model/llama/decode.h"
 #include "moelora/io/error.h"
 #include "moelora/model/kv_cache.h"
 #include "moelora/nn/attention.h"
@@ -18,9 +20,9 @@ nn::Linear make_linear(const TensorSource& source, const std::string& name, std:
   return nn::Linear(weight, bias ? source(name + ".bias", {out_features}) : at::Tensor());
 }
 
-LlamaNorm make_norm(const TensorSource& source, const std::string& name, std::int64_t width,
+nn::RmsNorm make_norm(const TensorSource& source, const std::string& name, std::int64_t width,
                     const LlamaConfig& config) {
-  return LlamaNorm(source(name + ".weight", {width}), config.rms_norm_eps);
+  return nn::RmsNorm(source(name + ".weight", {width}), config.rms_norm_eps);
 }
 
 nn::Linear make_head(at::Tensor weight) {
@@ -53,15 +55,6 @@ ExpectedTensors expected_tensors(const LlamaConfig& config) {
   }
   tensors.emplace_back("lm_head.weight", std::vector<std::int64_t>{config.vocab_size, config.hidden_size});
   return expected;
-}
-
-LlamaNormImpl::LlamaNormImpl(at::Tensor weight_of, double epsilon) : torch::nn::Module("LlamaNorm"), epsilon_(epsilon) {
-  weight = register_parameter("weight", std::move(weight_of));
-}
-
-at::Tensor LlamaNormImpl::forward(const at::Tensor& x) {
-  const at::Tensor wide = x.scalar_type() == at::kDouble ? x : x.to(at::kFloat);
-  return (wide * at::rsqrt(wide.square().mean(-1, /*keepdim=*/true) + epsilon_)).to(x.scalar_type()) * weight;
 }
 
 LlamaAttentionImpl::LlamaAttentionImpl(const LlamaConfig& config, const TensorSource& source, const std::string& prefix)
@@ -151,7 +144,12 @@ LlamaBlockImpl::LlamaBlockImpl(const LlamaConfig& config, const TensorSource& so
   }
 }
 
-at::Tensor LlamaBlockImpl::forward(const at::Tensor& x, const LayerInput& input) { return forward_reference(x, input); }
+at::Tensor LlamaBlockImpl::forward(const at::Tensor& x, const LayerInput& input) {
+  if (!supports_fused_block(*this, input)) {
+    return forward_reference(x, input);
+  }
+  return fused_block(std::static_pointer_cast<LlamaBlockImpl>(shared_from_this()), x, input, input.recompute);
+}
 
 at::Tensor LlamaBlockImpl::forward_reference(const at::Tensor& x, const LayerInput& input) {
   const bool some = input.output_rows.defined();
@@ -193,6 +191,11 @@ at::Tensor LlamaImpl::hidden(const at::Tensor& ids, const at::Tensor& positions,
                 " and positions ", positions.sizes());
   check_prefix(context, config_);
   at::Tensor x = options.input_embeddings.defined() ? options.input_embeddings : model->embed_tokens->forward(ids);
+  if (options.cache != nullptr && options.cache->supports_append_row()) {
+    x = decode_rows(*this, x, positions, context, *options.cache);
+    options.cache->advance(context.segments);
+    return options.output_rows.defined() ? x.index_select(0, options.output_rows) : x;
+  }
   const nn::Rotary turned = rotary(positions, context, x.scalar_type());
   LayerInput input{turned, context, 0, options.cache, {}, {}};
   for (std::int64_t layer = 0; layer < config_.num_hidden_layers; ++layer) {

@@ -19,24 +19,12 @@
 #include "moelora/model/weights.h"
 #include "moelora/nn/embedding.h"
 #include "moelora/nn/linear.h"
+#include "moelora/nn/rms_norm.h"
 
 namespace moelora::model {
 
 /// The checkpoint's tensors; lm_head.weight last, which is the embedding where tie_word_embeddings says so.
 ExpectedTensors expected_tensors(const LlamaConfig& config);
-
-/// RMSNorm with `weight` [d]: in fp32, rounded to the type of x before it is scaled.
-class LlamaNormImpl : public torch::nn::Module {
- public:
-  LlamaNormImpl(at::Tensor weight, double epsilon);
-  at::Tensor forward(const at::Tensor& x);  ///< [..., d] → [..., d]
-  double epsilon() const { return epsilon_; }
-  at::Tensor weight;
-
- private:
-  double epsilon_;
-};
-TORCH_MODULE(LlamaNorm);
 
 class LlamaAttentionImpl : public torch::nn::Module {
  public:
@@ -47,7 +35,7 @@ class LlamaAttentionImpl : public torch::nn::Module {
   std::int64_t kv_heads() const { return kv_heads_; }
   std::int64_t head_dim() const { return head_dim_; }
   nn::Linear q_proj{nullptr}, k_proj{nullptr}, v_proj{nullptr}, o_proj{nullptr};
-  LlamaNorm q_norm{nullptr}, k_norm{nullptr};  ///< over each head; null: none
+  nn::RmsNorm q_norm{nullptr}, k_norm{nullptr};  ///< over each head; null: none
 
  private:
   std::int64_t heads_;
@@ -69,16 +57,17 @@ TORCH_MODULE(LlamaMlp);
 class LlamaBlockImpl : public torch::nn::Module {
  public:
   LlamaBlockImpl(const LlamaConfig& config, const TensorSource& source, const std::string& prefix);
-  /// As LlamaAttention's.
+  /// As LlamaAttention's. One autograd function where the block's weights are frozen (training an adapter), plain
+  /// operations otherwise.
   at::Tensor forward(const at::Tensor& x, const LayerInput& input);
   /// By plain operations always: the readable reference that tests compare with.
   at::Tensor forward_reference(const at::Tensor& x, const LayerInput& input);
-  LlamaNorm input_layernorm{nullptr};
+  nn::RmsNorm input_layernorm{nullptr};
   LlamaAttention self_attn{nullptr};
-  LlamaNorm post_self_attn_layernorm{nullptr};  ///< of what attention gives; null: none
-  LlamaNorm post_attention_layernorm{nullptr};  ///< of what the MLP takes
+  nn::RmsNorm post_self_attn_layernorm{nullptr};  ///< of what attention gives; null: none
+  nn::RmsNorm post_attention_layernorm{nullptr};  ///< of what the MLP takes
   LlamaMlp mlp{nullptr};
-  LlamaNorm post_mlp_layernorm{nullptr};  ///< of what the MLP gives; null: none
+  nn::RmsNorm post_mlp_layernorm{nullptr};  ///< of what the MLP gives; null: none
 };
 TORCH_MODULE(LlamaBlock);
 
@@ -87,7 +76,7 @@ class LlamaDecoderImpl : public torch::nn::Module {
   LlamaDecoderImpl(const LlamaConfig& config, const TensorSource& source, const std::string& prefix);
   nn::Embedding embed_tokens{nullptr};
   torch::nn::ModuleList layers;
-  LlamaNorm norm{nullptr};
+  nn::RmsNorm norm{nullptr};
 };
 TORCH_MODULE(LlamaDecoder);
 
