@@ -6,13 +6,16 @@
 
 #include <algorithm>
 #include <chrono>
+#include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 
 #include "cases.h"
 #include "model_s.h"
 #include "moelora/model/generation.h"
 #include "reading.h"
+#include "small_decoder.h"
 
 namespace moelora::bench {
 namespace {
@@ -21,10 +24,10 @@ constexpr std::int64_t kPrompt = 64;
 constexpr std::int64_t kSteps = 32;
 
 // What each step reads: every weight but the embedding table.
-std::vector<at::Tensor> weights_read(model::ChatGlm& model) {
+std::vector<at::Tensor> weights_read(model::CausalLM& model) {
   std::vector<at::Tensor> weights;
-  for (const auto& entry : model->named_parameters()) {
-    if (entry.key().find("word_embeddings") == std::string::npos) {
+  for (const auto& entry : model.named_parameters()) {
+    if (entry.key().find("embed") == std::string::npos) {
       weights.push_back(entry.value().detach());
     }
   }
@@ -33,7 +36,7 @@ std::vector<at::Tensor> weights_read(model::ChatGlm& model) {
 
 class Decoder {
  public:
-  Decoder(model::ChatGlm model, std::int64_t batch) : model_(std::move(model)) {
+  Decoder(std::shared_ptr<model::CausalLM> model, std::int64_t batch) : model_(std::move(model)) {
     for (std::int64_t i = 0; i < batch; ++i) {
       prompts_.push_back({random_example(kPrompt, kPrompt - 1, 0, static_cast<std::uint64_t>(i)).ids, kPrompt - 1});
     }
@@ -61,7 +64,7 @@ class Decoder {
   double fastest_step() const { return fastest_; }
 
  private:
-  model::ChatGlm model_;
+  std::shared_ptr<model::CausalLM> model_;
   std::vector<model::Prompt> prompts_;
   double fastest_ = std::numeric_limits<double>::infinity();
 };
@@ -91,7 +94,59 @@ Rounds paired(const Options& options, const std::function<double()>& first, cons
   return rounds;
 }
 
+// The limit is the fastest pass over these very weights that was seen in any round, by any reader or by a step of the
+// decoder itself: a step reads all of them and does more, so no median of steps can be above it.
+void report_reading(const Bar& bar, model::CausalLM& model, Decoder& single, const Options& options,
+                    const std::function<double()>& merged, const std::function<double()>& unmerged) {
+  ReadingLimit limit(weights_read(model));
+  std::vector<double> steps;
+  merged();
+  for (int round = 0; round < options.rounds; ++round) {
+    limit.measure();
+    steps.push_back(merged());
+  }
+  limit.was_read_in(single.fastest_step(), "a step of the decoder");
+  std::vector<double> with_adapter;
+  for (int round = 0; round < options.rounds; ++round) {
+    with_adapter.push_back(unmerged());
+  }
+  const Interval token = median_interval(steps);
+  report(bar, {limit.seconds() / token.median, limit.seconds() / token.high, limit.seconds() / token.low},
+         {{"ours", "merged, batch 1"},
+          {"ours_seconds", token.median},
+          {"yardstick", "the fastest of all readings of these weights: " + limit.fastest()},
+          {"yardstick_seconds", limit.seconds()},
+          {"bandwidth_gb_per_s", limit.bytes() / limit.seconds() / 1e9},
+          {"tokens_per_second", 1.0 / token.median},
+          {"tokens_per_second_unmerged", 1.0 / median_interval(with_adapter).median},
+          {"rounds", steps.size()},
+          {"threads", at::get_num_threads()}});
+}
+
 }  // namespace
+
+void small_decoder_decoding(const Options& options) {
+  model::Llama model = small_decoder();
+  Adapter adapter = small_decoder_adapter(model);
+  adapter->eval();
+  Decoder single(model.ptr(), 1);
+  report_reading(
+      {16,
+       "SmolLM2's shape: weights read by greedy decoding, batch 1, merged / read bandwidth",
+       "",
+       0.75,
+       {},
+       Better::larger},
+      *model, single, options,
+      [&] {
+        adapter->disable();
+        return single.seconds_per_step({});
+      },
+      [&] {
+        adapter->enable();
+        return single.seconds_per_step(for_tasks(adapter, single_tasks({0})));
+      });
+}
 
 void decoding(const Options& options) {
   model::ChatGlm model = model_s();
@@ -107,35 +162,12 @@ void decoding(const Options& options) {
     return decoder.seconds_per_step(for_tasks(adapter, single_tasks(tasks)));
   };
 
-  // The limit is the fastest pass over these very weights that was seen in any round, by any reader or by a step of the
-  // decoder itself: a step reads all of them and does more, so no median of steps can be above it.
-  ReadingLimit limit(weights_read(model));
-  Decoder single(model, 1);
-  std::vector<double> steps;
-  merged(single);
-  for (int round = 0; round < options.rounds; ++round) {
-    limit.measure();
-    steps.push_back(merged(single));
-  }
-  limit.was_read_in(single.fastest_step(), "a step of the decoder");
-  std::vector<double> with_adapter;
-  for (int round = 0; round < options.rounds; ++round) {
-    with_adapter.push_back(unmerged(single, {0}));
-  }
-  const Interval token = median_interval(steps);
-  report({8, "S: weights read by greedy decoding, batch 1, merged / read bandwidth", "", 0.70, 0.80, Better::larger},
-         {limit.seconds() / token.median, limit.seconds() / token.high, limit.seconds() / token.low},
-         {{"ours", "merged, batch 1"},
-          {"ours_seconds", token.median},
-          {"yardstick", "the fastest of all readings of these weights: " + limit.fastest()},
-          {"yardstick_seconds", limit.seconds()},
-          {"bandwidth_gb_per_s", limit.bytes() / limit.seconds() / 1e9},
-          {"tokens_per_second", 1.0 / token.median},
-          {"tokens_per_second_unmerged", 1.0 / median_interval(with_adapter).median},
-          {"rounds", steps.size()},
-          {"threads", at::get_num_threads()}});
+  Decoder single(model.ptr(), 1);
+  report_reading(
+      {8, "S: weights read by greedy decoding, batch 1, merged / read bandwidth", "", 0.70, 0.80, Better::larger},
+      *model, single, options, [&] { return merged(single); }, [&] { return unmerged(single, {0}); });
 
-  Decoder eight(model, 8);
+  Decoder eight(model.ptr(), 8);
   const Rounds batch = paired(
       options,
       [&] {

@@ -1,6 +1,7 @@
 #include "harness.h"
 
 #include <ATen/Parallel.h>
+#include <time.h>
 #include <torch/version.h>
 
 #include <algorithm>
@@ -66,7 +67,18 @@ double seconds_of(const std::function<void()>& call) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& options) {
+double cpu_seconds_of(const std::function<void()>& call) {
+  const auto now = [] {
+    timespec time{};
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
+  };
+  const double begin = now();
+  call();
+  return now() - begin;
+}
+
+Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& options, Stopwatch stopwatch) {
   ours(0);
   yardstick(0);
   std::vector<double> ratios, ours_times, yardstick_times;
@@ -76,11 +88,11 @@ Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& 
     double a = 0.0;
     double b = 0.0;
     if (round % 2 == 0) {
-      a = seconds_of([&] { ours(round); });
-      b = seconds_of([&] { yardstick(round); });
+      a = stopwatch([&] { ours(round); });
+      b = stopwatch([&] { yardstick(round); });
     } else {
-      b = seconds_of([&] { yardstick(round); });
-      a = seconds_of([&] { ours(round); });
+      b = stopwatch([&] { yardstick(round); });
+      a = stopwatch([&] { ours(round); });
     }
     ratios.push_back(a / b);
     ours_times.push_back(a);

@@ -37,10 +37,15 @@ struct Paired {
 /// Runs both once to warm up, then in pairs whose order alternates. `round` counts from 0, so that both can work on the
 /// same slice of data.
 using Timed = std::function<void(int round)>;
-Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& options);
+using Stopwatch = double (*)(const std::function<void()>& call);
 
 /// Wall time of a call in seconds.
 double seconds_of(const std::function<void()>& call);
+/// Processor time of a call in seconds, of all threads: what others on the machine take doesn't count.
+double cpu_seconds_of(const std::function<void()>& call);
+
+Paired measure_paired(const Timed& ours, const Timed& yardstick, const Options& options,
+                      Stopwatch stopwatch = seconds_of);
 
 enum class Better { smaller, larger };
 

@@ -30,13 +30,17 @@ const Case kCases[] = {
     {"scaling", "row 12: time per token by length, and by number of tasks", moelora::bench::scaling},
     {"plan", "row 13: the planner's memory and time against what happens", moelora::bench::planning},
     {"alone", "row 14: a sample packed with others, in any order, on any number of ranks", moelora::bench::alone},
+    {"small", "row 15: a small decoder's training step against plain operations", moelora::bench::small_decoder_step},
+    {"small_memory", "row 15: its peak memory", moelora::bench::small_decoder_memory},
+    {"small_decode", "row 16: a small decoder's greedy decoding against memory's speed",
+     moelora::bench::small_decoder_decoding},
     {"tokens", "row 20: text encoded by a tokenizer.json", moelora::bench::tokenizing},
 };
 
 std::string list_of_cases() {
   std::string text = "Cases:";
   for (const Case& known : kCases) {
-    text += std::string("\n  ") + known.name + std::string(10 - std::string(known.name).size(), ' ') + known.about;
+    text += std::string("\n  ") + known.name + std::string(14 - std::string(known.name).size(), ' ') + known.about;
   }
   return text;
 }

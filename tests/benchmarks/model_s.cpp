@@ -95,7 +95,8 @@ io::NamedTensors parameters_of(const Adapter& adapter) {
 
 }  // namespace
 
-TrainStep::TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens, double activation_bytes)
+TrainStep::TrainStep(std::shared_ptr<model::CausalLM> model, Adapter adapter, std::int64_t micro_batch_tokens,
+                     double activation_bytes)
     : model_(std::move(model)),
       adapter_(std::move(adapter)),
       optimizer_(parameters_of(adapter_), {}),

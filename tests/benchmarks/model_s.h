@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <limits>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "moelora/adapter/adapter.h"
@@ -37,12 +39,16 @@ train::StepSamples step_samples(const std::vector<data::Example>& examples);
 class TrainStep {
  public:
   /// `activation_bytes`: as train::accumulate_gradients.
-  TrainStep(model::ChatGlm model, Adapter adapter, std::int64_t micro_batch_tokens,
+  TrainStep(std::shared_ptr<model::CausalLM> model, Adapter adapter, std::int64_t micro_batch_tokens,
             double activation_bytes = std::numeric_limits<double>::infinity());
+  TrainStep(const model::ChatGlm& model, Adapter adapter, std::int64_t micro_batch_tokens,
+            double activation_bytes = std::numeric_limits<double>::infinity())
+      : TrainStep(std::static_pointer_cast<model::CausalLM>(model.ptr()), std::move(adapter), micro_batch_tokens,
+                  activation_bytes) {}
   double run(const train::StepSamples& samples);  ///< Returns the mean loss.
 
  private:
-  model::ChatGlm model_;
+  std::shared_ptr<model::CausalLM> model_;
   Adapter adapter_;
   train::AdamW optimizer_;
   std::int64_t micro_batch_tokens_;

@@ -13,7 +13,7 @@ moelora_build release moelora_bench moelora_cli moelora_random_model moelora_mea
 results=build/benchmarks.jsonl
 bench=build/bin/moelora_bench
 cases=("$@")
-[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts decode merging scaling plan alone ranks)
+[ ${#cases[@]} -gt 0 ] || cases=(step memory mix experts decode merging scaling plan alone small small_memory small_decode ranks)
 "$bench" --hardware >"$results"
 for name in "${cases[@]}"; do
   case $name in

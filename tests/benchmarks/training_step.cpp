@@ -97,6 +97,9 @@ nlohmann::ordered_json once(const std::string& name, int times) {
   if (nlohmann::ordered_json planned = planned_step(name, times); !planned.is_null()) {
     return planned;
   }
+  if (small_decoder_once(name, times)) {
+    return nlohmann::ordered_json::object();
+  }
   model::ChatGlm model = model_s();
   const std::vector<data::Example> examples = batch_s();
   const train::StepSamples samples = step_samples(examples);
@@ -118,8 +121,10 @@ nlohmann::ordered_json once(const std::string& name, int times) {
     const PaddedBatch padded = pad(samples.examples);
     repeat([&] { step.run(padded); });
   } else {
-    MOELORA_CHECK(name == "model", "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step, model ",
-                  "or a situation of the case plan, found '", name, "'");
+    MOELORA_CHECK(name == "model",
+                  "expected moelora_step, frozen_step, eager_frozen_step, eager_moelora_step, "
+                  "small_decoder_step, small_decoder_plain, model or a situation of the case plan, found '",
+                  name, "'");
   }
   return nlohmann::ordered_json::object();
 }
