@@ -21,7 +21,7 @@ nn::Linear make_linear(const TensorSource& source, const std::string& name, std:
 }
 
 nn::RmsNorm make_norm(const TensorSource& source, const std::string& name, std::int64_t width,
-                    const LlamaConfig& config) {
+                      const LlamaConfig& config) {
   return nn::RmsNorm(source(name + ".weight", {width}), config.rms_norm_eps);
 }
 
