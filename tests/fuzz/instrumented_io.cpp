@@ -1,5 +1,7 @@
 // The readers of the room io, compiled once more with coverage and sanitizers.
 #include "io/atomic_file.cpp"
+#include "io/gguf.cpp"
+#include "io/gguf_writer.cpp"
 #include "io/json_file.cpp"
 #include "io/json_reader.cpp"
 #include "io/mapped_file.cpp"

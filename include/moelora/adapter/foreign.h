@@ -1,9 +1,11 @@
 #pragma once
 // Adapters of other programs: MOELoRA-peft checkpoints (read and write) and PEFT LoRA (read; write one task).
 
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "moelora/adapter/adapter.h"
@@ -46,8 +48,15 @@ Adapter load_foreign_adapter(const BaseForShapes& base, const std::filesystem::p
 /// One task as an ordinary PEFT LoRA: A stays, B · diag(g) is the new B (adapter_config.json,
 /// adapter_model.safetensors). Exact: the update is s · (B diag(g)) A in both. `base` becomes base_model_name_or_path,
 /// where PEFT's AutoPeftModel and some servers look for the base. Error io::NotFinite, as in every export.
+///
+/// `padded_rank` above the adapter's rank r (0: no padding): rows of zeros below A, columns of zeros beside B, and
+/// lora_alpha = s · padded_rank, so that PEFT's lora_alpha / r is s as before, to the last bit. Error: it is below r,
+/// or no lora_alpha does so (none at a power of two).
 void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder,
-                 const std::string& base = {});
+                 const std::string& base = {}, std::int64_t padded_rank = 0);
+
+/// The smallest of the ranks that an engine takes which is not below `rank`. Error if all are.
+std::int64_t engine_rank(std::int64_t rank, const std::vector<std::int64_t>& ranks);
 
 /// The whole adapter as a MOELoRA-peft checkpoint (adapter_config.json, adapter_model.safetensors, and
 /// adapter_model.bin, which is the one that the reference reads). Error: top_k, no gate, or more than one reserved row,

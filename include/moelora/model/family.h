@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "moelora/io/gguf_layout.h"
 #include "moelora/model/causal_lm.h"
 #include "moelora/model/tokenizer.h"
 #include "moelora/model/weights.h"
@@ -43,6 +44,9 @@ class ModelConfig {
   virtual nlohmann::ordered_json to_json(at::ScalarType stored) const = 0;
   /// What a person wants to see of it, settings included that only this family has: ("layers", "28"), …
   virtual std::vector<std::pair<std::string, std::string>> summary() const = 0;
+  /// How llama.cpp's GGUF file of this model names and orders its linears; nothing: llama.cpp has no architecture that
+  /// computes what this configuration says.
+  virtual std::optional<io::GgufLayout> gguf_layout() const { return std::nullopt; }
 };
 
 /// How texts speak of a family: "NAME, EDITION", "NAME's (EDITION: CONFIG_KEYS)".

@@ -246,8 +246,7 @@ ForeignConfig read_foreign_config(const std::filesystem::path& folder) {
   return result;
 }
 
-ordered_json shared_foreign_settings(const AdapterImpl& adapter) {
-  const auto& config = adapter.config();
+ordered_json shared_foreign_settings(const AdapterImpl& adapter, const MoeLoraConfig& config) {
   // The adapter's own targets if PEFT reads them as this library does, that is, if none is a regular expression.
   std::vector<std::string> targets = config.targets;
   const auto is_suffix = [](const std::string& target, const std::string& name) {

@@ -52,7 +52,8 @@ struct ForeignConfig {
 /// modules_to_save, …).
 ForeignConfig read_foreign_config(const std::filesystem::path& folder);
 
-/// The keys that both formats share, for writing. `targets` in PEFT's sense: exact name, or suffix after a dot.
-nlohmann::ordered_json shared_foreign_settings(const AdapterImpl& adapter);
+/// The keys that both formats share, for writing; rank, alpha and dropout are those of `config`. `targets` in PEFT's
+/// sense: exact name, or suffix after a dot.
+nlohmann::ordered_json shared_foreign_settings(const AdapterImpl& adapter, const MoeLoraConfig& config);
 
 }  // namespace moelora

@@ -5,12 +5,11 @@
 #include "adapter/formats/adapter_loading.h"
 #include "adapter/formats/foreign_config.h"
 #include "adapter/formats/pickle_file.h"
+#include "adapter/formats/task_lora.h"
 #include "moelora/adapter/expert_factors.h"
 #include "moelora/adapter/foreign.h"
-#include "moelora/adapter/merge.h"
 #include "moelora/io/atomic_file.h"
 #include "moelora/io/error.h"
-#include "moelora/io/finite.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
 
@@ -21,16 +20,10 @@ constexpr const char* kForeignConfigFile = "adapter_config.json";
 constexpr const char* kForeignTensorFile = "adapter_model.safetensors";
 constexpr const char* kForeignPickleFile = "adapter_model.bin";
 
-at::Tensor exported(const at::Tensor& tensor) { return tensor.detach().to(at::kCPU, at::kFloat).contiguous(); }
-
 void write_foreign(const std::filesystem::path& folder, const nlohmann::ordered_json& config,
                    const io::NamedTensors& tensors, bool with_pickle) {
   check_replaceable(folder, {kForeignConfigFile, kForeignTensorFile, kForeignPickleFile});
-  for (const auto& [name, tensor] : tensors) {
-    if (const std::string problem = io::describe_not_finite(tensor); !problem.empty()) {
-      throw io::NotFinite(name + " would not be finite in the exported file: " + problem);
-    }
-  }
+  require_finite_export(tensors);
   io::AtomicFolder target(folder);
   io::save_safetensors(target.path() / kForeignTensorFile, tensors, {{"format", "pt"}});
   if (with_pickle) {
@@ -51,37 +44,21 @@ void add_foreign_gate(const TaskGate& gate, const MoeLoraConfig& config, const s
   tensors.emplace_back(prefix + "lora_gate.GateL.weight", exported(gate->weight));
 }
 
-/// What the other programs' formats can hold.
-void require_exportable(const AdapterImpl& adapter) {
-  require_mergeable(adapter);
-  MOELORA_CHECK(!adapter.saved_modules(), "adapter '", adapter.adapter_name(), "' holds trained modules of the base ",
-                "(modules_to_save: ", adapter.config().modules_to_save.front(),
-                adapter.config().modules_to_save.size() > 1 ? ", …" : "",
-                "), which an export does not write; serve it as it is, or merge it");
-}
-
 }  // namespace
 
 void export_peft(const AdapterImpl& adapter, std::string_view task, const std::filesystem::path& folder,
-                 const std::string& base) {
-  at::NoGradGuard no_grad;
-  require_exportable(adapter);
-  require_finite(adapter);
-  const std::int64_t index = adapter.tasks().index(task);
-  const auto& config = adapter.config();
-  const at::Tensor omega = adapter.expert_weights(single_tasks({index})).select(1, 0);  // [gates, N]
+                 const std::string& base, std::int64_t padded_rank) {
+  const TaskLora lora = task_lora(adapter, task, padded_rank);
   io::NamedTensors tensors;
-  for (const auto& linear : adapter.linears()) {
-    const nn::LowRankForm update = linear.delta->low_rank(omega);
-    MOELORA_CHECK(update.A.size(0) == config.rank && update.scale == config.scaling(), linear.name,
-                  ": expected an update of the configuration's rank ", config.rank, " and scale ", config.scaling(),
-                  ", as a PEFT adapter has it for all linears, found rank ", update.A.size(0), " and scale ",
-                  update.scale, "; merge the adapter instead");
+  for (const TaskLoraLinear& linear : lora.linears) {
     const std::string prefix = foreign_prefix(linear.name);
-    tensors.emplace_back(prefix + "lora_A.weight", exported(update.A));
-    tensors.emplace_back(prefix + "lora_B.weight", exported(update.weighted_B()));
+    tensors.emplace_back(prefix + "lora_A.weight", linear.A);
+    tensors.emplace_back(prefix + "lora_B.weight", linear.B);
   }
-  auto json = shared_foreign_settings(adapter);
+  MoeLoraConfig config = adapter.config();
+  config.rank = lora.rank;
+  config.alpha = lora.alpha;
+  auto json = shared_foreign_settings(adapter, config);
   json["base_model_name_or_path"] = base;
   json["alpha_pattern"] = nlohmann::ordered_json::object();
   json["layers_to_transform"] = nullptr;
@@ -96,7 +73,6 @@ void export_peft(const AdapterImpl& adapter, std::string_view task, const std::f
 
 void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path& folder, const std::string& base) {
   require_exportable(adapter);
-  require_finite(adapter);
   const auto& config = adapter.config();
   MOELORA_CHECK(config.gate.top_k == 0 || config.gate.top_k == config.num_experts,
                 "MOELoRA-peft has no top_k (this adapter's is ", config.gate.top_k,
@@ -129,7 +105,7 @@ void export_moelora_peft(const AdapterImpl& adapter, const std::filesystem::path
   if (!config.gate.per_linear) {
     add_foreign_gate(adapter.gates().front(), config, "", tensors);
   }
-  auto json = shared_foreign_settings(adapter);
+  auto json = shared_foreign_settings(adapter, config);
   json["base_model_name_or_path"] = base;
   json["expert_num"] = config.num_experts;
   json["peft_type"] = config.gate.per_linear ? "MMOELORA" : "MMOELORAS";
