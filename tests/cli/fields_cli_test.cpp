@@ -18,10 +18,10 @@ namespace fs = std::filesystem;
 using moelora::testing::command_of;
 using moelora::testing::output_of;
 using moelora::testing::quoted;
-using moelora::testing::Run;
+using Answer = moelora::testing::Run;
 
 /// In the repository, where the paths of configurations begin.
-Run run_there(const std::vector<std::string>& words) {
+Answer run_there(const std::vector<std::string>& words) {
   return output_of("cd " + quoted(MOELORA_SOURCE_DIR) + " && OMP_WAIT_POLICY=passive " + command_of(words) + " 2>&1");
 }
 
@@ -54,7 +54,7 @@ class OwnData : public testing::Test {
   }
   fs::path output(const std::string& name) const { return folder_.path() / name; }
 
-  Run train(const std::string& config, const fs::path& folder, std::vector<std::string> more = {}) const {
+  Answer train(const std::string& config, const fs::path& folder, std::vector<std::string> more = {}) const {
     std::vector<std::string> words{"train", "--config", config, "--output", folder};
     words.insert(words.end(), more.begin(), more.end());
     return run_there(words);
@@ -78,11 +78,11 @@ TEST_F(OwnData, EveryConfigurationThatShipsTrainsAndOpensWithItsCommand) {
     EXPECT_NE(text_of(fs::path(MOELORA_SOURCE_DIR) / config).find("//   build/bin/moelora train --config " + config),
               std::string::npos)
         << name;
-    const Run trained = train(config, output(name), {"--set", "training.steps=2", "training.warmup_steps=1"});
+    const Answer trained = train(config, output(name), {"--set", "training.steps=2", "training.warmup_steps=1"});
     EXPECT_EQ(trained.code, 0) << name << ": " << trained.text;
     EXPECT_TRUE(trained.has("training records have " + tasks)) << name << ": " << trained.text;
     EXPECT_FALSE(trained.has("left out")) << name << ": " << trained.text;
-    const Run printed = run_there({"train", "--config", config, "--print-config"});
+    const Answer printed = run_there({"train", "--config", config, "--print-config"});
     EXPECT_EQ(printed.code, 0) << name << ": " << printed.text;
     EXPECT_EQ(ordered_json::parse(text_of(output(name) / "config.json"))["data"],
               ordered_json::parse(printed.text, nullptr, true, /*ignore_comments=*/true)["data"])
@@ -91,8 +91,8 @@ TEST_F(OwnData, EveryConfigurationThatShipsTrainsAndOpensWithItsCommand) {
 }
 
 TEST_F(OwnData, InspectShowsWhatAModelSees) {
-  const Run answer = run_there({"inspect", kOwnData / "alpaca.json", "--fields", "alpaca", "--model", kBase,
-                                "--max-source-length", "12", "--samples", "1"});
+  const Answer answer = run_there({"inspect", kOwnData / "alpaca.json", "--fields", "alpaca", "--model", kBase,
+                                   "--max-source-length", "12", "--samples", "1"});
   EXPECT_EQ(answer.code, 0) << answer.text;
   for (const char* part :
        {"fields                 \"alpaca\"", "'Department'", "'Urgency'", "with choices           19",
@@ -101,10 +101,11 @@ TEST_F(OwnData, InspectShowsWhatAModelSees) {
     EXPECT_TRUE(answer.has(part)) << part << " is not in " << answer.text;
   }
   EXPECT_FALSE(answer.has("answer is no choice")) << answer.text;
-  const Run file = run_there({"inspect", kOwnData / "questions.jsonl", "--fields", "configs/own-data/own-fields.json"});
+  const Answer file =
+      run_there({"inspect", kOwnData / "questions.jsonl", "--fields", "configs/own-data/own-fields.json"});
   EXPECT_EQ(file.code, 0) << file.text;
   EXPECT_TRUE(file.has("    | 问：发热时喝什么？\n    | 答：\n")) << file.text;
-  const Run talk = run_there({"inspect", kOwnData / "sharegpt.json", "--fields", "sharegpt", "--model", kBase});
+  const Answer talk = run_there({"inspect", kOwnData / "sharegpt.json", "--fields", "sharegpt", "--model", kBase});
   EXPECT_EQ(talk.code, 0) << talk.text;
   EXPECT_TRUE(talk.has("earlier prompt\n    | 我发热。")) << talk.text;
 }
@@ -115,17 +116,17 @@ TEST_F(OwnData, WhatDoesNotFitIsToldByEveryVerb) {
       "config.json",
       ordered_json{{"mode", "adapter"}, {"model", {{"path", kBase.string()}}}, {"data", {{"train", alpaca.string()}}}}
           .dump());
-  for (const Run& answer :
+  for (const Answer& answer :
        {run_there({"inspect", alpaca}), run_there({"eval", "--data", alpaca, "--predictions", alpaca}),
         run_there({"generate", "--model", kBase, "--input", alpaca, "--output", output("answers.json")}),
         run_there({"train", "--config", config, "--dry-run"})}) {
     EXPECT_EQ(answer.code, 2) << answer.text;
     EXPECT_TRUE(answer.has("these are the fields of \"alpaca\"")) << answer.text;
   }
-  const Run wrong = run_there({"inspect", alpaca, "--fields", "alpacca"});
+  const Answer wrong = run_there({"inspect", alpaca, "--fields", "alpacca"});
   EXPECT_EQ(wrong.code, 2) << wrong.text;
   EXPECT_TRUE(wrong.has("did you mean \"alpaca\"")) << wrong.text;
-  const Run mixed = run_there({"inspect", kBase, "--fields", "alpaca"});
+  const Answer mixed = run_there({"inspect", kBase, "--fields", "alpaca"});
   EXPECT_EQ(mixed.code, 2) << mixed.text;
 }
 
@@ -135,7 +136,7 @@ TEST_F(OwnData, PredictionsKeepTheRecordsFieldsAndAreScoredAgain) {
   std::vector<std::string> words{
       "eval", "--model", kBase, "--data", data, "--output", output("scores"), "--scorer", "configs/scorers.json"};
   words.insert(words.end(), short_answers.begin(), short_answers.end());
-  const Run scored = run_there(words);
+  const Answer scored = run_there(words);
   ASSERT_EQ(scored.code, 0) << scored.text;
   const auto predictions = lines_of(output("scores") / "predictions.json");
   const auto records = lines_of(data);
@@ -150,12 +151,12 @@ TEST_F(OwnData, PredictionsKeepTheRecordsFieldsAndAreScoredAgain) {
                       "configs/scorers.json", "--json", output(file.filename().string() + ".scores")});
   };
   EXPECT_EQ(again(output("scores") / "predictions.json").code, 0);
-  const Run unanswered = again(data);
+  const Answer unanswered = again(data);
   EXPECT_EQ(unanswered.code, 2) << "records are no predictions: " << unanswered.text;
   EXPECT_TRUE(unanswered.has("the field \"prediction\" is missing")) << unanswered.text;
   words = {"generate", "--model", kBase, "--input", data, "--output", output("answers.jsonl")};
   words.insert(words.end(), short_answers.begin(), short_answers.end());
-  const Run generated = run_there(words);
+  const Answer generated = run_there(words);
   ASSERT_EQ(generated.code, 0) << generated.text;
   EXPECT_EQ(lines_of(output("answers.jsonl")), predictions);
 }
@@ -168,13 +169,13 @@ TEST_F(OwnData, WeightedFilesResumeBitForBitAndTheirWeightsAreTheRuns) {
   ASSERT_EQ(train(config, output("parts"), steps).code, 0);
   std::vector<std::string> resumed = steps;
   resumed.insert(resumed.end(), {"--resume-from", "step-3"});
-  const Run again = train(config, output("parts"), resumed);
+  const Answer again = train(config, output("parts"), resumed);
   ASSERT_EQ(again.code, 0) << again.text;
   EXPECT_EQ(text_of(output("parts") / "adapter" / "adapter.safetensors"),
             text_of(output("whole") / "adapter" / "adapter.safetensors"));
   ordered_json other = ordered_json::parse(text_of(output("whole") / "config.json"));
   other["data"]["train"][1]["weight"] = 3.0;
-  const Run refused = run_there(
+  const Answer refused = run_there(
       {"train", "--config", write("other.json", other.dump()), "--output", output("whole"), "--resume-from", "step-3"});
   EXPECT_EQ(refused.code, 2) << refused.text;
   EXPECT_TRUE(refused.has("the training or validation data are not the ones that the run began with")) << refused.text;
