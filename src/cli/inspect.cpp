@@ -309,6 +309,9 @@ void add_inspect(CLI::App& app, int& status) {
   verb->add_option("--card", *card, card_help())->needs(plan_flag);
   add_fields_option(*verb, records->fields);
   verb->add_option("--model", records->model, "with records: a model folder whose tokenizer shows them as tokens");
+  verb->add_option("--template", records->chat_template,
+                   "with records: how prompts are written: model (its chat template), none, or a file with a template")
+      ->needs("--model");
   verb->add_option("--max-source-length", records->encode.max_source_length,
                    "with records: tokens at which training would cut a prompt (data.max_source_length)")
       ->check(whole_number(3))

@@ -4,11 +4,12 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
+#include "moelora/io/error.h"
 #include "moelora/io/readable.h"
 #include "moelora/io/utf8.h"
-#include "moelora/model/registry.h"
 
 namespace moelora::cli {
 namespace {
@@ -85,7 +86,10 @@ void print_record(const data::Record& record) {
 void show_records(const std::vector<data::Record>& records, const RecordInspection& inspection) {
   std::unique_ptr<model::Tokenizer> tokenizer;
   if (!inspection.model.empty()) {
-    tokenizer = model::load_tokenizer(inspection.model);
+    const std::shared_ptr<const model::Family> family = model::family_of_tokenizer(inspection.model);
+    MOELORA_CHECK(family, inspection.model.string(), ": no tokenizer of a family that is known: ",
+                  model::known_families());
+    tokenizer = model::load_tokenizer(inspection.model, model::template_settings(*family, inspection.chat_template));
   }
   std::vector<std::int64_t> prompts;
   std::vector<std::int64_t> answers;

@@ -1,5 +1,9 @@
 // Readers of configurations, records and text, compiled once more with coverage and sanitizers.
+#include "data/field_map.cpp"
+#include "data/messages.cpp"
 #include "data/record.cpp"
+#include "data/record_fields.cpp"
+#include "data/text_template.cpp"
 #include "model/chatglm/config.cpp"
 #include "model/chatglm/text_clean.cpp"
 #include "model/chatglm/tokenizer.cpp"

@@ -23,7 +23,7 @@ case ${1:-} in
   [0-9]*) budget=-max_total_time=$1; shift ;;
 esac
 targets=("$@")
-[ $# -gt 0 ] || targets=(safetensors gguf checkpoint config records adapter tokenizer tokenizer_json)
+[ $# -gt 0 ] || targets=(safetensors gguf checkpoint config records fields adapter tokenizer tokenizer_json)
 
 # Without a quarantine of freed memory the limit is about what the readers themselves hold.
 export ASAN_OPTIONS=detect_leaks=1:detect_container_overflow=0:quarantine_size_mb=16:malloc_context_size=10
