@@ -6,6 +6,7 @@
 #include <optional>
 #include <regex>
 
+#include "model/llama/gguf.h"
 #include "model/llama/variants.h"
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
@@ -49,6 +50,7 @@ class LlamaModelConfig : public ModelConfig {
             {"vocabulary", io::with_commas(config_.vocab_size) + (config_.tie_word_embeddings ? ", tied head" : "")},
             {"longest sequence", std::to_string(config_.longest_sequence())}};
   }
+  std::optional<io::GgufLayout> gguf_layout() const override { return model::gguf_layout(config_); }
 
  private:
   LlamaConfig config_;
