@@ -192,6 +192,7 @@ void RecordFields::check(const std::string& sample_id, const FieldMap& map) {
     text += (text.empty() ? "" : "; ") + one.what;
   }
   if (text.empty()) {
+    check_not_another_form(map);
     return;
   }
   if (!sample_id.empty()) {
@@ -205,6 +206,14 @@ void RecordFields::check(const std::string& sample_id, const FieldMap& map) {
     text += suggested_fields(keys, map);
   }
   throw JsonFault{missing_.empty() ? problems_.front().at : begin_, text};
+}
+
+/// Where neither an answer nor a task is needed, "input" alone would make half of such a record a question.
+void RecordFields::check_not_another_form(const FieldMap& map) const {
+  const auto has = [&](const char* key) { return member_named(key) != nullptr; };
+  if (map.is_default() && has("instruction") && has("output") && !has("target") && !has("task_dataset")) {
+    throw JsonFault{begin_, "found " + found_fields() + suggested_fields({"instruction", "output"}, map)};
+  }
 }
 
 const JsonExtent::Member* RecordFields::member_named(std::string_view key) const {

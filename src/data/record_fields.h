@@ -55,6 +55,7 @@ class RecordFields {
   const JsonExtent::Member* member_named(std::string_view key) const;
   const JsonExtent::Member* member_of(std::string_view path) const;
   std::string found_fields() const;
+  void check_not_another_form(const FieldMap& map) const;
 
   std::string_view text_;
   std::size_t begin_;

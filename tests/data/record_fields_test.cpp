@@ -144,6 +144,20 @@ TEST_F(MappedRecords, FieldsThatDoNotFitAreAnErrorThatSuggestsTheMapping) {
   EXPECT_NE(chat.find("expected JSON with \"instruction\" and \"output\""), std::string::npos) << chat;
 }
 
+TEST_F(MappedRecords, AlpacaIsNotReadAsOursByItsInputAlone) {
+  ReadOptions read;
+  read.need_task = false;
+  const auto path = write(R"({"instruction": "Sort.", "input": "b a", "output": "a b"})");
+  try {
+    read_records(path, read);
+    ADD_FAILURE() << "the instruction was dropped";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("these are the fields of \"alpaca\""), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(read_records(write(R"({"instruction": "x", "input": "b a", "output": 1, "target": ""})"), read).records.size(),
+            1u);
+}
+
 TEST_F(MappedRecords, AFieldThatTheMappingNamesAndNoRecordHasIsAnError) {
   const std::string text = R"({"q": "x", "a": "y", "t": "T"})";
   const std::string start = R"({"prompt": "{q}", "answer": "{a}", "task": "t", )";
