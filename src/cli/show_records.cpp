@@ -87,8 +87,8 @@ void show_records(const std::vector<data::Record>& records, const RecordInspecti
   std::unique_ptr<model::Tokenizer> tokenizer;
   if (!inspection.model.empty()) {
     const std::shared_ptr<const model::Family> family = model::family_of_tokenizer(inspection.model);
-    MOELORA_CHECK(family, inspection.model.string(), ": no tokenizer of a family that is known: ",
-                  model::known_families());
+    MOELORA_CHECK(family, inspection.model.string(),
+                  ": no tokenizer of a family that is known: ", model::known_families());
     tokenizer = model::load_tokenizer(inspection.model, model::template_settings(*family, inspection.chat_template));
   }
   std::vector<std::int64_t> prompts;

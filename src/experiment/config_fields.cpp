@@ -65,7 +65,8 @@ void fields(io::FieldVisitor& visit, ExperimentConfig& config, CommonSections& c
   visit({"model", "The base."}, common.model);
   visit({"adapter", "What is common to all adapters; methods have their own routing, prefix and seed."},
         common.adapter);
-  visit({"data", "The records; \"fields\" says which of their fields are prompt, answer, task and choices."}, common.data);
+  visit({"data", "The records; \"fields\" says which of their fields are prompt, answer, task and choices."},
+        common.data);
   visit({"training", "How the trained methods are trained."}, common.training);
   visit({"evaluation", "file of records that are scored once for each finished run (required)"}, config.evaluation,
         needed_file);

@@ -154,8 +154,9 @@ TEST_F(MappedRecords, AlpacaIsNotReadAsOursByItsInputAlone) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("these are the fields of \"alpaca\""), std::string::npos) << error.what();
   }
-  EXPECT_EQ(read_records(write(R"({"instruction": "x", "input": "b a", "output": 1, "target": ""})"), read).records.size(),
-            1u);
+  EXPECT_EQ(
+      read_records(write(R"({"instruction": "x", "input": "b a", "output": 1, "target": ""})"), read).records.size(),
+      1u);
 }
 
 TEST_F(MappedRecords, AFieldThatTheMappingNamesAndNoRecordHasIsAnError) {

@@ -114,7 +114,8 @@ std::vector<std::pair<fs::path, fs::path>> real_bases() {
 TEST(HfTokenizer, GivesTheRecordedIdsOfRealBases) {
   const auto bases = real_bases();
   if (bases.empty()) {
-    GTEST_SKIP() << "no base that goldens below " << testing::shared() / "bases" << " were recorded from";
+    GTEST_SKIP() << "no base that goldens below " << testing::shared() / "bases"
+                 << " were recorded from";
   }
   for (const auto& [folder, golden_file] : bases) {
     SCOPED_TRACE(folder.string());
