@@ -15,6 +15,7 @@
 
 #include "moelora/nn/dropout.h"
 #include "moelora/nn/recomputed_rows.h"
+#include "moelora/nn/row_source.h"
 #include "moelora/nn/swiglu.h"
 #include "nn/kernels/cpu/low_rank_rows.h"
 #include "nn/kernels/cuda/dropout.h"
