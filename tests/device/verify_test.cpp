@@ -42,6 +42,10 @@ TEST_P(DeviceVerify, Passes) {
 INSTANTIATE_TEST_SUITE_P(Fixtures, DeviceVerify,
                          ::testing::Values(VerifyCase{"ChatGlm", "chatglm-tiny"}, VerifyCase{"MoeLora", "moelora-tiny"},
                                            VerifyCase{"Lora", "lora-tiny"}, VerifyCase{"PTuning", "ptuning-tiny"},
+                                           VerifyCase{"Qwen2", "qwen2-tiny"}, VerifyCase{"Qwen3", "qwen3-tiny"},
+                                           VerifyCase{"Llama3", "llama3-tiny"}, VerifyCase{"Glm", "glm-tiny"},
+                                           VerifyCase{"Dynamic", "decoder-variants/llama-dynamic"},
+                                           VerifyCase{"Glm4", "decoder-variants/glm4"},
                                            VerifyCase{"ChatGlmFp16", "chatglm-tiny", at::kHalf, kHalfFactor}),
                          [](const auto& info) { return info.param.name; });
 

@@ -4,12 +4,16 @@
 # equal, 1 a difference.
 #
 #   tests/e2e/experiment_kill.sh build/bin/moelora REPOSITORY [kills=5]
+#
+# MOELORA_E2E_BASE=FOLDER takes another base than examples/tiny_base/model, MOELORA_E2E_TARGETS its linears as JSON.
 set -euo pipefail
 
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 moelora=$(realpath "$1")
 repository=$(realpath "$2")
 kills=${3:-5}
+base=$(realpath "${MOELORA_E2E_BASE:-$repository/examples/tiny_base/model}")
+targets=${MOELORA_E2E_TARGETS:-'["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]'}
 work=$(mktemp -d "${TMPDIR:-/tmp}/moelora-experiment-XXXXXX")
 session=
 trap '[ -z "$session" ] || kill -9 -- "-$session" 2>/dev/null || true; rm -rf "$work"' EXIT
@@ -18,8 +22,8 @@ awk 'NR % 12 == 0' "$repository/examples/sample_data/train.json" >train.json
 awk 'NR % 8 == 0' "$repository/examples/sample_data/dev.json" >dev.json
 
 cat >config.json <<JSON
-{"model": {"path": "$repository/examples/tiny_base/model"},
- "adapter": {"rank": 8, "num_experts": 4, "alpha": 16, "dropout": 0.1},
+{"model": {"path": "$base"},
+ "adapter": {"rank": 8, "num_experts": 4, "alpha": 16, "dropout": 0.1, "targets": $targets},
  "data": {"train": "train.json", "validation_size": 24, "max_source_length": 96, "max_target_length": 24},
  "evaluation": "dev.json",
  "training": {"steps": 12, "batch_size": 8, "micro_batch_tokens": 1024, "learning_rate": 1e-2, "checkpoint_every": 3,

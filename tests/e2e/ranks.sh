@@ -6,6 +6,7 @@
 #   tests/e2e/ranks.sh PROGRAM [RANKS="2 4"] [STEPS=20] [SIGNALS="KILL"] [BATCH=8]; STEPS > 10
 #   tests/e2e/ranks.sh build/bin/moelora "2 3 4" 60 "KILL STOP" 32      the long form
 #
+# MOELORA_E2E_BASE=FOLDER takes another base than examples/tiny_base/model, MOELORA_E2E_TARGETS its linears as JSON.
 # With MOELORA_RANKS_RESULTS=FILE each comparison is also appended to FILE as a JSON line (tests/benchmarks/run.sh).
 set -euo pipefail
 program=$(realpath "$1")
@@ -17,6 +18,8 @@ batch=${5:-8}
 results=${MOELORA_RANKS_RESULTS:-/dev/null}
 [ "$results" = /dev/null ] || results=$(realpath "$results")
 root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
+base=$(realpath "${MOELORA_E2E_BASE:-$root/examples/tiny_base/model}")
+targets=${MOELORA_E2E_TARGETS:-'["query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"]'}
 work=$(mktemp -d "${TMPDIR:-/tmp}/moelora-ranks-XXXXXX")
 pids=()
 trap 'for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done; rm -rf "$work"' EXIT
@@ -57,8 +60,8 @@ run() {
 }
 
 cat >config.json <<JSON
-{"model": {"path": "$root/examples/tiny_base/model"},
- "adapter": {"rank": 16, "num_experts": 8, "alpha": 32, "dropout": 0.1},
+{"model": {"path": "$base"},
+ "adapter": {"rank": 16, "num_experts": 8, "alpha": 32, "dropout": 0.1, "targets": $targets},
  "data": {"train": "$root/examples/sample_data/train.json", "validation_size": 24, "max_source_length": 256,
           "max_target_length": 128},
  "training": {"steps": $steps, "batch_size": $batch, "micro_batch_tokens": 1024, "learning_rate": 2e-3,
@@ -145,7 +148,7 @@ compare resumed "losses of a run begun with 2 processes, resumed with one / of o
 # The same answers.
 dev=$root/examples/sample_data/dev.json
 head -n 40 "$dev" >some.json
-evaluate="eval --model $root/examples/tiny_base/model --adapter one/adapter --data some.json --batch-size 4
+evaluate="eval --model $base --adapter one/adapter --data some.json --batch-size 4
           --max-new-tokens 24 --threads 1"
 # shellcheck disable=SC2086  # a list of words
 "$program" $evaluate --output eval-one >eval-one.out 2>&1 || { cat eval-one.out >&2; fail "eval failed"; }

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 #include <set>
+#include <string>
+#include <tuple>
 
 #include "experiment/fixture.h"
 #include "io/raises.h"
@@ -19,12 +21,15 @@ namespace {
 
 namespace fs = std::filesystem;
 
-class EveryMethod : public ::testing::TestWithParam<std::string> {
+/// A method on a base.
+using Row = std::tuple<fixture::BaseFolder, std::string>;
+
+class EveryMethod : public ::testing::TestWithParam<Row> {
  protected:
-  EveryMethod() : method(find_method(GetParam())) {
-    const auto json = fixture::small_experiment(folder.path());
+  EveryMethod() : base_folder(std::get<0>(GetParam())), method(find_method(std::get<1>(GetParam()))) {
+    const auto json = fixture::small_experiment(folder.path(), base_folder);
     config = ExperimentConfig::from_json(json);
-    base = fixture::tiny_base();
+    base = fixture::tiny_base(0.0, base_folder);
     for (const fs::path& output : {first, second}) {
       for (const std::string& needed : method.needs()) {
         run_cell(config, fixture::cell_of(config, run_id(needed, 1)), output, base);
@@ -37,6 +42,7 @@ class EveryMethod : public ::testing::TestWithParam<std::string> {
   testing::TemporaryFolder folder;
   fs::path first = folder.path() / "first";
   fs::path second = folder.path() / "second";
+  const fixture::BaseFolder& base_folder;
   const Method& method;
   ExperimentConfig config;
   OpenBase base;
@@ -99,12 +105,12 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
   ASSERT_TRUE(run_cell(config, cell, first, base));
   const fs::path adapter = product(first) / "adapter";
   if (method.key() == "full") {
-    auto model = model::load_chatglm(product(first) / "model");
-    EXPECT_NE(model::base_fingerprint(*model), base({}).fingerprint);
+    const model::LoadedModel trained = model::load(product(first) / "model");
+    EXPECT_NE(model::base_fingerprint(*trained.model), base({}).fingerprint);
     // The run can't be continued on another base. Checkpoints are gone, so a new one is begun and stopped.
     const std::atomic<bool> stop = true;
     EXPECT_FALSE(run_cell(config, cell, second, base, &stop));
-    EXPECT_TRUE(io::raises([&] { run_cell(config, cell, second, fixture::tiny_base(0.5)); }, "base"));
+    EXPECT_TRUE(io::raises([&] { run_cell(config, cell, second, fixture::tiny_base(0.5, base_folder)); }, "base"));
     return;
   }
   if (!fs::exists(adapter)) {
@@ -114,7 +120,7 @@ TEST_P(EveryMethod, LoadsAndIsRefusedOnAnotherBase) {
   const Base same = base({});
   Adapter loaded = load_adapter(*same.model, adapter, same.fingerprint, same.tokenizer->fingerprint());
   EXPECT_EQ(loaded->tasks().size(), 8);
-  const Base other = fixture::tiny_base(0.5)({});
+  const Base other = fixture::tiny_base(0.5, base_folder)({});
   EXPECT_TRUE(io::raises(
       [&] { load_adapter(*other.model, adapter, other.fingerprint, other.tokenizer->fingerprint()); }, "another base"));
 }
@@ -195,11 +201,16 @@ std::vector<std::string> all_keys() {
   return keys;
 }
 
-INSTANTIATE_TEST_SUITE_P(Rows, EveryMethod, ::testing::ValuesIn(all_keys()), [](const auto& info) {
-  std::string name = info.param;
+std::string row_name(const ::testing::TestParamInfo<Row>& info) {
+  std::string name = std::get<1>(info.param) + "_on_" + std::get<0>(info.param).name;
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
-});
+}
+
+INSTANTIATE_TEST_SUITE_P(Rows, EveryMethod,
+                         ::testing::Combine(::testing::Values(fixture::prefix_lm_base(), fixture::causal_base()),
+                                            ::testing::ValuesIn(all_keys())),
+                         row_name);
 
 TEST(Methods, HaveKeysOfTheirOwnAndANearMissIsNamed) {
   std::set<std::string> keys;
