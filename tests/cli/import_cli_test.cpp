@@ -110,7 +110,7 @@ TEST(ImportProgram, AnAdapterOfAnotherModelIsNamedAsWhatItIs) {
        },
        "InternLM2"}};
   for (const auto& [rename, name] : others) {
-    const Imported imported([&](auto&, StoredFile& file) { file = renamed(file, rename); });
+    const Imported imported([&rename = rename](auto&, StoredFile& file) { file = renamed(file, rename); });
     EXPECT_EQ(imported.outcome.code, 2);
     EXPECT_TRUE(imported.outcome.has(name) && imported.outcome.has("first generation")) << imported.outcome.text;
     EXPECT_FALSE(fs::exists(imported.output()));

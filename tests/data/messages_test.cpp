@@ -74,7 +74,7 @@ TEST(Messages, AQuestionAtTheEndIsToBeAnswered) {
   EXPECT_EQ(open.target, "");
   EXPECT_EQ(open.history, (Turns{{"q1", "a1"}}));
   EXPECT_NE(problem_of(line_of({{"user", "q1"}, {"assistant", "a1"}, {"user", "q2"}}))
-                .find("chats.json:1:14: expected an answer as the last message, found a turn of user (record 1)"),
+                .find("chats.json:1:13: expected an answer as the last message, found a turn of user (record 1)"),
             std::string::npos);
 }
 

@@ -54,7 +54,7 @@ TEST(TaskPrompts, NoneLeaveRecordsAsTheyAre) {
 }
 
 TEST(TaskPrompts, RefuseWhatIsNoMapOfTexts) {
-  EXPECT_TRUE(raises([] { TaskPrompts(Json::object()); }, "found none"));
+  EXPECT_TRUE(raises([] { return TaskPrompts(Json::object()); }, "found none"));
   EXPECT_TRUE(raises([] { TaskPrompts(Json::array({"a"})); }, "expected an object"));
   EXPECT_TRUE(raises([] { TaskPrompts(Json{{"CMeIE", 3}, {"MedDG", "b"}}); }, "CMeIE: expected a string"));
   EXPECT_TRUE(raises([] { TaskPrompts::from_file("/no/such/prompts.json"); }, "/no/such/prompts.json"));

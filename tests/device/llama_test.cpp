@@ -10,7 +10,8 @@
 #include "device/adapted_model.h"
 #include "moelora/model/generation.h"
 
-namespace moelora {
+// Names of its own: sources are compiled several at once.
+namespace moelora::llama_on_device {
 namespace {
 
 using testing::device::pretend_device;
@@ -166,4 +167,4 @@ TEST(DeviceLlamaBounds, WhateverTheNumberOfSegments) {
 }
 
 }  // namespace
-}  // namespace moelora
+}  // namespace moelora::llama_on_device

@@ -21,7 +21,8 @@
 #include "moelora/log/log.h"
 #include "moelora/model/llama/llama.h"
 
-namespace moelora {
+// Names of its own: sources are compiled several at once.
+namespace moelora::llama_blocks {
 namespace {
 
 const std::filesystem::path kFixtures = MOELORA_TEST_FIXTURES;
@@ -79,7 +80,7 @@ struct Variant {
   bool with_targets = true;
 };
 
-const std::int64_t kOutputRows[] = {36, 37, 38, 89, 91, 92, 93, 133};
+const std::vector<std::int64_t> kOutputRows{36, 37, 38, 89, 91, 92, 93, 133};
 
 class LlamaBlockByHand : public ::testing::TestWithParam<Variant> {
  protected:
@@ -336,4 +337,4 @@ INSTANTIATE_TEST_SUITE_P(Families, LlamaGradients,
                          });
 
 }  // namespace
-}  // namespace moelora
+}  // namespace moelora::llama_blocks

@@ -11,7 +11,7 @@
 namespace moelora::model {
 namespace {
 
-LlamaConfig config_of(const std::string& model_type) {
+LlamaConfig shape_of(const std::string& model_type) {
   LlamaConfig config;
   config.model_type = model_type;
   config.hidden_size = 24;
@@ -33,7 +33,7 @@ TEST(LlamaGguf, EveryModelTypeHasItsArchitectureAndNames) {
                                                                        {"qwen2", "qwen2"}, {"qwen3", "qwen3"},
                                                                        {"glm", "chatglm"}, {"glm4", "glm4"}};
   for (const auto& [model_type, architecture] : architectures) {
-    const LlamaConfig config = config_of(model_type);
+    const LlamaConfig config = shape_of(model_type);
     const auto layout = gguf_layout(config);
     ASSERT_TRUE(layout) << model_type;
     EXPECT_EQ(layout->architecture, architecture);
@@ -56,7 +56,7 @@ TEST(LlamaGguf, EveryModelTypeHasItsArchitectureAndNames) {
 // llama.cpp turns neighbours, the checkpoint's model halves of a head: with the rows reordered both give the same head,
 // in the file's order.
 TEST(LlamaGguf, ReorderedRowsTurnedInNeighboursAreTheRowsTurnedInHalves) {
-  const LlamaConfig config = config_of("llama");
+  const LlamaConfig config = shape_of("llama");
   const auto layout = gguf_layout(config);
   ASSERT_TRUE(layout);
   const at::Tensor positions = at::arange(5, at::kLong).unsqueeze(0);
@@ -81,13 +81,13 @@ TEST(LlamaGguf, ReorderedRowsTurnedInNeighboursAreTheRowsTurnedInHalves) {
 }
 
 TEST(LlamaGguf, WhatLlamaCppTurnsOtherwiseHasNoLayout) {
-  LlamaConfig config = config_of("llama");
+  LlamaConfig config = shape_of("llama");
   config.rope.partial = 0.5;
   EXPECT_FALSE(gguf_layout(config));
-  config = config_of("qwen2");
+  config = shape_of("qwen2");
   config.pairing = nn::RotaryPairing::interleaved;
   EXPECT_FALSE(gguf_layout(config));
-  config = config_of("unheard_of");
+  config = shape_of("unheard_of");
   EXPECT_FALSE(gguf_layout(config));
 }
 
