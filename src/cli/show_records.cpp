@@ -1,6 +1,7 @@
 #include "cli/show_records.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <memory>
@@ -20,7 +21,7 @@ using io::with_commas;
 void print_lengths(const std::string& name, std::vector<std::int64_t> lengths) {
   std::sort(lengths.begin(), lengths.end());
   const auto at = [&](double share) {  // the smallest length that this share of the records does not exceed
-    const auto place = static_cast<std::size_t>(share * static_cast<double>(lengths.size() - 1) + 0.5);
+    const auto place = static_cast<std::size_t>(std::llround(share * static_cast<double>(lengths.size() - 1)));
     return with_commas(lengths[place]);
   };
   std::printf("  %-20s %9s %9s %9s %9s\n", name.c_str(), at(0.0).c_str(), at(0.5).c_str(), at(0.95).c_str(),

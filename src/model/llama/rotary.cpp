@@ -65,7 +65,7 @@ at::Tensor llama_frequencies(const LlamaConfig& config) {
   if (config.rope.type == Type::yarn) {
     return yarn_frequencies(config);
   }
-  const at::Tensor plain = 1.0 / at::pow(config.rope.theta, exponents_of(config));
+  at::Tensor plain = 1.0 / at::pow(config.rope.theta, exponents_of(config));
   switch (config.rope.type) {
     case Type::linear:
       return plain / config.rope.factor;
