@@ -2,6 +2,7 @@
 #include "model/key_value_pages.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "moelora/model/kv_cache.h"
