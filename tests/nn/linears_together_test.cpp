@@ -1,6 +1,7 @@
 #include "moelora/nn/linears_together.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <vector>

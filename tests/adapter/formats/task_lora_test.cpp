@@ -1,6 +1,7 @@
 #include "adapter/formats/task_lora.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>

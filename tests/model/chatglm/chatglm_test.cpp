@@ -1,6 +1,7 @@
 #include "moelora/model/chatglm/chatglm.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include "moelora/io/error.h"
