@@ -1,11 +1,12 @@
 #include "model/chatglm/block_function.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <array>
-#include <optional>
+#include <utility>
+#include <vector>
 
+#include "model/block_autograd.h"
 #include "moelora/nn/attention.h"
 #include "moelora/nn/gelu.h"
 #include "moelora/nn/linear_manual_backward.h"
@@ -16,18 +17,7 @@ namespace {
 constexpr double kAlpha = ChatGlmConfig::kResidualAlpha;
 constexpr std::size_t kLinears = 4;
 
-// What a call needs besides tensors that gradients flow to.
-struct Call : torch::CustomClassHolder {
-  std::shared_ptr<ChatGlmBlockImpl> block;
-  nn::Rotary rotary;
-  nn::RowContext context;
-  at::Tensor output_rows;         // undefined: all
-  nn::RowContext output_context;  // of output_rows
-  bool recompute = false;
-
-  bool some() const { return output_rows.defined(); }
-  const nn::RowContext& rows_after_attention() const { return some() ? output_context : context; }
-};
+using Call = BlockCall<ChatGlmBlockImpl>;
 
 // What the forward stores for the backward.
 struct Tape {
@@ -38,28 +28,23 @@ struct Tape {
   at::Tensor inner;                         // [n, inner], before GELU
   std::array<at::Tensor, kLinears> deltas;  // of query_key_value, dense, dense_h_to_4h, dense_4h_to_h
 
-  static constexpr std::size_t kSize = 12 + kLinears;
-  std::vector<at::Tensor> list() const {
-    std::vector<at::Tensor> all{mean1,
-                                rstd1,
-                                qkv,
-                                attended.output,
-                                attended.log_sum,
-                                attended.all_output,
-                                attended.causal_output,
-                                attended.causal_log_sum,
-                                x1,
-                                mean2,
-                                rstd2,
-                                inner};
-    all.insert(all.end(), deltas.begin(), deltas.end());
+  std::vector<at::Tensor*> members() {
+    std::vector<at::Tensor*> all{&mean1,
+                                 &rstd1,
+                                 &qkv,
+                                 &attended.output,
+                                 &attended.log_sum,
+                                 &attended.all_output,
+                                 &attended.causal_output,
+                                 &attended.causal_log_sum,
+                                 &x1,
+                                 &mean2,
+                                 &rstd2,
+                                 &inner};
+    for (at::Tensor& delta : deltas) {
+      all.push_back(&delta);
+    }
     return all;
-  }
-  static Tape from_list(const at::Tensor* first) {
-    Tape tape{first[0],  first[1],  first[2], {first[3], first[4], first[5], first[6], first[7]}, first[8], first[9],
-              first[10], first[11], {}};
-    std::copy(first + 12, first + kSize, tape.deltas.begin());
-    return tape;
   }
 };
 
@@ -103,15 +88,9 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValue
   return y.add_(second.y, kAlpha);
 }
 
-struct Gradients {
-  at::Tensor x;
-  nn::KeyValuePrefix prefix;
-  std::vector<at::Tensor> trained;  // of the four linears in order
-};
-
-Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
-                       const at::Tensor& dy, bool need_dx, at::Tensor& expert_weights) {
-  Gradients result;
+BlockGradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
+                            const at::Tensor& dy, bool need_dx, const at::Tensor& expert_weights) {
+  BlockGradients result;
   ChatGlmBlockImpl& block = *call.block;
   const auto linears = linears_of(block);
   const auto& after = call.rows_after_attention();
@@ -159,52 +138,16 @@ Gradients run_backward(const Call& call, const at::Tensor& x, const nn::KeyValue
   return result;
 }
 
-class BlockFunction : public torch::autograd::Function<BlockFunction> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const std::optional<at::Tensor>& expert_weights, const std::optional<at::Tensor>& key,
-                            const std::optional<at::Tensor>& value, at::TensorList trained,
-                            c10::intrusive_ptr<Call> call) {
-    const nn::KeyValuePrefix prefix{key.value_or(at::Tensor()), value.value_or(at::Tensor())};
-    Tape tape;
-    at::Tensor y = run_forward(*call, x, prefix, tape);
-    // The parameters are saved to be checked: a step between forward and backward is an error, not a wrong gradient.
-    std::vector<at::Tensor> saved{x, expert_weights.value_or(at::Tensor()), prefix.key, prefix.value};
-    if (!call->recompute) {
-      const auto list = tape.list();
-      saved.insert(saved.end(), list.begin(), list.end());
-    }
-    saved.insert(saved.end(), trained.begin(), trained.end());
-    context->save_for_backward(std::move(saved));
-    context->saved_data["call"] = c10::IValue::make_capsule(std::move(call));
-    return y;
+struct ChatGlmByHand {
+  using Block = ChatGlmBlockImpl;
+  using Tape = model::Tape;
+  static auto linears(Block& block) { return linears_of(block); }
+  static at::Tensor forward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape& tape) {
+    return run_forward(call, x, prefix, tape);
   }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    auto saved = context->get_saved_variables();
-    const auto capsule = context->saved_data["call"].toCapsule();
-    const Call& call = static_cast<const Call&>(*capsule);
-    const at::Tensor x = saved[0];
-    const nn::KeyValuePrefix prefix{saved[2], saved[3]};
-    Tape tape;
-    if (call.recompute) {
-      at::NoGradGuard no_grad;
-      run_forward(call, x, prefix, tape);
-    } else {
-      tape = Tape::from_list(saved.data() + 4);
-    }
-    at::Tensor dweights;
-    if (saved[1].defined() && context->needs_input_grad(1)) {
-      dweights = at::zeros_like(saved[1]);
-    }
-    saved.clear();
-    Gradients found = run_backward(call, x, prefix, std::move(tape), gradients[0].contiguous(),
-                                   context->needs_input_grad(0), dweights);
-    torch::autograd::variable_list result{found.x, dweights, found.prefix.key, found.prefix.value};
-    result.insert(result.end(), found.trained.begin(), found.trained.end());
-    result.emplace_back();  // call
-    return result;
+  static BlockGradients backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
+                                 const at::Tensor& dy, bool need_dx, const at::Tensor& dweights) {
+    return run_backward(call, x, prefix, std::move(tape), dy, need_dx, dweights);
   }
 };
 
@@ -227,31 +170,8 @@ bool supports_fused_block(ChatGlmBlockImpl& block, const LayerInput& input) {
   return true;
 }
 
-at::Tensor fused_block(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input,
-                       bool recompute) {
-  auto call = c10::make_intrusive<Call>();
-  call->block = std::move(block);
-  call->rotary = input.rotary;
-  call->context = input.context;
-  call->context.prefix.clear();  // an input of the function, as far as it is this layer's
-  call->output_rows = input.output_rows;
-  call->output_context = input.output_context;
-  call->recompute = recompute;
-  std::vector<at::Tensor> trained;
-  for (const nn::LinearImpl* linear : linears_of(*call->block)) {
-    if (linear->active_delta() != nullptr) {
-      const auto of_linear = linear->active_delta()->trained();
-      trained.insert(trained.end(), of_linear.begin(), of_linear.end());
-    }
-  }
-  const nn::KeyValuePrefix prefix = input.prefix();
-  if (!at::GradMode::is_enabled()) {
-    Tape tape;
-    return run_forward(*call, x, prefix, tape);
-  }
-  const auto given = [](const at::Tensor& tensor) { return tensor.defined() ? std::optional(tensor) : std::nullopt; };
-  return BlockFunction::apply(x.contiguous(), given(input.context.expert_weights), given(prefix.key),
-                              given(prefix.value), at::TensorList(trained), std::move(call));
+at::Tensor fused_block(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input) {
+  return apply_block<ChatGlmByHand>(std::move(block), x, input);
 }
 
 }  // namespace moelora::model

@@ -9,9 +9,8 @@ namespace moelora::model {
 /// Whether the block can run fused: frozen weights, deltas that offer it, no cache and no prefix.
 bool supports_fused_block(ChatGlmBlockImpl& block, const LayerInput& input);
 
-/// The same as ChatGlmBlockImpl's plain operations. x [rows, hidden] → [rows or n, hidden]. With `recompute` only x is
-/// stored, and backward recomputes the forward.
-at::Tensor fused_block(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input,
-                       bool recompute);
+/// The same as ChatGlmBlockImpl's plain operations. x [rows, hidden] → [rows or n, hidden]. With `input.recompute` only
+/// x is stored, and backward recomputes the forward.
+at::Tensor fused_block(std::shared_ptr<ChatGlmBlockImpl> block, const at::Tensor& x, const LayerInput& input);
 
 }  // namespace moelora::model

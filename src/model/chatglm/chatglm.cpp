@@ -120,7 +120,7 @@ at::Tensor ChatGlmBlockImpl::forward(const at::Tensor& x, const LayerInput& inpu
   if (!supports_fused_block(*this, input)) {
     return forward_reference(x, input);
   }
-  return fused_block(std::static_pointer_cast<ChatGlmBlockImpl>(shared_from_this()), x, input, input.recompute);
+  return fused_block(std::static_pointer_cast<ChatGlmBlockImpl>(shared_from_this()), x, input);
 }
 
 at::Tensor ChatGlmBlockImpl::forward_reference(const at::Tensor& x, const LayerInput& input) {

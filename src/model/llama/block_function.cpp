@@ -1,13 +1,13 @@
 #include "model/llama/block_function.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <array>
-#include <optional>
+#include <utility>
 #include <vector>
 
+#include "model/block_autograd.h"
 #include "moelora/nn/attention.h"
 #include "moelora/nn/linear_manual_backward.h"
 #include "moelora/nn/recomputed_rows.h"
@@ -45,18 +45,7 @@ std::vector<nn::RmsNorm> norms_of(LlamaBlockImpl& block) {
   return norms;
 }
 
-// What a call needs besides tensors that gradients flow to.
-struct Call : torch::CustomClassHolder {
-  std::shared_ptr<LlamaBlockImpl> block;
-  nn::Rotary rotary;
-  nn::RowContext context;
-  at::Tensor output_rows;         // undefined: all
-  nn::RowContext output_context;  // of output_rows
-  bool recompute = false;
-
-  bool some() const { return output_rows.defined(); }
-  const nn::RowContext& rows_after_attention() const { return some() ? output_context : context; }
-};
+using Call = BlockCall<LlamaBlockImpl>;
 
 // What the forward stores for the backward.
 struct Tape {
@@ -162,12 +151,6 @@ at::Tensor run_forward(const Call& call, const at::Tensor& x, const nn::KeyValue
   return y.add_(tape.x1);
 }
 
-struct Gradients {
-  at::Tensor x;
-  nn::KeyValuePrefix prefix;
-  std::vector<at::Tensor> trained;  // of the linears in order
-};
-
 class Backward {
  public:
   Backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
@@ -184,8 +167,8 @@ class Backward {
     }
   }
 
-  Gradients run(const at::Tensor& dy, bool need_dx) {
-    Gradients result;
+  BlockGradients run(const at::Tensor& dy, bool need_dx) {
+    BlockGradients result;
     const at::Tensor dx1 = mlp(dy);
     const bool through_attention =
         need_dx || prefix_.defined() || has_delta(kQuery) || has_delta(kKey) || has_delta(kValue);
@@ -297,56 +280,16 @@ class Backward {
   std::array<nn::DeltaGradients, kLinears> found_;
 };
 
-class BlockFunction : public torch::autograd::Function<BlockFunction> {
- public:
-  static at::Tensor forward(torch::autograd::AutogradContext* context, const at::Tensor& x,
-                            const std::optional<at::Tensor>& expert_weights, const std::optional<at::Tensor>& key,
-                            const std::optional<at::Tensor>& value, at::TensorList trained,
-                            c10::intrusive_ptr<Call> call) {
-    const nn::KeyValuePrefix prefix{key.value_or(at::Tensor()), value.value_or(at::Tensor())};
-    Tape tape;
-    at::Tensor y = run_forward(*call, x, prefix, tape);
-    // The parameters are saved to be checked: a step between forward and backward is an error, not a wrong gradient.
-    std::vector<at::Tensor> saved{x, expert_weights.value_or(at::Tensor()), prefix.key, prefix.value};
-    if (!call->recompute) {
-      for (const at::Tensor* member : tape.members()) {
-        saved.push_back(*member);
-      }
-    }
-    saved.insert(saved.end(), trained.begin(), trained.end());
-    context->save_for_backward(std::move(saved));
-    context->saved_data["call"] = c10::IValue::make_capsule(std::move(call));
-    return y;
+struct ByHand {
+  using Block = LlamaBlockImpl;
+  using Tape = llama::Tape;
+  static Linears linears(Block& block) { return linears_of(block); }
+  static at::Tensor forward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape& tape) {
+    return run_forward(call, x, prefix, tape);
   }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
-                                                 torch::autograd::variable_list gradients) {
-    auto saved = context->get_saved_variables();
-    const auto capsule = context->saved_data["call"].toCapsule();
-    const Call& call = static_cast<const Call&>(*capsule);
-    const at::Tensor x = saved[0];
-    const nn::KeyValuePrefix prefix{saved[2], saved[3]};
-    Tape tape;
-    if (call.recompute) {
-      at::NoGradGuard no_grad;
-      run_forward(call, x, prefix, tape);
-    } else {
-      const auto members = tape.members();
-      for (std::size_t i = 0; i < members.size(); ++i) {
-        *members[i] = saved[4 + i];
-      }
-    }
-    at::Tensor dweights;
-    if (saved[1].defined() && context->needs_input_grad(1)) {
-      dweights = at::zeros_like(saved[1]);
-    }
-    saved.clear();
-    Gradients found = Backward(call, x, prefix, std::move(tape), dweights)
-                          .run(gradients[0].contiguous(), context->needs_input_grad(0));
-    torch::autograd::variable_list result{found.x, dweights, found.prefix.key, found.prefix.value};
-    result.insert(result.end(), found.trained.begin(), found.trained.end());
-    result.emplace_back();  // call
-    return result;
+  static BlockGradients backward(const Call& call, const at::Tensor& x, const nn::KeyValuePrefix& prefix, Tape tape,
+                                 const at::Tensor& dy, bool need_dx, const at::Tensor& dweights) {
+    return Backward(call, x, prefix, std::move(tape), dweights).run(dy, need_dx);
   }
 };
 
@@ -364,31 +307,8 @@ bool supports_fused_block(LlamaBlockImpl& block, const LayerInput& input) {
          std::none_of(norms.begin(), norms.end(), [](const auto& norm) { return norm->weight.requires_grad(); });
 }
 
-at::Tensor fused_block(std::shared_ptr<LlamaBlockImpl> block, const at::Tensor& x, const LayerInput& input,
-                       bool recompute) {
-  auto call = c10::make_intrusive<llama::Call>();
-  call->block = std::move(block);
-  call->rotary = input.rotary;
-  call->context = input.context;
-  call->context.prefix.clear();  // an input of the function, as far as it is this layer's
-  call->output_rows = input.output_rows;
-  call->output_context = input.output_context;
-  call->recompute = recompute;
-  std::vector<at::Tensor> trained;
-  for (const nn::LinearImpl* linear : llama::linears_of(*call->block)) {
-    if (linear != nullptr && linear->active_delta() != nullptr) {
-      const auto of_linear = linear->active_delta()->trained();
-      trained.insert(trained.end(), of_linear.begin(), of_linear.end());
-    }
-  }
-  const nn::KeyValuePrefix prefix = input.prefix();
-  if (!at::GradMode::is_enabled()) {
-    llama::Tape tape;
-    return llama::run_forward(*call, x.contiguous(), prefix, tape);
-  }
-  const auto given = [](const at::Tensor& tensor) { return tensor.defined() ? std::optional(tensor) : std::nullopt; };
-  return llama::BlockFunction::apply(x.contiguous(), given(input.context.expert_weights), given(prefix.key),
-                                     given(prefix.value), at::TensorList(trained), std::move(call));
+at::Tensor fused_block(std::shared_ptr<LlamaBlockImpl> block, const at::Tensor& x, const LayerInput& input) {
+  return apply_block<llama::ByHand>(std::move(block), x, input);
 }
 
 }  // namespace moelora::model

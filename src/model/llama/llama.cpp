@@ -148,7 +148,7 @@ at::Tensor LlamaBlockImpl::forward(const at::Tensor& x, const LayerInput& input)
   if (!supports_fused_block(*this, input)) {
     return forward_reference(x, input);
   }
-  return fused_block(std::static_pointer_cast<LlamaBlockImpl>(shared_from_this()), x, input, input.recompute);
+  return fused_block(std::static_pointer_cast<LlamaBlockImpl>(shared_from_this()), x, input);
 }
 
 at::Tensor LlamaBlockImpl::forward_reference(const at::Tensor& x, const LayerInput& input) {
