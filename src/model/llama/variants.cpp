@@ -10,6 +10,30 @@ namespace {
 using Bias = LlamaVariant::Bias;
 using Window = LlamaVariant::Window;
 
+constexpr LlamaVariant kGlm = {.model_type = "glm",
+                               .title = "GLM-4",
+                               .architecture = "GlmForCausalLM",
+                               .attention_bias = Bias::by_key,
+                               .default_attention_bias = true,
+                               .fused_gate_up = true,
+                               .pairing = nn::RotaryPairing::interleaved,
+                               .partial_rotary = true,
+                               .default_partial = 0.5,
+                               .default_kv_heads = 2,
+                               .default_head_dim = 128,
+                               .default_max_positions = 131072,
+                               .default_epsilon = 1.5625e-7};
+
+/// The next generation of a model type, which also norms what attention and the MLP give.
+constexpr LlamaVariant with_norms_after(LlamaVariant variant, const char* model_type, const char* title,
+                                        const char* architecture) {
+  variant.model_type = model_type;
+  variant.title = title;
+  variant.architecture = architecture;
+  variant.norms_after = true;
+  return variant;
+}
+
 constexpr LlamaVariant kVariants[] = {
     {.model_type = "llama",
      .title = "Llama",
@@ -41,33 +65,8 @@ constexpr LlamaVariant kVariants[] = {
      .default_kv_heads = 32,
      .default_head_dim = 128,
      .default_max_positions = 32768},
-    {.model_type = "glm",
-     .title = "GLM-4",
-     .architecture = "GlmForCausalLM",
-     .attention_bias = Bias::by_key,
-     .default_attention_bias = true,
-     .fused_gate_up = true,
-     .pairing = nn::RotaryPairing::interleaved,
-     .partial_rotary = true,
-     .default_partial = 0.5,
-     .default_kv_heads = 2,
-     .default_head_dim = 128,
-     .default_max_positions = 131072,
-     .default_epsilon = 1.5625e-7},
-    {.model_type = "glm4",
-     .title = "GLM-4-0414",
-     .architecture = "Glm4ForCausalLM",
-     .attention_bias = Bias::by_key,
-     .default_attention_bias = true,
-     .fused_gate_up = true,
-     .norms_after = true,
-     .pairing = nn::RotaryPairing::interleaved,
-     .partial_rotary = true,
-     .default_partial = 0.5,
-     .default_kv_heads = 2,
-     .default_head_dim = 128,
-     .default_max_positions = 131072,
-     .default_epsilon = 1.5625e-7},
+    kGlm,
+    with_norms_after(kGlm, "glm4", "GLM-4-0414", "Glm4ForCausalLM"),
 };
 
 }  // namespace

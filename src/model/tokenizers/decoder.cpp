@@ -196,12 +196,10 @@ std::unique_ptr<Decoder> read_decoder(const Json& json, const std::string& where
     made = read_metaspace_blanks(part);
   } else if (type == "Sequence") {
     std::vector<std::unique_ptr<Decoder>> steps;
-    const std::vector<Json>& list = part.list("decoders");
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      const std::string step = where + ".decoders[" + std::to_string(i) + "]";
-      MOELORA_CHECK(!list[i].is_null(), step, ": expected an object, found null");
-      steps.push_back(read_decoder(list[i], step, depth + 1));
-    }
+    part.each("decoders", [&](const Json& entry, const std::string& place) {
+      MOELORA_CHECK(!entry.is_null(), place, ": expected an object, found null");
+      steps.push_back(read_decoder(entry, place, depth + 1));
+    });
     made = std::make_unique<DecoderSteps>(std::move(steps));
   } else {
     part.refuse("a decoder of type \"" + type + "\"");

@@ -30,6 +30,14 @@ class JsonPart {
   const std::vector<Json>& list(const std::string& key);  ///< Error: absent, or no array.
   JsonPart child(const std::string& key);                 ///< Error: absent, or no object.
   JsonPart at(const std::string& key, std::size_t index, const Json& json) const;
+  /// Calls visit(entry, where it stands) for the entries of such a list.
+  template <class Visit>
+  void each(const std::string& key, const Visit& visit) {
+    const std::vector<Json>& entries = list(key);
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+      visit(entries[i], where_ + "." + key + "[" + std::to_string(i) + "]");
+    }
+  }
 
   /// Error, naming each, if the part has keys that were not asked for.
   void finish() const;

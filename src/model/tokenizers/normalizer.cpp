@@ -111,12 +111,11 @@ std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string&
     made = std::make_unique<Prepend>(part.text("prepend"));
   } else if (type == "Sequence") {
     std::vector<std::unique_ptr<Normalizer>> steps;
-    const std::vector<Json>& list = part.list("normalizers");
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      if (auto step = read_normalizer(list[i], where + ".normalizers[" + std::to_string(i) + "]", depth + 1)) {
+    part.each("normalizers", [&](const Json& entry, const std::string& place) {
+      if (auto step = read_normalizer(entry, place, depth + 1)) {
         steps.push_back(std::move(step));
       }
-    }
+    });
     made = std::make_unique<NormalizerSteps>(std::move(steps));
   } else {
     part.refuse("a normalizer of type \"" + type + "\"");

@@ -60,13 +60,11 @@ Surroundings read_post_processor(const Json& json, const std::string& where, int
       part.find(key);  // offsets are not kept
     }
   } else if (type == "Sequence") {
-    const std::vector<Json>& list = part.list("processors");
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      const Surroundings outer =
-          read_post_processor(list[i], where + ".processors[" + std::to_string(i) + "]", depth + 1);
+    part.each("processors", [&](const Json& entry, const std::string& place) {
+      const Surroundings outer = read_post_processor(entry, place, depth + 1);
       result.before.insert(result.before.begin(), outer.before.begin(), outer.before.end());
       result.after.insert(result.after.end(), outer.after.begin(), outer.after.end());
-    }
+    });
   } else {
     part.refuse("a post-processor of type \"" + type + "\"");
   }

@@ -197,15 +197,14 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::st
     made = read_metaspace_words(part);
   } else if (type == "Sequence") {
     std::vector<std::unique_ptr<PreTokenizer>> steps;
-    const std::vector<Json>& list = part.list("pretokenizers");
-    for (std::size_t i = 0; i < list.size(); ++i) {
+    part.each("pretokenizers", [&](const Json& entry, const std::string& place) {
       if (!steps.empty() && steps.back()->makes_bytes()) {
         part.refuse("a part after ByteLevel");
       }
-      if (auto step = read_pre_tokenizer(list[i], where + ".pretokenizers[" + std::to_string(i) + "]", depth + 1)) {
+      if (auto step = read_pre_tokenizer(entry, place, depth + 1)) {
         steps.push_back(std::move(step));
       }
-    }
+    });
     made = std::make_unique<PreTokenizerSteps>(std::move(steps));
   } else {
     part.refuse("a pre-tokenizer of type \"" + type + "\"");
