@@ -6,6 +6,7 @@
 #include <memory>
 #include <ostream>
 
+#include "adapter/core/low_rank_pair.h"
 #include "adapter/core/moe_lora_inference.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/delta_function.h"
@@ -103,13 +104,7 @@ MoeLoraLinearImpl::Omega MoeLoraLinearImpl::omega_of(const at::Tensor& x, const 
   if (experts_ == 1) {
     return {{}, context.segment_of_row};
   }
-  const at::Tensor& all = context.expert_weights;
-  MOELORA_CHECK(all.defined(), "the RowContext has no expert weights, but the active adapter has ", experts_,
-                " experts; make it with Adapter::context()");
-  MOELORA_CHECK(all.size(0) > gate_ && all.size(2) == experts_ && all.size(1) == context.segments.count(),
-                "the RowContext's expert weights have shape ", all.sizes(), ", expected [> ", gate_, ", ",
-                context.segments.count(), ", ", experts_, "]; it was made for another adapter or batch");
-  return {all.select(0, gate_), context.segment_of_row};
+  return {weights_of_gate(context, gate_, experts_), context.segment_of_row};
 }
 
 std::vector<std::int64_t> MoeLoraLinearImpl::expert_of_segment(const Omega& omega,
@@ -328,14 +323,7 @@ DeltaKind moe_lora_kind() {
   kind.make = [](const MoeLoraConfig& config, const LinearSize& linear, std::int64_t gate, std::uint64_t key) {
     return std::make_shared<MoeLoraLinearImpl>(linear.in_features, linear.out_features, config, gate, key);
   };
-  kind.size = [](const std::map<std::string, std::vector<std::int64_t>>& shapes) -> std::optional<LinearSize> {
-    const auto a = shapes.find("A");
-    const auto b = shapes.find("B");
-    if (a == shapes.end() || b == shapes.end() || a->second.size() != 2 || b->second.size() != 2) {
-      return std::nullopt;
-    }
-    return LinearSize{a->second[1], b->second[0]};
-  };
+  kind.size = size_of_low_rank_pair;
   return kind;
 }
 

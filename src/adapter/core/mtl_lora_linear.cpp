@@ -3,9 +3,9 @@
 #include <ATen/ATen.h>
 
 #include <memory>
-#include <optional>
 #include <ostream>
 
+#include "adapter/core/low_rank_pair.h"
 #include "adapter/core/moe_lora_inference.h"
 #include "moelora/io/error.h"
 #include "moelora/nn/delta_function.h"
@@ -44,17 +44,10 @@ void MtlLoraLinearImpl::reset_parameters(at::Generator generator) {
 }
 
 at::Tensor MtlLoraLinearImpl::omega_of(const nn::RowContext& context) const {
-  const at::Tensor& all = context.expert_weights;
-  const auto segments = context.segments.count();
-  if (!all.defined() && matrices() == 1) {
-    return at::ones({segments, 1}, Lambda.options().requires_grad(false));
+  if (!context.expert_weights.defined() && matrices() == 1) {
+    return at::ones({context.segments.count(), 1}, Lambda.options().requires_grad(false));
   }
-  MOELORA_CHECK(all.defined(), "the RowContext has no expert weights, but the active adapter has ", matrices(),
-                " matrices to choose from by task; make it with Adapter::context()");
-  MOELORA_CHECK(all.size(0) > gate_ && all.size(2) == matrices() && all.size(1) == segments,
-                "the RowContext's expert weights have shape ", all.sizes(), ", expected [> ", gate_, ", ", segments,
-                ", ", matrices(), "]; it was made for another adapter or batch");
-  return all.select(0, gate_);
+  return weights_of_gate(context, gate_, matrices());
 }
 
 at::Tensor MtlLoraLinearImpl::omega_of_rows(const nn::RowContext& context) const {
@@ -194,14 +187,7 @@ DeltaKind mtl_lora_kind() {
   kind.make = [](const MoeLoraConfig& config, const LinearSize& linear, std::int64_t gate, std::uint64_t key) {
     return std::make_shared<MtlLoraLinearImpl>(linear.in_features, linear.out_features, config, gate, key);
   };
-  kind.size = [](const std::map<std::string, std::vector<std::int64_t>>& shapes) -> std::optional<LinearSize> {
-    const auto a = shapes.find("A");
-    const auto b = shapes.find("B");
-    if (a == shapes.end() || b == shapes.end() || a->second.size() != 2 || b->second.size() != 2) {
-      return std::nullopt;
-    }
-    return LinearSize{a->second[1], b->second[0]};
-  };
+  kind.size = size_of_low_rank_pair;
   kind.splits_rank = false;
   kind.problem = [](const MoeLoraConfig& config) -> std::string {
     return config.routing != Routing::token
