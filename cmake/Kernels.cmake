@@ -66,4 +66,4 @@ set(MOELORA_GENERATED_nn ${MOELORA_DEVICE_SOURCES})
 
 # Its threads change by longjmp, and a checked longjmp takes a jump to another stack for an error.
 set_source_files_properties(${CMAKE_SOURCE_DIR}/src/nn/kernels/cuda/host_threads.cpp PROPERTIES
-  SKIP_UNITY_BUILD_INCLUSION ON COMPILE_OPTIONS -U_FORTIFY_SOURCE)
+  SKIP_UNITY_BUILD_INCLUSION ON SKIP_PRECOMPILE_HEADERS ON COMPILE_OPTIONS -U_FORTIFY_SOURCE)

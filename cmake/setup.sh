@@ -122,14 +122,14 @@ moelora_setup() {
   moelora_jieba
 }
 
-# As many compilers as there are cores, but each may want 2 GB of memory.
+# As many compilers as there are cores, but each may want 3 GB of memory.
 moelora_jobs() {
   local cores memory limit jobs
   cores=$(nproc)
   memory=$(awk '/^MemAvailable:/ {print int($2 / 1024)}' /proc/meminfo 2>/dev/null || echo 4096)
   limit=$(cat /sys/fs/cgroup/memory.max 2>/dev/null || echo max)
   if [ "$limit" != max ] && [ $((limit / 1048576)) -lt "$memory" ]; then memory=$((limit / 1048576)); fi
-  jobs=$((memory / 2000))
+  jobs=$((memory / 3000))
   [ "$jobs" -lt "$cores" ] || jobs=$cores
   [ "$jobs" -ge 1 ] || jobs=1
   echo "$jobs"
@@ -142,6 +142,8 @@ moelora_build() {
   if [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then export CMAKE_GENERATOR=Ninja; fi
   if command -v ccache >/dev/null && [ -d "${HOME:-}" ] && [ -n "${HOME:-}" ]; then
     options+=(-DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+    # Compiled headers are taken for what they were made of; a miss costs no run of the preprocessor.
+    export CCACHE_SLOPPINESS=pch_defines,time_macros CCACHE_DEPEND=1
   fi
   [ -z "${MOELORA_WERROR:-}" ] || options+=("-DMOELORA_WERROR=$MOELORA_WERROR")
   moelora_say "Configuring (preset $preset)"

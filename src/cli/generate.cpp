@@ -45,7 +45,6 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   eval::warn_of_cut_prompts(cut, 1, encode);
   model::GenerationOptions generation = options.evaluate.generation;
   generation.max_new_tokens = options.evaluate.max_target_length;
-  generation.eos_id = session.tokenizer->eos_id();
   generation.end_ids = session.tokenizer->end_ids();
   generation.streams = eval::random_streams({record});
   model::TokenIds so_far;

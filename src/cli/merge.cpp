@@ -125,7 +125,6 @@ verify::MergeCheck check_task(Session& session, const Merge& merge, const std::v
   verify::MergeCheckOptions check;
   check.generation = options.evaluate.generation;
   check.generation.max_new_tokens = options.evaluate.max_target_length;
-  check.generation.eos_id = session.tokenizer->eos_id();
   check.generation.end_ids = session.tokenizer->end_ids();
   check.batch_size = options.evaluate.batch_size;
   return verify::check_merge(*session.model, session.adapter, merge.task(), prompts, check, merge_options, certificate);

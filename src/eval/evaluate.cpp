@@ -189,7 +189,6 @@ Evaluation evaluate(model::CausalLM& model, const model::Tokenizer& tokenizer, c
       generation.streams.push_back(streams[record]);
     }
     generation.max_new_tokens = options.max_target_length;
-    generation.eos_id = tokenizer.eos_id();
     generation.end_ids = tokenizer.end_ids();
     const auto answers =
         model::generate(model, batch_prompts, generation, context ? context(batch) : nn::ContextMaker{});

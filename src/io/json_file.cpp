@@ -60,6 +60,11 @@ void check_json_structure(std::string_view text, const std::string& label) {
   }
 }
 
+std::string excerpt(std::string_view text) {
+  constexpr std::size_t kLongest = 200;
+  return text.size() <= kLongest ? std::string(text) : std::string(text.substr(0, kLongest)) + "…";
+}
+
 std::string plain_json_message(const std::string& message) {
   // "[json.exception.parse_error.101] parse error at line 3, column 14: syntax error …"
   const std::size_t bracket = message.find("] ");

@@ -126,8 +126,7 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& pro
     for (std::size_t row = 0; row < active.size(); ++row) {
       const auto sequence = active[row];
       Generation& result = results[sequence];
-      if (chosen[row] == options.eos_id ||
-          std::find(options.end_ids.begin(), options.end_ids.end(), chosen[row]) != options.end_ids.end()) {
+      if (std::find(options.end_ids.begin(), options.end_ids.end(), chosen[row]) != options.end_ids.end()) {
         result.finished = true;
         continue;
       }

@@ -57,6 +57,7 @@ void tokenizing(const Options& options) {
           .measure = "text encoded by a tokenizer.json, one core",
           .unit = "MB/s",
           .bar = 5.0,
+          .stretch = {},
           .better = Better::larger},
          median_interval(rates), {{"bytes", text.size()}, {"tokens", tokens}, {"pieces", tokenizer.vocab_size()}});
 }

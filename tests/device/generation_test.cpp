@@ -36,7 +36,7 @@ void expect_the_cpus(at::ScalarType dtype, const model::GenerationOptions& optio
 model::GenerationOptions tokens(std::int64_t count) {
   model::GenerationOptions options;
   options.max_new_tokens = count;
-  options.eos_id = 505;
+  options.end_ids = {505};
   return options;
 }
 

@@ -50,7 +50,7 @@ TEST(DeviceMtlLora, TokensOfMixedTasksEqualTheCpus) {
       {{10, 11, 12, 501, 504}, 4}, {{20, 501, 504}, 2}, {{30, 31, 32, 33, 34, 35, 36, 501, 504}, 8}};
   model::GenerationOptions options;
   options.max_new_tokens = 8;
-  options.eos_id = 505;
+  options.end_ids = {505};
   // In fp32: in half precision rounding decides between tokens that are nearly alike.
   AdaptedModel host = made_on(at::kCPU), device = made_on(pretend_device());
   std::vector<std::vector<model::Generation>> found;

@@ -167,7 +167,9 @@ TEST_P(EveryMethod, MergesExactlyOrSaysWhyNot) {
     const at::Tensor unmerged = logits_of(same, config, task, adapter.get());
     merge_for_task(adapter, task);
     const at::Tensor merged = logits_of(same, config, task, nullptr);
-    EXPECT_LE((unmerged - merged).abs().max().item<double>(), 1e-4) << task;
+    // Rounding grows with the numbers: a sum of two products against one.
+    EXPECT_LE((unmerged - merged).abs().max().item<double>(), std::max(1e-4, 2e-5 * merged.abs().max().item<double>()))
+        << task;
     unmerge(adapter);
   }
   for (const auto& parameter : same.model->named_parameters()) {

@@ -40,7 +40,7 @@ void write(const fs::path& path, const std::string& text) { std::ofstream(path, 
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_adapter(const std::uint8_t* data, std::size_t size) {
   static Folders folders;
   static fuzz::MemoryFile file;
   if (size == 0) {

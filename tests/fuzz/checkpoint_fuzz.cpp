@@ -3,7 +3,7 @@
 #include "io/torch_archive.h"
 #include "moelora/io/torch_checkpoint.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_checkpoint(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   static fuzz::MemoryFile file;
   if (size == 0) {

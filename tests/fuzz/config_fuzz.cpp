@@ -19,7 +19,7 @@ void check(const nlohmann::ordered_json& json) {
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_config(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   static fuzz::MemoryFile file;
   if (size == 0) {

@@ -7,7 +7,7 @@
 #include "moelora/data/record.h"
 #include "moelora/io/json_text.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_fields(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   static fuzz::MemoryFile file;
   static fuzz::MemoryFile copy;

@@ -4,7 +4,7 @@
 #include "moelora/adapter/gguf_lora.h"
 #include "moelora/io/gguf.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_gguf(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   static fuzz::MemoryFile file;
   static const auto base = [] {

@@ -4,7 +4,7 @@
 #include "fuzz/support.h"
 #include "moelora/data/record.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_records(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   static fuzz::MemoryFile file;
   static fuzz::MemoryFile copy;

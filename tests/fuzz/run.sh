@@ -2,7 +2,7 @@
 # Runs the fuzzers from their seed corpora. Usage: run.sh [--binaries FOLDER] [SECONDS | -runs=N] [TARGET…]
 #   bash tests/fuzz/run.sh                        all, a minute each
 #   bash tests/fuzz/run.sh -runs=1000000 adapter  one, a million inputs
-#   FOLDER: where fuzz_safetensors and so on lie (build/bin; build them with the target `fuzzers`)
+#   FOLDER: where moelora_fuzz lies (build/bin; the target `fuzzers` builds it)
 # A crash, a leak, more than 1 GB of memory (also in one allocation) or more than 5 s for an input is a failure: exit
 # code 1, and the input lies in the folder that is named. Without the programs: exit code 77.
 # What the seeds of `corpus` broke before the readers were bounded: records with a deeply nested history (the stack ran
@@ -32,7 +32,7 @@ export LSAN_OPTIONS=suppressions=$here/../support/leaks.supp:print_suppressions=
 export OMP_NUM_THREADS=1
 failed=0
 for target in "${targets[@]}"; do
-  program=$binaries/fuzz_$target
+  program=$binaries/moelora_fuzz
   if [ ! -x "$program" ]; then
     echo "SKIPPED: no $program (it needs clang with libFuzzer; Debian: clang libclang-rt-14-dev)"
     exit 77
@@ -43,7 +43,7 @@ for target in "${targets[@]}"; do
   dictionary=()
   [ ! -f "$here/$target.dict" ] || dictionary=("-dict=$here/$target.dict")
   # TMPDIR: the folders that a fuzzer makes are removed even if it is killed.
-  TMPDIR=$work nice "$program" "$budget" -timeout=5 -rss_limit_mb=1024 -malloc_limit_mb=1000 -max_len=4096 \
+  TMPDIR=$work MOELORA_FUZZ_TARGET=$target nice "$program" "$budget" -timeout=5 -rss_limit_mb=1024 -malloc_limit_mb=1000 -max_len=4096 \
     -print_final_stats=1 -verbosity=1 "${dictionary[@]}" "-artifact_prefix=$work/found/" "$kept" \
     "$here/corpus/$target" >"$work/log" 2>&1
   code=$?

@@ -6,7 +6,7 @@
 #include "fuzz/support.h"
 #include "moelora/model/chatglm/tokenizer.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_tokenizer(const std::uint8_t* data, std::size_t size) {
   using namespace moelora;
   // One for each way in which linebreaks, blanks and the dummy prefix can be switched off.
   static const auto tokenizers = [] {

@@ -22,7 +22,7 @@ void use(const model::HfTokenizer& tokenizer, const std::string& text) {
 
 }  // namespace
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+int fuzz_tokenizer_json(const std::uint8_t* data, std::size_t size) {
   fuzz::be_quiet();
   static const model::HfTokenizer recorded(MOELORA_TEST_FIXTURES "/byte_fallback");
   static fuzz::MemoryFile file;

@@ -94,7 +94,7 @@ TEST(Generate, StopsAtTheEndOfSequenceAndGoesOnWithTheOthers) {
   GenerationOptions options;
   options.max_new_tokens = 6;
   const auto free = generate(*model, prompts(), options);
-  options.eos_id = free[1].ids[2];
+  options.end_ids = {free[1].ids[2]};
   const auto stopped = generate(*model, prompts(), options);
   EXPECT_TRUE(stopped[1].finished);
   EXPECT_LE(stopped[1].ids.size(), 2u);
@@ -129,7 +129,7 @@ TEST(Generate, TheContextIsMadeOnceAndFollowsTheSequencesThatAreLeft) {
   ChatGlm model = lively_model();
   GenerationOptions options;
   options.max_new_tokens = 6;
-  options.eos_id = generate(*model, prompts(), options)[0].ids[1];
+  options.end_ids = {generate(*model, prompts(), options)[0].ids[1]};
   int made = 0;
   const nn::ContextMaker maker = [&](const nn::Segments& segments) {
     ++made;

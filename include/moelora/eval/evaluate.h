@@ -30,7 +30,7 @@ struct EvaluateOptions {
   /// Most tokens of a batch's prompts and answers together: bounds the KV cache. 0: no bound; a longer prompt goes
   /// alone.
   std::int64_t token_budget = 0;
-  /// Greedy by default. max_new_tokens comes from max_target_length, eos_id from the tokenizer, streams from the
+  /// Greedy by default. max_new_tokens comes from max_target_length, end_ids from the tokenizer, streams from the
   /// records (random_streams): when sampling, an answer depends on the seed and on its record, not on its batch, the
   /// records' order or the parts.
   model::GenerationOptions generation;

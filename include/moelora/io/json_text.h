@@ -25,10 +25,7 @@ std::string line_and_column(std::string_view text, std::size_t offset);
 void check_json_structure(std::string_view text, const std::string& label);
 
 /// The start of a text from a file, fit for an error.
-inline std::string excerpt(std::string_view text) {
-  constexpr std::size_t kLongest = 200;
-  return text.size() <= kLongest ? std::string(text) : std::string(text.substr(0, kLongest)) + "…";
-}
+std::string excerpt(std::string_view text);
 
 /// nlohmann's message without its prefix, which repeats the position, and without the end of a long text in it.
 std::string plain_json_message(const std::string& message);

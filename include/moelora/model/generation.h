@@ -19,8 +19,7 @@ struct GenerationOptions {
   std::uint64_t seed = 0;             ///< Each sequence draws from its own stream (seed, number): no other matters.
   /// The numbers of the prompts' streams; empty: prompt i has number i.
   std::vector<std::uint64_t> streams;
-  std::int64_t eos_id = -1;  ///< < 0: never stops early
-  TokenIds end_ids;          ///< Other tokens that end an answer too (Tokenizer::end_ids).
+  TokenIds end_ids;  ///< Tokens that end an answer (Tokenizer::end_ids); empty: it goes on to max_new_tokens.
 };
 
 struct Generation {

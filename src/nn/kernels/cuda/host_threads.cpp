@@ -50,7 +50,13 @@ struct Block {
 };
 
 thread_local HostThread current;
-thread_local Block running;
+// A pointer: an object that is made when it is first used would be asked for at every meeting whether it is made.
+thread_local Block* running = nullptr;
+
+Block& own_block() {
+  thread_local Block block;
+  return block;
+}
 
 void go_to(Place& from, Place& to) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
@@ -69,11 +75,11 @@ void go_to(Place& from, Place& to) {
 
 void fiber_main() {
   for (;;) {
-    running.body(running.parameters);
-    Fiber& own = running.fibers[current.thread];
+    running->body(running->parameters);
+    Fiber& own = running->fibers[current.thread];
     own.done = true;
-    running.progress = true;
-    go_to(own.place, running.scheduler);
+    running->progress = true;
+    go_to(own.place, running->scheduler);
   }
 }
 
@@ -82,51 +88,51 @@ void meet(Meeting& meeting) {
   if (++meeting.arrived == meeting.size) {
     meeting.arrived = 0;
     ++meeting.round;
-    running.progress = true;
+    running->progress = true;
     return;
   }
   while (meeting.round == round) {
-    go_to(running.fibers[current.thread].place, running.scheduler);
+    go_to(running->fibers[current.thread].place, running->scheduler);
   }
 }
 
 void begin_block(std::uint32_t threads) {
-  while (running.fibers.size() < threads) {
-    Fiber& fiber = running.fibers.emplace_back();
+  while (running->fibers.size() < threads) {
+    Fiber& fiber = running->fibers.emplace_back();
     getcontext(&fiber.place.begin);
     fiber.place.begin.uc_stack.ss_sp = fiber.stack.get();
     fiber.place.begin.uc_stack.ss_size = kStackBytes;
     fiber.place.begin.uc_link = nullptr;  // it never ends
     makecontext(&fiber.place.begin, fiber_main, 0);
   }
-  running.all = {threads, 0, 0};
-  running.warps.clear();
+  running->all = {threads, 0, 0};
+  running->warps.clear();
   for (std::uint32_t first = 0; first < threads; first += kLanes) {
-    running.warps.push_back({std::min(kLanes, threads - first), 0, 0});
+    running->warps.push_back({std::min(kLanes, threads - first), 0, 0});
   }
-  for (auto& slots : running.slots) {
+  for (auto& slots : running->slots) {
     slots.assign(threads, 0);
   }
-  running.shuffles.assign(threads, 0);
+  running->shuffles.assign(threads, 0);
   for (std::uint32_t i = 0; i < threads; ++i) {
-    running.fibers[i].done = false;
+    running->fibers[i].done = false;
   }
 }
 
 void run_block(std::uint32_t threads) {
   begin_block(threads);
   for (std::uint32_t left = threads; left > 0;) {
-    running.progress = false;
+    running->progress = false;
     left = 0;
     for (std::uint32_t i = 0; i < threads; ++i) {
-      if (!running.fibers[i].done) {
+      if (!running->fibers[i].done) {
         current.thread = i;
-        go_to(running.scheduler, running.fibers[i].place);
-        left += running.fibers[i].done ? 0 : 1;
+        go_to(running->scheduler, running->fibers[i].place);
+        left += running->fibers[i].done ? 0 : 1;
       }
     }
-    if (!running.progress) {
-      running.fibers.clear();  // they stand in the middle of a kernel
+    if (!running->progress) {
+      running->fibers.clear();  // they stand in the middle of a kernel
       TORCH_INTERNAL_ASSERT(false, "threads of a block wait for others that have returned or wait elsewhere");
     }
   }
@@ -136,21 +142,22 @@ void run_block(std::uint32_t threads) {
 
 HostThread& host_thread() { return current; }
 
-void host_barrier() { meet(running.all); }
+void host_barrier() { meet(running->all); }
 
 std::uint32_t host_shuffle_xor(std::uint32_t bits, int mask) {
   const std::uint32_t thread = current.thread;
-  auto& slots = running.slots[running.shuffles[thread]++ % 2];
+  auto& slots = running->slots[running->shuffles[thread]++ % 2];
   slots[thread] = bits;
-  meet(running.warps[thread / kLanes]);
+  meet(running->warps[thread / kLanes]);
   const std::uint32_t other = thread ^ static_cast<std::uint32_t>(mask);
   TORCH_INTERNAL_ASSERT(other / kLanes == thread / kLanes && other < slots.size());
   return slots[other];
 }
 
 void run_on_host(void (*body)(const void*), const void* parameters, Grid grid, std::uint32_t threads, bool barriers) {
-  running.body = body;
-  running.parameters = parameters;
+  running = &own_block();
+  running->body = body;
+  running->parameters = parameters;
   current.blocks = grid.blocks;
   current.blocks_y = grid.blocks_y;
   for (current.block_y = 0; current.block_y < grid.blocks_y; ++current.block_y) {
