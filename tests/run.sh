@@ -16,4 +16,7 @@ target=all
 [ "$preset" != tsan ] || target=threads_tests
 moelora_build "$preset" "$target"
 moelora_say "Testing"
-ctest --preset "$preset" "$@"
+# Most tests use one core most of the time.
+jobs=$(nproc)
+[ "$jobs" -le 4 ] || jobs=4
+ctest --preset "$preset" --parallel "$jobs" "$@"

@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-constexpr double kTolerance = 1e-12;
+constexpr double kScoreTolerance = 1e-12;
 
 bool has_words() { return eval::default_segmenter().name() == "jieba"; }
 
@@ -61,12 +61,12 @@ void check_scores(const fs::path& folder, const Json& expected, VerifyReport& re
         skip_without_words(name, report);
         continue;
       }
-      compare_numbers(report, name, wanted.value("f1", wanted.value("score", -1.0)), found->score, kTolerance);
+      compare_numbers(report, name, wanted.value("f1", wanted.value("score", -1.0)), found->score, kScoreTolerance);
       if (wanted.contains("precision")) {
         compare_numbers(report, name + ".precision", wanted["precision"].get<double>(), found->precision.value_or(-1),
-                        kTolerance);
+                        kScoreTolerance);
         compare_numbers(report, name + ".recall", wanted["recall"].get<double>(), found->recall.value_or(-1),
-                        kTolerance);
+                        kScoreTolerance);
       }
     }
   }
@@ -87,7 +87,7 @@ void check_benchmark_scores(const fs::path& folder, const Json& expected, Verify
                                            : key == "rouge1"  ? found->rouge_1
                                            : key == "rouge2"  ? found->rouge_2
                                                               : std::optional(found->score);
-      compare_numbers(report, name + "." + key, value.get<double>(), number.value_or(-1), kTolerance);
+      compare_numbers(report, name + "." + key, value.get<double>(), number.value_or(-1), kScoreTolerance);
     }
   }
 }
@@ -130,9 +130,9 @@ void check_rouge(const fs::path& path, VerifyReport& report) {
                                         {"rouge-2", scores.rouge_2},
                                         {"rouge-l", scores.rouge_l}}) {
         const std::string where = "rouge_pairs.json[" + std::to_string(i) + "]." + rouge + "." + name;
-        compare_numbers(report, where + ".r", wanted.at(name).at("r").get<double>(), score.recall, kTolerance);
-        compare_numbers(report, where + ".p", wanted.at(name).at("p").get<double>(), score.precision, kTolerance);
-        compare_numbers(report, where + ".f", wanted.at(name).at("f").get<double>(), score.f, kTolerance);
+        compare_numbers(report, where + ".r", wanted.at(name).at("r").get<double>(), score.recall, kScoreTolerance);
+        compare_numbers(report, where + ".p", wanted.at(name).at("p").get<double>(), score.precision, kScoreTolerance);
+        compare_numbers(report, where + ".f", wanted.at(name).at("f").get<double>(), score.f, kScoreTolerance);
       }
     }
   }

@@ -9,7 +9,7 @@ fixtures=$3
 rm -rf "$work"
 mkdir -p "$work/moved"
 cmake --install "$build" --prefix "$work/prefix" >"$work/install.log" || { cat "$work/install.log"; exit 1; }
-cmake -S "$here" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix"
+cmake -S "$here" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_UNITY_BUILD=ON
 cmake --build "$work/build"
 # Every library of a program is found, and every one that those need.
 whole() {

@@ -1,7 +1,7 @@
 """engine_check.py ENGINE MODEL FOLDER: do other programs compute what this library computes?
 
 MODEL is a model folder of Hugging Face; FOLDER is what engines_test.sh filled: TASK.safetensors and base.safetensors
-(ids, logits, a greedy continuation), peft/TASK, padded/TASK, gguf/TASK.gguf, merged/TASK.
+(ids, logits beside the weights and folded into them, a greedy continuation), peft/TASK, padded/TASK, gguf/TASK.gguf, merged/TASK.
 ENGINE: peft (transformers with PEFT), merged (transformers with merged models) or llama_cpp (llama-cpp-py-sync).
 """
 
@@ -16,9 +16,9 @@ class Report:
     def __init__(self, engine):
         self.engine, self.ok, self.base = engine, True, None
 
-    def add(self, name, expected, logits, greedy):
+    def add(self, name, expected, logits, greedy, recorded="logits"):
         """Logits by sequence and greedy ids against the dump; `effect`: how far the task moves the base's logits."""
-        difference = max(float(abs(logits[i] - expected[f"logits.{i}"]).max()) for i in range(len(logits)))
+        difference = max(float(abs(logits[i] - expected[f"{recorded}.{i}"]).max()) for i in range(len(logits)))
         same = list(greedy) == expected["greedy"].tolist()
         line = f"  {self.engine} {name}: largest difference {difference:.3g} (allowed {TOLERANCE:g}), greedy ids " \
             f"{'equal' if same else 'DIFFER: ' + str(list(greedy)) + ' not ' + str(expected['greedy'].tolist())}"
@@ -42,7 +42,7 @@ def tasks_of(folder):
     return json.loads((folder / "adapter" / "adapter.json").read_text())["tasks"]
 
 
-def check_transformers(model, expected, report, name):
+def check_transformers(model, expected, report, name, recorded="logits"):
     import torch
     count = sum(key.startswith("sequence.") for key in expected)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def check_transformers(model, expected, report, name):
         greedy = []
         for _ in range(len(expected["greedy"])):  # no end token, no generation settings: the plain argument
             greedy.append(int(model(torch.tensor([ids + greedy])).logits[0, -1].argmax()))
-    report.add(name, expected, logits, greedy)
+    report.add(name, expected, logits, greedy, recorded)
 
 
 def open_transformers(folder):
@@ -77,7 +77,8 @@ def peft_engine(model_folder, folder, report):
 def merged_engine(model_folder, folder, report):
     check_transformers(open_transformers(model_folder), load_dump(folder, "base"), report, "base")
     for task in tasks_of(folder):
-        check_transformers(open_transformers(folder / "merged" / task), load_dump(folder, task), report, f"merged/{task}")
+        check_transformers(open_transformers(folder / "merged" / task), load_dump(folder, task), report,
+                           f"merged/{task}", "merged_logits")
 
 
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "glm": "chatglm"}

@@ -1,9 +1,10 @@
 // task_logits MODEL GOLDEN OUTPUT
 //
 // Makes an adapter for MODEL and writes it to OUTPUT/adapter, with what the model computes with each of its tasks, for
-// the checks of other programs: OUTPUT/base.safetensors and OUTPUT/TASK.safetensors hold sequence.I (ids), logits.I,
-// and the greedy continuation `greedy` of `prompt`. If the folder GOLDEN has a recorded adapter (moelora.safetensors,
-// golden.json), it is that one and recorded logits are compared too; otherwise the adapter is drawn.
+// the checks of other programs: OUTPUT/base.safetensors and OUTPUT/TASK.safetensors hold sequence.I (ids), logits.I
+// (beside the weights), merged_logits.I (folded into them), and the greedy continuation `greedy` of `prompt`. If the
+// folder GOLDEN has a recorded adapter (moelora.safetensors, golden.json), it is that one and recorded logits, which
+// are of folded weights, are compared too; otherwise the adapter is drawn.
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "moelora/adapter/adapter_file.h"
+#include "moelora/adapter/merge.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
@@ -96,24 +98,42 @@ std::vector<moelora::model::TokenIds> recorded_sequences(const Tensors& golden) 
   return sequences;
 }
 
-/// Writes one file. Returns the largest difference from recorded logits; -1: none are recorded.
-double dump(moelora::model::CausalLM& model, const std::vector<moelora::model::TokenIds>& sequences,
-            const moelora::nn::ContextMaker& make_context, const Tensors& golden, const std::string& recorded,
-            const fs::path& path) {
-  moelora::io::NamedTensors tensors;
-  double largest = -1.0;
-  for (std::size_t i = 0; i < sequences.size(); ++i) {
-    const auto segments = moelora::nn::Segments::from_lengths({static_cast<std::int64_t>(sequences[i].size())});
-    const at::Tensor ids = at::tensor(sequences[i], at::kLong);
+std::vector<at::Tensor> logits_of(moelora::model::CausalLM& model,
+                                  const std::vector<moelora::model::TokenIds>& sequences,
+                                  const moelora::nn::ContextMaker& make_context) {
+  std::vector<at::Tensor> logits;
+  for (const auto& sequence : sequences) {
+    const auto segments = moelora::nn::Segments::from_lengths({static_cast<std::int64_t>(sequence.size())});
     const moelora::nn::RowContext context =
         make_context ? make_context(segments) : moelora::nn::RowContext::plain(segments);
-    const at::Tensor logits = model.logits(model.hidden(ids, model.positions(segments), context));
-    tensors.emplace_back("sequence." + std::to_string(i), ids);
-    tensors.emplace_back("logits." + std::to_string(i), logits);
+    const at::Tensor ids = at::tensor(sequence, at::kLong);
+    logits.push_back(model.logits(model.hidden(ids, model.positions(segments), context)));
+  }
+  return logits;
+}
+
+/// -1: none are recorded.
+double difference(const std::vector<at::Tensor>& logits, const Tensors& golden, const std::string& recorded) {
+  double largest = -1.0;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
     const auto expected = golden.find(recorded + "." + std::to_string(i) + ".logits");
     if (expected != golden.end()) {
-      largest = std::max(largest, (logits - expected->second).abs().max().item<double>());
+      largest = std::max(largest, (logits[i] - expected->second).abs().max().item<double>());
     }
+  }
+  return largest;
+}
+
+/// Writes one file. `merged`: the logits with folded weights, which are also what is recorded.
+void dump(moelora::model::CausalLM& model, const std::vector<moelora::model::TokenIds>& sequences,
+          const moelora::nn::ContextMaker& make_context, const std::vector<at::Tensor>& merged, const fs::path& path) {
+  moelora::io::NamedTensors tensors;
+  const std::vector<at::Tensor> logits = logits_of(model, sequences, make_context);
+  for (std::size_t i = 0; i < sequences.size(); ++i) {
+    const std::string number = std::to_string(i);
+    tensors.emplace_back("sequence." + number, at::tensor(sequences[i], at::kLong));
+    tensors.emplace_back("logits." + number, logits[i]);
+    tensors.emplace_back("merged_logits." + number, merged[i]);
   }
   moelora::model::GenerationOptions options;
   options.max_new_tokens = kNewTokens;
@@ -123,7 +143,6 @@ double dump(moelora::model::CausalLM& model, const std::vector<moelora::model::T
   tensors.emplace_back("prompt", at::tensor(prompt.ids, at::kLong));
   tensors.emplace_back("greedy", at::tensor(generated.front().ids, at::kLong));
   moelora::io::save_safetensors(path, tensors);
-  return largest;
 }
 
 int run(const fs::path& folder, const fs::path& golden_folder, const fs::path& output) {
@@ -142,15 +161,19 @@ int run(const fs::path& folder, const fs::path& golden_folder, const fs::path& o
   if (sequences.empty()) {
     sequences = drawn_sequences(model.shape().vocab_size);
   }
-  double largest = dump(model, sequences, {}, golden, "base", output / "base.safetensors");
+  const std::vector<at::Tensor> plain = logits_of(model, sequences, {});
+  double largest = difference(plain, golden, "base");
+  dump(model, sequences, {}, plain, output / "base.safetensors");
   moelora::Adapter adapter =
       fs::exists(golden_folder / "moelora.safetensors") ? recorded_adapter(model, golden_folder) : drawn_adapter(model);
   adapter->eval();
   moelora::save_adapter(*adapter, output / "adapter", "");
   for (const std::string& task : adapter->tasks().names()) {
-    const double difference = dump(model, sequences, moelora::for_task(adapter, task), golden, "moelora." + task,
-                                   output / (task + ".safetensors"));
-    largest = std::max(largest, difference);
+    moelora::merge_for_task(adapter, task);
+    const std::vector<at::Tensor> merged = logits_of(model, sequences, {});
+    moelora::unmerge(adapter);
+    largest = std::max(largest, difference(merged, golden, "moelora." + task));
+    dump(model, sequences, moelora::for_task(adapter, task), merged, output / (task + ".safetensors"));
   }
   std::cout << folder.filename().string() << ": " << adapter->tasks().size() << " tasks, ";
   if (largest < 0.0) {

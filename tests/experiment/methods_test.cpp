@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <tuple>
@@ -24,27 +26,47 @@ namespace fs = std::filesystem;
 /// A method on a base.
 using Row = std::tuple<fixture::BaseFolder, std::string>;
 
+/// One experiment for all tests on a base: what is trained in it is trained once.
+struct Shared {
+  explicit Shared(const fixture::BaseFolder& base)
+      : config(ExperimentConfig::from_json(fixture::small_experiment(folder.path(), base))) {}
+  testing::TemporaryFolder folder;
+  ExperimentConfig config;
+};
+
+const Shared& shared_on(const fixture::BaseFolder& base) {
+  static std::map<std::string, std::unique_ptr<Shared>> made;
+  auto& shared = made[base.name];
+  if (shared == nullptr) {
+    shared = std::make_unique<Shared>(base);
+  }
+  return *shared;
+}
+
 class EveryMethod : public ::testing::TestWithParam<Row> {
  protected:
-  EveryMethod() : base_folder(std::get<0>(GetParam())), method(find_method(std::get<1>(GetParam()))) {
-    const auto json = fixture::small_experiment(folder.path(), base_folder);
-    config = ExperimentConfig::from_json(json);
-    base = fixture::tiny_base(0.0, base_folder);
-    for (const fs::path& output : {first, second}) {
-      for (const std::string& needed : method.needs()) {
-        run_cell(config, fixture::cell_of(config, run_id(needed, 1)), output, base);
-      }
+  EveryMethod()
+      : base_folder(std::get<0>(GetParam())),
+        method(find_method(std::get<1>(GetParam()))),
+        config(shared_on(base_folder).config),
+        first(shared_on(base_folder).folder.path() / "first"),
+        base(fixture::tiny_base(0.0, base_folder)),
+        cell(fixture::cell_of(config, run_id(method.key(), 1))) {
+    for (const std::string& needed : method.needs()) {
+      const std::string id = run_id(needed, 1);
+      run_cell(config, fixture::cell_of(config, id), first, base);
+      fs::create_directories(cell_folder(second, id));
+      fs::copy(cell_folder(first, id), cell_folder(second, id), fs::copy_options::recursive);
     }
-    cell = fixture::cell_of(config, run_id(method.key(), 1));
   }
   fs::path product(const fs::path& output) const { return cell_folder(output, cell.id) / "run"; }
 
-  testing::TemporaryFolder folder;
-  fs::path first = folder.path() / "first";
-  fs::path second = folder.path() / "second";
   const fixture::BaseFolder& base_folder;
   const Method& method;
-  ExperimentConfig config;
+  const ExperimentConfig& config;
+  const fs::path first;
+  testing::TemporaryFolder folder;
+  const fs::path second = folder.path() / "second";
   OpenBase base;
   Cell cell;
 };
