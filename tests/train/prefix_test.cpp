@@ -6,6 +6,7 @@
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/model/generation.h"
 #include "moelora/train/plan.h"
+#include "moelora/train/step.h"
 #include "train/fixture.h"
 
 namespace moelora::train {
