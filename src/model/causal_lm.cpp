@@ -10,6 +10,22 @@
 namespace moelora::model {
 namespace {
 
+/// parameters().front() without making the list of all, which a step of decoding would notice. Undefined: there is
+/// none.
+at::Tensor first_parameter(const torch::nn::Module& module) {
+  const auto own = module.parameters(/*recurse=*/false);
+  if (!own.empty()) {
+    return own.front();
+  }
+  for (const auto& child : module.children()) {
+    at::Tensor found = first_parameter(*child);
+    if (found.defined()) {
+      return found;
+    }
+  }
+  return {};
+}
+
 // Elements of one chunk of logits: 64 MiB in fp32.
 constexpr std::int64_t kChunkElements = 16ll << 20;
 
@@ -97,6 +113,10 @@ class HeadLoss : public torch::autograd::Function<HeadLoss> {
 };
 
 }  // namespace
+
+at::Device CausalLM::device() const { return first_parameter(*this).device(); }
+
+at::ScalarType CausalLM::dtype() const { return first_parameter(*this).scalar_type(); }
 
 nn::Segments CausalLM::segments(const std::vector<std::int64_t>& lengths, const std::vector<std::int64_t>&) const {
   return nn::Segments::from_lengths(lengths);

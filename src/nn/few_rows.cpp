@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 
 #include "nn/kernels/cpu/cpu_kernels.h"
@@ -20,7 +21,31 @@ constexpr std::int64_t kThreadElements = 16384;
 // Elements of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
 constexpr std::int64_t kMostElements = std::int64_t{48} * 1024;
 
-at::Tensor as_fp32(const at::Tensor& x) { return x.to(at::kFloat).contiguous(); }
+// Calls into LibTorch cost a step of decoding as much as small products do.
+at::Tensor as_type(const at::Tensor& x, at::ScalarType type) { return x.scalar_type() == type ? x : x.to(type); }
+at::Tensor as_fp32(const at::Tensor& x) {
+  const at::Tensor converted = as_type(x, at::kFloat);
+  return converted.is_contiguous() ? converted : converted.contiguous();
+}
+
+// use(begin, end) over [0, count), in pieces that threads take as they get to them: half of a weight each would leave
+// the faster one waiting, and memory is rarely as fast for both.
+template <typename Use>
+void in_pieces(std::int64_t count, std::int64_t grain, const Use& use) {
+  constexpr std::int64_t kPieces = 8;  // of each thread
+  const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  if (threads == 1 || count <= grain) {
+    use(0, count);
+    return;
+  }
+  const std::int64_t piece = std::max(grain, (count + kPieces * threads - 1) / (kPieces * threads));
+  std::atomic<std::int64_t> next{0};
+  at::parallel_for(0, std::min(threads, (count + piece - 1) / piece), 1, [&](std::int64_t, std::int64_t) {
+    for (std::int64_t begin = next.fetch_add(piece); begin < count; begin = next.fetch_add(piece)) {
+      use(begin, std::min(begin + piece, count));
+    }
+  });
+}
 
 }  // namespace
 
@@ -76,9 +101,9 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   call.d_in = x.size(1);
   call.d_out = weight.size(0);
   const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(call.d_in, 1));
-  at::parallel_for(0, call.d_out, grain,
-                   [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
-  return y.to(dtype.value_or(x.scalar_type()));
+  in_pieces(call.d_out, grain,
+            [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
+  return as_type(y, dtype.value_or(x.scalar_type()));
 }
 
 std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector<WeightAndBias>& weights) {
@@ -103,7 +128,7 @@ std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector
     ends.push_back((ends.empty() ? 0 : ends.back()) + call.d_out);
   }
   const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(x.size(1), 1));
-  at::parallel_for(0, ends.empty() ? 0 : ends.back(), grain, [&](std::int64_t begin, std::int64_t end) {
+  in_pieces(ends.empty() ? 0 : ends.back(), grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t i = 0; i < calls.size(); ++i) {
       const auto first = ends[i] - calls[i].d_out;
       const auto from = std::max(begin, first);
@@ -114,7 +139,7 @@ std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector
     }
   });
   for (at::Tensor& output : outputs) {
-    output = output.to(x.scalar_type());
+    output = as_type(output, x.scalar_type());
   }
   return outputs;
 }
@@ -132,7 +157,7 @@ at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
   all.d_in = x.size(1);
   all.d_out = count;
   const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(all.d_in, 1));
-  at::parallel_for(0, y.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
+  in_pieces(y.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
     while (begin < end) {
       const auto row = begin / count;
       const auto stop = std::min(end, (row + 1) * count);

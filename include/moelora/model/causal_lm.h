@@ -79,8 +79,9 @@ class CausalLM : public torch::nn::Module, public nn::PrefixHost {
   /// Costs of training a micro-batch with `recomputed_blocks` as in ForwardOptions; nothing: not known.
   virtual std::optional<StepCost> step_cost(const Workload& load, std::int64_t recomputed_blocks) const;
 
-  at::Device device() const { return parameters().front().device(); }
-  at::ScalarType dtype() const { return parameters().front().scalar_type(); }
+  /// Those of the first parameter.
+  at::Device device() const;
+  at::ScalarType dtype() const;
 };
 
 /// Cross entropy of each label row, fp32 [n]: the head is applied in chunks of rows, so that the logits of a whole
