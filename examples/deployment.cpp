@@ -29,7 +29,6 @@ std::string answer(const moelora::model::LoadedModel& base, const std::string& p
   moelora::model::GenerationOptions options;
   options.max_new_tokens = 64;
   options.end_ids = tokenizer.end_ids();
-  options.end_ids = tokenizer.end_ids();
   const auto generated = moelora::model::generate(*base.model, {tokenizer.prompt_of(prompt)}, options, context);
   return tokenizer.clean_response(tokenizer.decode(generated.front().ids));
 }

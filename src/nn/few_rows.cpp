@@ -28,10 +28,11 @@ at::Tensor as_fp32(const at::Tensor& x) {
   return converted.is_contiguous() ? converted : converted.contiguous();
 }
 
-// use(begin, end) over [0, count), in pieces that threads take as they get to them: half of a weight each would leave
-// the faster one waiting, and memory is rarely as fast for both.
+// use(begin, end) over [0, count) outputs of d_in products each, in pieces that threads take as they get to them: half
+// of a weight each would leave the faster one waiting, and memory is rarely as fast for both.
 template <typename Use>
-void in_pieces(std::int64_t count, std::int64_t grain, const Use& use) {
+void in_pieces(std::int64_t count, std::int64_t d_in, const Use& use) {
+  const std::int64_t grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(d_in, 1));
   constexpr std::int64_t kPieces = 8;  // of each thread
   const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   if (threads == 1 || count <= grain) {
@@ -100,8 +101,7 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   call.rows = x.size(0);
   call.d_in = x.size(1);
   call.d_out = weight.size(0);
-  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(call.d_in, 1));
-  in_pieces(call.d_out, grain,
+  in_pieces(call.d_out, call.d_in,
             [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
   return as_type(y, dtype.value_or(x.scalar_type()));
 }
@@ -127,8 +127,7 @@ std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector
     calls.push_back(call);
     ends.push_back((ends.empty() ? 0 : ends.back()) + call.d_out);
   }
-  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(x.size(1), 1));
-  in_pieces(ends.empty() ? 0 : ends.back(), grain, [&](std::int64_t begin, std::int64_t end) {
+  in_pieces(ends.empty() ? 0 : ends.back(), x.size(1), [&](std::int64_t begin, std::int64_t end) {
     for (std::size_t i = 0; i < calls.size(); ++i) {
       const auto first = ends[i] - calls[i].d_out;
       const auto from = std::max(begin, first);
@@ -156,8 +155,7 @@ at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
   all.rows = 1;
   all.d_in = x.size(1);
   all.d_out = count;
-  const auto grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(all.d_in, 1));
-  in_pieces(y.numel(), grain, [&](std::int64_t begin, std::int64_t end) {
+  in_pieces(y.numel(), all.d_in, [&](std::int64_t begin, std::int64_t end) {
     while (begin < end) {
       const auto row = begin / count;
       const auto stop = std::min(end, (row + 1) * count);

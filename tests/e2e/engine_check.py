@@ -1,7 +1,8 @@
 """engine_check.py ENGINE MODEL FOLDER: do other programs compute what this library computes?
 
 MODEL is a model folder of Hugging Face; FOLDER is what engines_test.sh filled: TASK.safetensors and base.safetensors
-(ids, logits beside the weights and folded into them, a greedy continuation), peft/TASK, padded/TASK, gguf/TASK.gguf, merged/TASK.
+(ids, logits beside the weights and folded into them, a greedy continuation), peft/TASK, padded/TASK, gguf/TASK.gguf,
+merged/TASK.
 ENGINE: peft (transformers with PEFT), merged (transformers with merged models) or llama_cpp (llama-cpp-py-sync).
 """
 

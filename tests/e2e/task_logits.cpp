@@ -126,9 +126,9 @@ double difference(const std::vector<at::Tensor>& logits, const Tensors& golden, 
 
 /// Writes one file. `merged`: the logits with folded weights, which are also what is recorded.
 void dump(moelora::model::CausalLM& model, const std::vector<moelora::model::TokenIds>& sequences,
-          const moelora::nn::ContextMaker& make_context, const std::vector<at::Tensor>& merged, const fs::path& path) {
+          const moelora::nn::ContextMaker& make_context, const std::vector<at::Tensor>& logits,
+          const std::vector<at::Tensor>& merged, const fs::path& path) {
   moelora::io::NamedTensors tensors;
-  const std::vector<at::Tensor> logits = logits_of(model, sequences, make_context);
   for (std::size_t i = 0; i < sequences.size(); ++i) {
     const std::string number = std::to_string(i);
     tensors.emplace_back("sequence." + number, at::tensor(sequences[i], at::kLong));
@@ -163,7 +163,7 @@ int run(const fs::path& folder, const fs::path& golden_folder, const fs::path& o
   }
   const std::vector<at::Tensor> plain = logits_of(model, sequences, {});
   double largest = difference(plain, golden, "base");
-  dump(model, sequences, {}, plain, output / "base.safetensors");
+  dump(model, sequences, {}, plain, plain, output / "base.safetensors");
   moelora::Adapter adapter =
       fs::exists(golden_folder / "moelora.safetensors") ? recorded_adapter(model, golden_folder) : drawn_adapter(model);
   adapter->eval();
@@ -173,7 +173,8 @@ int run(const fs::path& folder, const fs::path& golden_folder, const fs::path& o
     const std::vector<at::Tensor> merged = logits_of(model, sequences, {});
     moelora::unmerge(adapter);
     largest = std::max(largest, difference(merged, golden, "moelora." + task));
-    dump(model, sequences, moelora::for_task(adapter, task), merged, output / (task + ".safetensors"));
+    const moelora::nn::ContextMaker context = moelora::for_task(adapter, task);
+    dump(model, sequences, context, logits_of(model, sequences, context), merged, output / (task + ".safetensors"));
   }
   std::cout << folder.filename().string() << ": " << adapter->tasks().size() << " tasks, ";
   if (largest < 0.0) {

@@ -43,8 +43,8 @@ for target in "${targets[@]}"; do
   dictionary=()
   [ ! -f "$here/$target.dict" ] || dictionary=("-dict=$here/$target.dict")
   # TMPDIR: the folders that a fuzzer makes are removed even if it is killed.
-  TMPDIR=$work MOELORA_FUZZ_TARGET=$target nice "$program" "$budget" -timeout=5 -rss_limit_mb=1024 -malloc_limit_mb=1000 -max_len=4096 \
-    -print_final_stats=1 -verbosity=1 "${dictionary[@]}" "-artifact_prefix=$work/found/" "$kept" \
+  TMPDIR=$work MOELORA_FUZZ_TARGET=$target nice "$program" "$budget" -timeout=5 -rss_limit_mb=1024 \
+    -malloc_limit_mb=1000 -max_len=4096 -print_final_stats=1 -verbosity=1 "${dictionary[@]}" "-artifact_prefix=$work/found/" "$kept" \
     "$here/corpus/$target" >"$work/log" 2>&1
   code=$?
   if [ $code -ne 0 ]; then

@@ -1,6 +1,7 @@
 #pragma once
 // Adapters of other programs to change and to read.
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -68,6 +69,10 @@ inline void expect_named(const std::string& text, const std::vector<std::string>
   for (const auto& part : parts) {
     EXPECT_NE(text.find(part), text.npos) << "'" << part << "' in: " << text;
   }
+}
+
+inline double largest_difference(const at::Tensor& a, const at::Tensor& b) {
+  return (a - b).abs().max().item<double>();
 }
 
 /// What `run` writes to stderr, where warnings go.

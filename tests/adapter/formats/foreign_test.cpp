@@ -24,6 +24,7 @@ using Tensors = std::map<std::string, at::Tensor>;
 
 using testing::expect_named;
 using testing::ForeignCopy;
+using testing::largest_difference;
 
 const std::string kQkv = "base_model.model.transformer.layers.1.attention.query_key_value.";
 
@@ -41,8 +42,6 @@ void expect_same_tensors(const AdapterImpl& a, const AdapterImpl& b) {
     EXPECT_TRUE(at::equal(tensor, right.at(name))) << name;
   }
 }
-
-double largest_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
 
 TEST(ForeignAdapter, IsRecognisedByItsPeftType) {
   EXPECT_EQ(detect_foreign(testing::fixtures() / "moelora-tiny"), ForeignFormat::moelora_peft);

@@ -20,8 +20,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::expect_named;
-
-double task_difference(const at::Tensor& a, const at::Tensor& b) { return (a - b).abs().max().item<double>(); }
+using testing::largest_difference;
 
 TEST(TaskLora, PaddingTheRankLeavesTheUpdateAsItIs) {
   for (const double alpha : {32.0, 20.0, 0.7}) {  // scales 8/3, 5/3 and one that no float holds
@@ -62,7 +61,7 @@ TEST(TaskLora, PaddingTheRankLeavesTheUpdateAsItIs) {
       for (std::size_t i = 0; i < read->linears().size(); ++i) {
         const at::Tensor found =
             read->linears()[i].delta->low_rank(read->expert_weights(single_tasks({0})).select(1, 0)).update().dense();
-        EXPECT_LE(task_difference(adapter->linears()[i].delta->low_rank(omega).update().dense(), found), 1e-5);
+        EXPECT_LE(largest_difference(adapter->linears()[i].delta->low_rank(omega).update().dense(), found), 1e-5);
       }
     }
     EXPECT_TRUE(fs::exists(folder.path() / "64"));
