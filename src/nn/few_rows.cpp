@@ -33,7 +33,7 @@ at::Tensor as_fp32(const at::Tensor& x) {
 template <typename Use>
 void in_pieces(std::int64_t count, std::int64_t d_in, const Use& use) {
   const std::int64_t grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(d_in, 1));
-  constexpr std::int64_t kPieces = 8;  // of each thread
+  constexpr std::int64_t kPieces = 4;  // of each thread; more of them are more starts of streams
   const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
   if (threads == 1 || count <= grain) {
     use(0, count);

@@ -61,6 +61,20 @@ TEST_F(Grid, EveryCellIsNamedOnceAndComesAfterWhatItNeeds) {
   EXPECT_FALSE(seen.contains("tune/ties/rate-0.001"));
 }
 
+TEST_F(Grid, EveryMethodHasItsFirstSeedBeforeAnyHasItsSecond) {
+  const auto config = read({{"methods", {"base", "moelora-d", "lora-full"}},
+                            {"seeds", {4, 5}},
+                            {"seeds_of", {{"lora-full", {7, 8, 9}}}},
+                            {"costs", false}});
+  std::vector<std::string> ids;
+  for (const Cell& cell : plan_cells(config)) {
+    ids.push_back(cell.id);
+  }
+  EXPECT_EQ(ids, (std::vector<std::string>{"run/moelora-d/seed-4", "run/base/seed-4", "run/lora-full/seed-7",
+                                           "run/moelora-d/seed-5", "run/base/seed-5", "run/lora-full/seed-8",
+                                           "run/lora-full/seed-9"}));
+}
+
 TEST_F(Grid, CellsOfATaskWithAnyNameAreFoundAgain) {
   const auto config = read({{"new_tasks", {{"tasks", {"问/答"}}}}, {"sweeps", {{"rank", {4}}}}});
   std::set<std::string> planned;

@@ -75,16 +75,24 @@ std::vector<Cell> plan_cells(const ExperimentConfig& config) {
       cells.push_back(cell);
     }
   }
+  // Every method's first seed, then every second one: what ends early is a whole table of fewer seeds.
+  std::size_t most_seeds = 0;
   for (const std::string& key : ordered) {
-    const Method& method = find_method(key);
-    for (const std::uint64_t seed : config.seeds_for(key)) {
+    most_seeds = std::max(most_seeds, config.seeds_for(key).size());
+  }
+  for (std::size_t place = 0; place < most_seeds; ++place) {
+    for (const std::string& key : ordered) {
+      const std::vector<std::uint64_t>& seeds = config.seeds_for(key);
+      if (place >= seeds.size()) {
+        continue;
+      }
       Cell cell;
-      cell.id = run_id(key, seed);
+      cell.seed = seeds[place];
+      cell.id = run_id(key, cell.seed);
       cell.method = key;
-      cell.seed = seed;
       cell.needs = tune_ids(config, key);
-      for (const std::string& needed : method.needs()) {
-        cell.needs.push_back(needed_run(config, needed, seed));
+      for (const std::string& needed : find_method(key).needs()) {
+        cell.needs.push_back(needed_run(config, needed, cell.seed));
       }
       cell.work = 1.5;
       cells.push_back(cell);
