@@ -19,7 +19,6 @@
 #include "moelora/io/error.h"
 #include "moelora/io/file_name.h"
 #include "moelora/io/folder_lock.h"
-#include "moelora/io/json_file.h"
 #include "moelora/log/log.h"
 #include "moelora/model/registry.h"
 
@@ -50,11 +49,10 @@ std::string base_of(const ExportOptions& options) {
   if (!options.session.model.empty()) {
     return std::filesystem::absolute(options.session.model).lexically_normal().string();
   }
-  const nlohmann::ordered_json json = io::read_json_file(options.session.adapter / "adapter.json");
-  const auto provenance = json.find("provenance");
-  if (provenance != json.end() && provenance->is_object() && provenance->contains("base") &&
-      provenance->at("base").is_string() && !provenance->at("base").get<std::string>().empty()) {
-    return provenance->at("base").get<std::string>();
+  const nlohmann::ordered_json provenance = recorded_provenance(options.session.adapter);
+  const auto base = provenance.find("base");
+  if (base != provenance.end() && base->is_string() && !base->get<std::string>().empty()) {
+    return base->get<std::string>();
   }
   log::warning(
       "base_model_name_or_path stays empty, for the adapter does not record its base; name it with "

@@ -154,10 +154,9 @@ void inspect_own_adapter(const fs::path& folder) {
   line("base fingerprint", info.base_fingerprint.empty() ? "not recorded" : info.base_fingerprint);
   line("tokenizer", info.tokenizer_fingerprint.empty() ? "not recorded" : info.tokenizer_fingerprint);
   print_expert_weights(*alone.adapter);
-  const ordered_json json = io::read_json_file(folder / "adapter.json");
-  if (json.contains("provenance")) {
+  if (const ordered_json provenance = recorded_provenance(folder); !provenance.empty()) {
     std::printf("provenance\n");
-    for (const auto& [key, value] : json["provenance"].items()) {
+    for (const auto& [key, value] : provenance.items()) {
       line("  " + key, value.is_string() ? value.get<std::string>() : value.dump());
     }
   }

@@ -11,10 +11,32 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
+#include "moelora/io/json_file.h"
+#include "moelora/log/log.h"
 #include "moelora/model/folder_files.h"
 #include "moelora/nn/device.h"
 
 namespace moelora::cli {
+namespace {
+
+using nlohmann::ordered_json;
+
+// A form is "none" or a template's SHA-256.
+std::string shortened(const std::string& form) { return form == "none" ? form : "template " + form.substr(0, 12); }
+
+// Answers to prompts of another form are no error, and worse than they need be.
+void warn_of_another_template(const model::Tokenizer& tokenizer, const std::filesystem::path& adapter) {
+  const ordered_json provenance = recorded_provenance(adapter);
+  const ordered_json trained = provenance.value("/data/template"_json_pointer, ordered_json());
+  const std::string form = tokenizer.prompt_form();
+  if (trained.is_string() && trained != form) {
+    log::warning(detail::concat("the adapter in ", adapter.string(), " was trained on prompts written with ",
+                                shortened(trained.get<std::string>()), ", and these are written with ", shortened(form),
+                                "; give --template as data.template was in training"));
+  }
+}
+
+}  // namespace
 
 void add_compute_options(CLI::App& verb, SessionOptions& options) {
   verb.add_option("--device", options.device, "cpu, cuda, cuda:N or auto")->capture_default_str();
@@ -57,6 +79,12 @@ at::ScalarType parse_dtype(const std::string& text) {
   return *dtype;
 }
 
+ordered_json recorded_provenance(const std::filesystem::path& adapter) {
+  const ordered_json json = io::read_json_file(adapter / "adapter.json");
+  const auto found = json.find("provenance");
+  return found != json.end() && found->is_object() ? *found : ordered_json::object();
+}
+
 Session open_session(const SessionOptions& options) {
   if (options.threads > 0) {
     at::set_num_threads(options.threads);
@@ -82,6 +110,7 @@ Session open_session(const SessionOptions& options) {
     session.adapter =
         load_adapter(*session.model, options.adapter, session.base_fingerprint, session.tokenizer->fingerprint());
     session.adapter->eval();
+    warn_of_another_template(*session.tokenizer, options.adapter);
   }
   return session;
 }

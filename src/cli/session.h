@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -42,8 +43,12 @@ struct Session : model::LoadedModel {
   std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
 };
 
-/// Loads all parts. Error if the adapter belongs to another base or tokenizer.
+/// Loads all parts. Error if the adapter belongs to another base or tokenizer; a warning if it was trained on prompts
+/// that another template wrote.
 Session open_session(const SessionOptions& options);
+
+/// What training wrote into the adapter about itself; an empty object without it.
+nlohmann::ordered_json recorded_provenance(const std::filesystem::path& adapter);
 
 /// The model of a configuration: a folder's, or a new one with random weights.
 Session open_model(const train::ModelSection& section, const std::string& chat_template = model::kOwnTemplate);

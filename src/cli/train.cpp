@@ -75,7 +75,7 @@ io::FolderLock lock_output(const std::filesystem::path& output, bool resumes) {
 }
 
 ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config,
-                           const train::RunData& data) {
+                           const train::RunData& data, const model::Tokenizer& tokenizer) {
   ordered_json provenance = io::provenance();
   provenance["configuration"] = options.config.string();
   provenance["overrides"] = options.overrides;
@@ -95,6 +95,9 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   }
   if (!config.data.fields.is_default()) {
     provenance["data"]["fields"] = config.data.fields.to_json();
+  }
+  if (const std::string form = tokenizer.prompt_form(); !form.empty()) {
+    provenance["data"]["template"] = form;
   }
   return provenance;
 }
@@ -191,7 +194,7 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
                                   .resume = options.resume,
                                   .base_fingerprint = session.base_fingerprint,
                                   .tokenizer_fingerprint = session.tokenizer->fingerprint(),
-                                  .provenance = provenance_of(options, config, data),
+                                  .provenance = provenance_of(options, config, data, *session.tokenizer),
                                   .ranks = ranks,
                                   .new_task_only = config.mode == train::Mode::new_task,
                                   .resume_from = resume_from,

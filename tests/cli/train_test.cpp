@@ -109,6 +109,28 @@ TEST_F(TrainProgram, ThatIsRefusedLeavesEveryFile) {
   EXPECT_FALSE(fs::exists(folder_.path() / "never"));
 }
 
+TEST_F(TrainProgram, RemembersHowPromptsWereWritten) {
+  const fs::path base = fixtures() / "qwen2-tiny";
+  const fs::path run = folder_.path() / "run";
+  const Outcome trained = train({"--output", run, "--set", "model.path=" + base.string(), "data.template=none",
+                                 "adapter.targets=[\"q_proj\"]", "training.steps=1"});
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  const auto answered = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> words{"generate", "--model", base,       "--adapter", run / "adapter",
+                                   "--task",   "one",     "--prompt", "x",         "--max-new-tokens",
+                                   "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_words(words);
+  };
+  const std::string warning = "was trained on prompts written with none, and these are written with template";
+  const Outcome other = answered({});
+  EXPECT_EQ(other.code, 0) << other.text;
+  EXPECT_NE(other.text.find(warning), std::string::npos) << other.text;
+  const Outcome same = answered({"--template", "none"});
+  EXPECT_EQ(same.code, 0) << same.text;
+  EXPECT_EQ(same.text.find("was trained on prompts"), std::string::npos) << same.text;
+}
+
 TEST_F(TrainProgram, HasOneRunInAFolderAtATime) {
   const fs::path run = folder_.path() / "run";
   const pid_t first = fork();

@@ -75,6 +75,16 @@ std::int64_t parameters_of(const torch::nn::Module& module) {
   return count;
 }
 
+nlohmann::ordered_json provenance_of(const Workbench& bench) {
+  nlohmann::ordered_json provenance = io::provenance();
+  provenance["experiment"] = bench.experiment.title;
+  provenance["seed"] = bench.seed;
+  if (const std::string form = bench.base.tokenizer->prompt_form(); !form.empty()) {
+    provenance["data"]["template"] = form;
+  }
+  return provenance;
+}
+
 Product train_method(Workbench& bench) {
   const train::TrainConfig& config = bench.config;
   Product product;
@@ -88,9 +98,6 @@ Product train_method(Workbench& bench) {
   };
   const auto examples = encode(bench.train, "training");
   const auto validation = encode(bench.validation, "validation");
-  nlohmann::ordered_json provenance = io::provenance();
-  provenance["experiment"] = bench.experiment.title;
-  provenance["seed"] = bench.seed;
   std::filesystem::create_directories(bench.folder / "run");
   const train::TrainInputs inputs{.model = *bench.base.model,
                                   .adapter = product.adapter ? product.adapter.get() : nullptr,
@@ -101,7 +108,7 @@ Product train_method(Workbench& bench) {
                                   .resume = true,
                                   .base_fingerprint = bench.base.fingerprint,
                                   .tokenizer_fingerprint = bench.base.tokenizer->fingerprint(),
-                                  .provenance = provenance};
+                                  .provenance = provenance_of(bench)};
   train::Callbacks callbacks;
   callbacks.save_model = bench.base.save;
   callbacks.stop = bench.stop;

@@ -34,6 +34,9 @@ std::unique_ptr<Surroundings> open_bench(const ExperimentConfig& config, const C
 train::TrainConfig config_of(const ExperimentConfig& config, const Method& method, std::int64_t tasks,
                              std::uint64_t seed, double learning_rate);
 
+/// What a cell's adapter says of itself: the program, the experiment, the seed and how prompts were written.
+nlohmann::ordered_json provenance_of(const Workbench& bench);
+
 /// Answers to `records` with the product's adapter and prompts.
 std::vector<data::Record> answer(Workbench& bench, const Product& product, const std::vector<data::Record>& records);
 

@@ -4,11 +4,11 @@
 
 #include <algorithm>
 
+#include "experiment/grid/bench.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/expert_factors.h"
 #include "moelora/adapter/lorahub.h"
 #include "moelora/io/error.h"
-#include "moelora/io/provenance.h"
 #include "moelora/io/safetensors.h"
 #include "moelora/train/trainer.h"
 
@@ -97,7 +97,7 @@ double validation_loss_of(Workbench& bench, const AdapterImpl& adapter, const st
 }
 
 void save_product(const Workbench& bench, const AdapterImpl& adapter, const nlohmann::ordered_json& details) {
-  nlohmann::ordered_json provenance = io::provenance();
+  nlohmann::ordered_json provenance = provenance_of(bench);
   provenance["composition"] = details;
   std::filesystem::create_directories(bench.folder / "run");
   save_adapter(adapter, bench.folder / "run" / "adapter", bench.base.fingerprint, bench.base.tokenizer->fingerprint(),
