@@ -24,8 +24,9 @@ constexpr const char* kScorerHelp =
     "how answers are read and scored: moelora (MOELoRA-peft's evaluation), promptcblue (the benchmark's own), paper "
     "(as "
     "moelora, CHIP-CTC by macro-F1), or FILE.json with a metric for each task, e.g. "
-    "{\"default\": \"exact-match\", \"tasks\": {\"NAME\": \"macro-f1\"}}; metrics: accuracy, macro-f1, exact-match, "
-    "rouge-l";
+    "{\"default\": \"exact-match\", \"tasks\": {\"NAME\": \"macro-f1\"}}; metrics: accuracy, choice-accuracy, "
+    "macro-f1, "
+    "exact-match, rouge-l";
 
 struct EvalOptions {
   SessionOptions session;
@@ -193,6 +194,7 @@ void add_eval(CLI::App& app, int& status) {
   auto options = std::make_shared<EvalOptions>();
   auto* model = verb->add_option("--model", options->session.model, "model folder; its answers are scored");
   verb->add_option("--adapter", options->session.adapter, "adapter folder");
+  add_template_option(*verb, options->session)->needs(model);
   add_compute_options(*verb, options->session);
   add_answer_options(*verb, options->evaluate);
   add_sampling_options(*verb, options->evaluate);

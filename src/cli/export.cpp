@@ -14,6 +14,7 @@
 #include "cli/session.h"
 #include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
+#include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/gguf_lora.h"
 #include "moelora/io/error.h"
@@ -49,7 +50,7 @@ std::string base_of(const ExportOptions& options) {
   if (!options.session.model.empty()) {
     return std::filesystem::absolute(options.session.model).lexically_normal().string();
   }
-  const nlohmann::ordered_json provenance = recorded_provenance(options.session.adapter);
+  const nlohmann::ordered_json provenance = read_provenance(options.session.adapter);
   const auto base = provenance.find("base");
   if (base != provenance.end() && base->is_string() && !base->get<std::string>().empty()) {
     return base->get<std::string>();

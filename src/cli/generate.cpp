@@ -81,7 +81,7 @@ std::string task_for_all(const GenerateOptions& options, const std::vector<data:
     }
   }
   throw Error(options.input.string() + ": record " + data::record_name(*nameless) +
-              " has no \"task_dataset\"; give --task, which then holds for all records");
+              " names no task (--fields says which field does); give --task, which then holds for all records");
 }
 
 // What the model is asked: each record as its task's. The output keeps the records as they are.

@@ -69,6 +69,25 @@ std::int64_t parameter_count(const model::ModelConfig& config) {
   return config.expected_tensors().parameter_count(/*tied=*/true);
 }
 
+// The paper's targets where a model has them, else every kind of linear that takes an adapter, by the end of its name.
+std::vector<std::string> usual_targets(const model::ModelConfig& config, const std::vector<std::string>& of_paper) {
+  const auto model = config.make(model::weightless_tensors());
+  std::vector<std::string> kinds;
+  for (const auto& module : model->named_modules("", /*include_self=*/false)) {
+    const auto linear = std::dynamic_pointer_cast<nn::LinearImpl>(module.value());
+    if (linear && linear->refusal().empty()) {
+      const std::string kind = module.key().substr(module.key().rfind('.') + 1);
+      if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+        kinds.push_back(kind);
+      }
+    }
+  }
+  const bool has_paper = std::all_of(of_paper.begin(), of_paper.end(), [&](const std::string& target) {
+    return std::find(kinds.begin(), kinds.end(), target) != kinds.end();
+  });
+  return has_paper ? of_paper : kinds;
+}
+
 // What an adapter on a model of this configuration would be: from shapes, with weights that take no memory.
 void print_prediction(const model::ModelConfig& config, const MoeLoraConfig& adapter_config, std::int64_t tasks,
                       const std::string& whose) {
@@ -80,7 +99,8 @@ void print_prediction(const model::ModelConfig& config, const MoeLoraConfig& ada
   const Adapter adapter = inject(*model, adapter_config, TaskNames(names));
   const ParameterCount count = count_parameters(*adapter);
   const std::int64_t base = parameter_count(config);
-  line("model parameters", io::with_commas(base) + " (head and embedding are one tensor)");
+  line("model parameters",
+       io::with_commas(base) + (model::tied_names(*model).empty() ? "" : " (head and embedding are one tensor)"));
   std::printf("An adapter with %s:\n", whose.c_str());
   print_adapter_config(adapter_config);
   print_count(count);
@@ -154,7 +174,7 @@ void inspect_own_adapter(const fs::path& folder) {
   line("base fingerprint", info.base_fingerprint.empty() ? "not recorded" : info.base_fingerprint);
   line("tokenizer", info.tokenizer_fingerprint.empty() ? "not recorded" : info.tokenizer_fingerprint);
   print_expert_weights(*alone.adapter);
-  if (const ordered_json provenance = recorded_provenance(folder); !provenance.empty()) {
+  if (const ordered_json provenance = read_provenance(folder); !provenance.empty()) {
     std::printf("provenance\n");
     for (const auto& [key, value] : provenance.items()) {
       line("  " + key, value.is_string() ? value.get<std::string>() : value.dump());
@@ -260,7 +280,9 @@ void inspect_configuration(const fs::path& path) {
     line("model configuration", path.string());
     const auto config = model::read_config(json).config;
     print_model_config(*config);
-    print_prediction(*config, MoeLoraConfig{}, kPaperTasks,
+    MoeLoraConfig adapter;
+    adapter.targets = usual_targets(*config, adapter.targets);
+    print_prediction(*config, adapter, kPaperTasks,
                      "the paper's settings and " + std::to_string(kPaperTasks) + " tasks");
     return;
   }
@@ -285,6 +307,8 @@ void run_inspect(const fs::path& path, const std::optional<RecordInspection>& in
     inspect_own_adapter(path);
   } else if (const ForeignFormat format = detect_foreign(path); format != ForeignFormat::none) {
     inspect_foreign_adapter(path, format);
+  } else if (is_adapter_folder(path / "adapter")) {
+    throw Error(path.string() + ": this is a run's folder; its adapter is " + (path / "adapter").string());
   } else if (fs::exists(path / "config.json")) {
     inspect_model(path);
   } else {

@@ -63,6 +63,24 @@ data::RecordFile read_whatever(const std::filesystem::path& path, const data::Fi
   }
 }
 
+/// What the strict reading of training takes of so many records, and the first that it does not.
+std::string usable_for_training(const std::filesystem::path& path, const data::FieldMap& fields, std::size_t all) {
+  std::size_t usable = 0;
+  std::string problem;
+  try {
+    const data::RecordFile file = data::read_records(path, {.need_target = true, .fields = fields});
+    usable = file.records.size();
+    problem = file.problems.empty() ? "" : file.problems.front();
+  } catch (const Error& error) {
+    problem = error.what();
+  }
+  std::string text = io::with_commas(static_cast<std::int64_t>(usable));
+  if (usable < all) {
+    text += " of " + io::with_commas(static_cast<std::int64_t>(all)) + "; " + problem.substr(0, problem.find('\n'));
+  }
+  return text;
+}
+
 }  // namespace
 
 bool is_data_file(const std::filesystem::path& path) {
@@ -79,7 +97,7 @@ bool is_data_file(const std::filesystem::path& path) {
   if (begin == std::string::npos || (text[begin] != '{' && text[begin] != '[')) {
     return false;
   }
-  if (text[begin] == '[') {
+  if (text[begin] == '[' || path.extension() == ".jsonl") {
     return true;
   }
   try {
@@ -108,6 +126,7 @@ void inspect_records(const std::filesystem::path& path, const RecordInspection& 
   const auto answered =
       std::count_if(records.begin(), records.end(), [](const auto& one) { return !one.target.empty(); });
   print_line("with target", io::with_commas(answered));
+  print_line("usable for training", usable_for_training(path, inspection.fields, records.size()));
   if (const std::int64_t again = records_of_known_input(records); again > 0) {
     print_line("of an earlier's input", io::with_commas(again));
   }

@@ -104,6 +104,9 @@ ordered_json identity_of_answers(const Session& session, const std::vector<data:
   if (const std::string form = session.tokenizer->prompt_form(); !form.empty()) {
     identity["template"] = form;
   }
+  if (!options.encode.source_prefix.empty()) {
+    identity["source_prefix"] = options.encode.source_prefix;
+  }
   if (session.adapter) {
     identity["adapter"] = io::fingerprint(adapter_tensors(*session.adapter));
     identity["adapter_config"] = session.adapter->config().to_json();

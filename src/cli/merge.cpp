@@ -22,6 +22,7 @@
 #include "moelora/io/tensor_folder.h"
 #include "moelora/log/log.h"
 #include "moelora/model/folder_files.h"
+#include "moelora/train/prompt_form.h"
 #include "moelora/verify/merge_check.h"
 
 namespace moelora::cli {
@@ -161,12 +162,18 @@ void write_merged(const Session& session, const Merge& merge, const MergeVerbOpt
   model::SaveOptions save;
   save.files_from = options.session.model;
   model::save_model(*session.model, *session.config, folder.path(), save);
+  if (const std::string& chosen = options.session.chat_template;
+      chosen != model::kOwnTemplate && chosen != model::kNoTemplate) {
+    // Whoever serves the folder asks with this file, whatever tokenizer_config.json says.
+    std::filesystem::copy_file(chosen, folder.path() / "chat_template.jinja",
+                               std::filesystem::copy_options::overwrite_existing);
+  }
   io::write_json_file(folder.path() / "merge_certificate.json", certificate);
   folder.commit();
   std::cout << "  wrote " << merge.folder.string() << std::endl;
 }
 
-bool run_merge(const MergeVerbOptions& options) {
+bool run_merge(MergeVerbOptions options) {
   MOELORA_CHECK(!options.task.empty() + !options.mix.empty() + options.all_tasks == 1,
                 "give one of --task TASK, --mix TASK=WEIGHT,… and --all-tasks");
   MOELORA_CHECK(!options.output.empty() || !options.check.empty(), "give --output FOLDER, or only --check DATA");
@@ -183,6 +190,11 @@ bool run_merge(const MergeVerbOptions& options) {
       options.check.empty() ? std::vector<data::Record>() : read_and_report(options.check, {.fields = options.fields});
   Session session = open_session(options.session);
   session.tasks_of(records);  // an unknown task shows before the work begins
+  options.evaluate.encode.source_prefix = session.source_prefix;
+  if (auto form = train::PromptForm::of_adapter(options.session.adapter)) {
+    form->chat_template = session.tokenizer->prompt_form();
+    train::warn_of_other_prompts(options.session.adapter, *form);
+  }
   const auto merges = planned_merges(options, session.adapter->tasks());
   MOELORA_CHECK(options.check.empty() || merges.front().single(), "--check compares tasks; a mixture is no task");
   if (!options.check.empty()) {
@@ -191,6 +203,11 @@ bool run_merge(const MergeVerbOptions& options) {
   require_finite_weights(*session.model, options.session.model);
   if (!options.output.empty()) {
     model::warn_of_missing_files(options.session.model);
+  }
+  if (!options.output.empty() && options.session.chat_template == model::kNoTemplate) {
+    log::warning(
+        "the merged folder keeps the base's chat template, if it has one: ask the model without it "
+        "(--template none)");
   }
   bool passed = true;
   const io::TensorFolder stored(options.session.model);

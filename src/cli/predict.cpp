@@ -12,6 +12,7 @@
 #include "cli/numbers.h"
 #include "moelora/io/readable.h"
 #include "moelora/log/log.h"
+#include "moelora/train/prompt_form.h"
 
 namespace moelora::cli {
 namespace {
@@ -145,9 +146,8 @@ void add_demonstration_options(CLI::App& verb, PromptOptions& options) {
 }
 
 Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate)
-    : options_(options.demonstrations) {
+    : options_(options.demonstrations), task_prompts_(options.task_prompts) {
   options_.seed = evaluate.generation.seed;
-  options_.source_prefix = evaluate.encode.source_prefix;
   options_.task_prompts = data::TaskPrompts::from_file(options.task_prompts);
   if (!options.demonstrations_from.empty()) {
     data::ReadOptions read;
@@ -158,6 +158,11 @@ Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& 
 }
 
 void Prompting::bind(const Session& session, eval::EvaluateOptions& evaluate) {
+  evaluate.encode.source_prefix = options_.source_prefix = session.source_prefix;
+  if (session.adapter) {
+    train::warn_of_other_prompts(session.adapter_folder,
+                                 train::PromptForm::of(*session.tokenizer, session.source_prefix, task_prompts_));
+  }
   options_.max_source_length = eval::prompt_encoding(evaluate, *session.model).max_source_length;
   evaluate.ask = [this, tokenizer = session.tokenizer.get()](const data::Record& record) {
     return ask(record, *tokenizer);

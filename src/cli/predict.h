@@ -39,7 +39,8 @@ class Prompting {
  public:
   /// Reads the files. Takes the random seed from `evaluate`.
   Prompting(const PromptOptions& options, const eval::EvaluateOptions& evaluate);
-  /// Makes `evaluate` ask so; both this and the session are used as long as it does.
+  /// Makes `evaluate` ask so, with the prefix that the session's adapter was trained with; both this and the session
+  /// are used as long as it does. A warning where the adapter was trained on prompts of another form.
   void bind(const Session& session, eval::EvaluateOptions& evaluate);
   std::int64_t left_out() const { return left_out_; }  ///< demonstrations that did not fit, of all records asked
 
@@ -47,6 +48,7 @@ class Prompting {
   data::Record ask(const data::Record& record, const model::Tokenizer& tokenizer);
 
   data::DemonstrationOptions options_;
+  std::filesystem::path task_prompts_;
   std::unique_ptr<const data::DemonstrationPool> pool_;
   std::int64_t left_out_ = 0;
 };

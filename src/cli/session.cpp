@@ -11,32 +11,11 @@
 #include "moelora/io/dtype.h"
 #include "moelora/io/error.h"
 #include "moelora/io/folder_lock.h"
-#include "moelora/io/json_file.h"
-#include "moelora/log/log.h"
 #include "moelora/model/folder_files.h"
 #include "moelora/nn/device.h"
+#include "moelora/train/prompt_form.h"
 
 namespace moelora::cli {
-namespace {
-
-using nlohmann::ordered_json;
-
-// A form is "none" or a template's SHA-256.
-std::string shortened(const std::string& form) { return form == "none" ? form : "template " + form.substr(0, 12); }
-
-// Answers to prompts of another form are no error, and worse than they need be.
-void warn_of_another_template(const model::Tokenizer& tokenizer, const std::filesystem::path& adapter) {
-  const ordered_json provenance = recorded_provenance(adapter);
-  const ordered_json trained = provenance.value("/data/template"_json_pointer, ordered_json());
-  const std::string form = tokenizer.prompt_form();
-  if (trained.is_string() && trained != form) {
-    log::warning(detail::concat("the adapter in ", adapter.string(), " was trained on prompts written with ",
-                                shortened(trained.get<std::string>()), ", and these are written with ", shortened(form),
-                                "; give --template as data.template was in training"));
-  }
-}
-
-}  // namespace
 
 void add_compute_options(CLI::App& verb, SessionOptions& options) {
   verb.add_option("--device", options.device, "cpu, cuda, cuda:N or auto")->capture_default_str();
@@ -54,11 +33,16 @@ void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_r
   if (adapter_required) {
     adapter->required();
   }
-  verb.add_option("--template", options.chat_template,
+  add_template_option(verb, options);
+  add_compute_options(verb, options);
+}
+
+CLI::Option* add_template_option(CLI::App& verb, SessionOptions& options) {
+  return verb
+      .add_option("--template", options.chat_template,
                   "how prompts are written: model (its chat template), none (texts as they are), or a file with a "
                   "template; as in training (data.template)")
       ->capture_default_str();
-  add_compute_options(verb, options);
 }
 
 at::Device parse_device(const std::string& text) {
@@ -79,12 +63,6 @@ at::ScalarType parse_dtype(const std::string& text) {
   return *dtype;
 }
 
-ordered_json recorded_provenance(const std::filesystem::path& adapter) {
-  const ordered_json json = io::read_json_file(adapter / "adapter.json");
-  const auto found = json.find("provenance");
-  return found != json.end() && found->is_object() ? *found : ordered_json::object();
-}
-
 Session open_session(const SessionOptions& options) {
   if (options.threads > 0) {
     at::set_num_threads(options.threads);
@@ -92,6 +70,8 @@ Session open_session(const SessionOptions& options) {
   MOELORA_CHECK(std::filesystem::is_directory(options.model), options.model.string(), ": no such model folder");
   MOELORA_CHECK(options.adapter.empty() || std::filesystem::is_directory(options.adapter), options.adapter.string(),
                 ": no such adapter folder");
+  MOELORA_CHECK(options.adapter.empty() || !is_adapter_folder(options.adapter / "adapter"), options.adapter.string(),
+                ": this is a run's folder; its adapter is ", (options.adapter / "adapter").string());
   MOELORA_CHECK(options.adapter.empty() || is_adapter_folder(options.adapter), options.adapter.string(),
                 ": no adapter.json; an adapter of another program is read by `moelora import`");
   model::LoadOptions load;
@@ -103,14 +83,17 @@ Session open_session(const SessionOptions& options) {
   }
   load.chat_template = options.chat_template;
   load.fingerprint = !options.adapter.empty() || options.fingerprint;
-  Session session{model::load(options.model, load)};
+  Session session{model::load(options.model, load), Adapter(nullptr), {}, {}};
   session.model->eval();
   freeze(*session.model);
   if (!options.adapter.empty()) {
     session.adapter =
         load_adapter(*session.model, options.adapter, session.base_fingerprint, session.tokenizer->fingerprint());
     session.adapter->eval();
-    warn_of_another_template(*session.tokenizer, options.adapter);
+    if (const auto trained = train::PromptForm::of_adapter(options.adapter)) {
+      session.source_prefix = trained->source_prefix;
+    }
+    session.adapter_folder = options.adapter;
   }
   return session;
 }
@@ -132,7 +115,10 @@ Session open_model(const train::ModelSection& section, const std::string& chat_t
   if (!section.init.is_null()) {
     const at::ScalarType dtype = section.dtype == "auto" ? at::kFloat : parse_dtype(section.dtype);
     return {model::create(section.init, section.tokenizer, section.seed, dtype, parse_device(section.device),
-                          chat_template)};
+                          chat_template),
+            Adapter(nullptr),
+            {},
+            {}};
   }
   SessionOptions options;
   options.device = section.device;

@@ -4,7 +4,6 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
 
@@ -30,11 +29,14 @@ struct SessionOptions {
 };
 
 void add_session_options(CLI::App& verb, SessionOptions& options, bool adapter_required);
+CLI::Option* add_template_option(CLI::App& verb, SessionOptions& options);
 /// --device, --dtype and --threads alone.
 void add_compute_options(CLI::App& verb, SessionOptions& options);
 
 struct Session : model::LoadedModel {
   Adapter adapter{nullptr};
+  std::filesystem::path adapter_folder;  ///< Where it was loaded from.
+  std::string source_prefix;             ///< What stood before every input that it was trained on.
 
   /// The contexts of forwards whose sequence i has task `tasks[i]` (index in the adapter's names); empty, for plain
   /// ones, without an adapter or while it is merged.
@@ -43,12 +45,8 @@ struct Session : model::LoadedModel {
   std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
 };
 
-/// Loads all parts. Error if the adapter belongs to another base or tokenizer; a warning if it was trained on prompts
-/// that another template wrote.
+/// Loads all parts. Error if the adapter belongs to another base or tokenizer.
 Session open_session(const SessionOptions& options);
-
-/// What training wrote into the adapter about itself; an empty object without it.
-nlohmann::ordered_json recorded_provenance(const std::filesystem::path& adapter);
 
 /// The model of a configuration: a folder's, or a new one with random weights.
 Session open_model(const train::ModelSection& section, const std::string& chat_template = model::kOwnTemplate);

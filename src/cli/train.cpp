@@ -22,6 +22,7 @@
 #include "moelora/train/begin_from.h"
 #include "moelora/train/config_text.h"
 #include "moelora/train/new_task.h"
+#include "moelora/train/prompt_form.h"
 #include "moelora/train/run_data.h"
 #include "moelora/train/run_folder.h"
 #include "moelora/train/trainer.h"
@@ -74,6 +75,10 @@ io::FolderLock lock_output(const std::filesystem::path& output, bool resumes) {
   return lock;
 }
 
+train::PromptForm prompt_form(const train::TrainConfig& config, const model::Tokenizer& tokenizer) {
+  return train::PromptForm::of(tokenizer, config.data.encode.source_prefix, config.data.task_prompts);
+}
+
 ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainConfig& config,
                            const train::RunData& data, const model::Tokenizer& tokenizer) {
   ordered_json provenance = io::provenance();
@@ -96,9 +101,7 @@ ordered_json provenance_of(const TrainVerbOptions& options, const train::TrainCo
   if (!config.data.fields.is_default()) {
     provenance["data"]["fields"] = config.data.fields.to_json();
   }
-  if (const std::string form = tokenizer.prompt_form(); !form.empty()) {
-    provenance["data"]["template"] = form;
-  }
+  provenance["data"]["prompts"] = prompt_form(config, tokenizer).to_json();
   return provenance;
 }
 
@@ -172,6 +175,9 @@ int run_train(const TrainVerbOptions& options, train::ProcessGroup* ranks) {
     session.adapter = train::load_with_new_task(*session.model, config.adapter_from, data.train,
                                                 session.base_fingerprint, session.tokenizer->fingerprint());
     tasks = session.adapter->tasks();
+  }
+  if (!config.adapter_from.empty()) {
+    train::warn_of_other_prompts(config.adapter_from, prompt_form(config, *session.tokenizer));
   }
   const auto examples = train::encode_examples(data.train, tasks, *session.tokenizer, config.data.encode, "training");
   if (options.dry_run) {

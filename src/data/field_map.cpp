@@ -256,8 +256,9 @@ FieldMap FieldMap::from_text(const std::string& text) {
     return from_json(io::parse_json_text<ordered_json>(text, "--fields"), "--fields");
   }
   std::error_code unknown;
-  if (std::find(field_presets().begin(), field_presets().end(), text) != field_presets().end() ||
-      !std::filesystem::exists(text, unknown)) {
+  const bool is_file = std::filesystem::exists(text, unknown);
+  if (std::find(field_presets().begin(), field_presets().end(), text) != field_presets().end() || !is_file) {
+    MOELORA_CHECK(is_file || text.find_first_of("./") == text.npos, "--fields: ", text, ": no such file");
     return from_json(text, "--fields");
   }
   const ordered_json json = io::read_json_file(text);

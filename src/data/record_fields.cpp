@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include "moelora/io/error.h"
 #include "moelora/io/json_text.h"
@@ -44,10 +45,15 @@ const json* below(const json& value, std::string_view path) {
   return nullptr;
 }
 
-/// A number, or true or false, as JSON writes it; nothing for another value.
+/// A number, or true or false, as JSON writes it; nothing for another value, nor for a number of more digits than are
+/// kept: two such would become one task or answer.
 std::optional<std::string> scalar_text(const json& value, RecordFields::Take take) {
   if (value.is_string()) {
     return value.get<std::string>();
+  }
+  constexpr double kExact = 9007199254740992.0;  // 2^53: beyond it not every whole number is a double
+  if (value.is_number_float() && std::abs(value.get<double>()) >= kExact) {
+    return std::nullopt;
   }
   const bool taken = (value.is_number() && take != RecordFields::Take::strings) ||
                      (value.is_boolean() && take == RecordFields::Take::scalars);
@@ -84,7 +90,10 @@ std::string RecordFields::string(const std::string& path, Need need, Take take) 
   }
   std::optional<std::string> text = scalar_text(*found, take);
   if (!text) {
-    problem(path, detail::concat("expected a string as \"", path, "\", found ", found->type_name()));
+    problem(path, detail::concat("expected a string as \"", path, "\", found ",
+                                 found->is_number_float() && take != Take::strings
+                                     ? "a number of more digits than are kept (write it in quotes)"
+                                     : found->type_name()));
     return {};
   }
   if (need == Need::filled && text->empty()) {

@@ -45,7 +45,7 @@ data::CountedRecords without_target(const std::vector<data::Record>& records, st
     if (!has_target(record)) left_out.add(data::record_name(record));
   }
   MOELORA_CHECK(static_cast<std::size_t>(left_out.count) < records.size(), what,
-                ": expected right answers in `target`, found none in ", records.size(),
+                ": expected right answers (the field `target`, or what --fields names), found none in ", records.size(),
                 " records: there is nothing to score against");
   return left_out;
 }

@@ -50,9 +50,11 @@ struct HfTokenizer::Impl {
   Surroundings surroundings;
   TokenRoles roles;
   std::optional<ChatTemplate> chat;
-  bool plain = false;       ///< No template, by choice.
-  std::string answer_lead;  ///< What the template writes between a prompt and every answer.
-  std::string answer_tail;  ///< What it writes behind it.
+  bool plain = false;         ///< No template, by choice.
+  bool keeps_system = true;   ///< The template writes a system text.
+  bool keeps_history = true;  ///< The template writes earlier rounds.
+  std::string answer_lead;    ///< What the template writes between a prompt and every answer.
+  std::string answer_tail;    ///< What it writes behind it.
   std::int64_t answer_end = -1;
 
   Impl(const fs::path& path, const nlohmann::ordered_json& settings);
@@ -74,7 +76,9 @@ HfTokenizer::Impl::Impl(const fs::path& path, const nlohmann::ordered_json& sett
   }
   roles = read_token_roles(file.parent_path(), config,
                            [this](const std::string& content) { return pipeline.id_of(content); });
-  if (roles.add_bos || roles.add_eos) {  // what transformers does with them, whatever the post-processor is
+  // Of tokenizer_config.json transformers 5 takes neither where there is a tokenizer.json, whose post-processor says
+  // it.
+  if (settings.contains("add_bos_token") || settings.contains("add_eos_token")) {
     const auto with = [&](std::optional<bool> wanted, std::int64_t id) {
       return wanted.value_or(false) && id >= 0 ? TokenIds{id} : TokenIds{};
     };
@@ -89,11 +93,13 @@ void HfTokenizer::Impl::read_template(const nlohmann::ordered_json& settings) {
   if (plain) {
     return;
   }
+  std::string name = "the chat template of " + file.parent_path().string();
   if (chosen != settings.end()) {
     MOELORA_CHECK(chosen->is_string(), "chat_template: expected a template's text, found ", chosen->type_name());
-    chat.emplace(chosen->get<std::string>(), "the chat template that was chosen");
+    name = "the chat template that was chosen";
+    chat.emplace(chosen->get<std::string>(), name);
   } else if (roles.chat_template) {
-    chat.emplace(*roles.chat_template, (file.parent_path() / "the chat template").string());
+    chat.emplace(*roles.chat_template, name);
   } else {
     return;
   }
@@ -102,12 +108,25 @@ void HfTokenizer::Impl::read_template(const nlohmann::ordered_json& settings) {
   const std::string prompt = render({{}, {}, question}, nullptr, {}), whole = render({{}, {}, question}, &mark, {});
   const std::size_t at = whole.find(mark);
   MOELORA_CHECK(at != whole.npos && whole.find(mark, at + 1) == whole.npos && prompt.find(question) != prompt.npos,
-                file.parent_path().string(), ": expected a chat template that writes a question and an answer once, ",
-                "found another; choose the template none, or one of your own");
+                name, ": expected one that writes a question and an answer once, found another; choose the template ",
+                "none, or one of your own");
   answer_tail = whole.substr(at + mark.size());
   if (whole.starts_with(prompt)) {
     answer_lead = whole.substr(prompt.size(), at - prompt.size());
   }
+  // What a template leaves out is no error of its own.
+  const auto writes = [&](const Conversation& conversation, std::initializer_list<std::string_view> marks) {
+    std::string text;
+    try {
+      text = render(conversation, nullptr, {});
+    } catch (const Error&) {
+      return true;  // it says so itself when it is asked to
+    }
+    return std::all_of(marks.begin(), marks.end(), [&](std::string_view one) { return text.find(one) != text.npos; });
+  };
+  const std::string first(kMarks[2]), second(kMarks[3]);
+  keeps_system = writes({first, {}, question}, {first});
+  keeps_history = writes({{}, {{first, second}}, question}, {first, second});
   const std::vector<Stretch> tail = pipeline.added().cut(answer_tail, /*after_normalizing=*/false);
   answer_end = !tail.empty() && tail.front().id >= 0 ? tail.front().id : roles.eos;
   roles.ends.push_back(answer_end);
@@ -120,6 +139,11 @@ std::string HfTokenizer::Impl::render(const Conversation& conversation, const st
   MOELORA_CHECK(chat.has_value(), file.parent_path().string(),
                 " has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); choose the ",
                 "template none for a base model, whose prompts are plain text, or a file with one");
+  constexpr const char* kChoose = "; leave it out of the records, or choose another template";
+  MOELORA_CHECK(conversation.system.empty() || keeps_system, "the chat template leaves out a system text, which a ",
+                "record has", kChoose);
+  MOELORA_CHECK(conversation.history.empty() || keeps_history, "the chat template leaves out earlier rounds of a ",
+                "dialogue, which a record has", kChoose);
   std::vector<ChatMessage> messages;
   if (!conversation.system.empty()) {
     messages.push_back({"system", marked(conversation.system, mark)});

@@ -138,7 +138,7 @@ ordered_json template_settings(const Family& family, const std::string& choice) 
   MOELORA_CHECK(std::find(known.begin(), known.end(), "chat_template") != known.end(), "expected the template ",
                 kOwnTemplate, " for ", family.title().name, ", whose prompts have one form, found ", choice);
   settings["chat_template"] = nullptr;
-  if (choice != "none") {
+  if (choice != kNoTemplate) {
     MOELORA_CHECK(fs::is_regular_file(choice), "expected the template ", kOwnTemplate,
                   ", none or the path of a file with one, found ", choice);
     settings["chat_template"] = io::read_text_file(choice);

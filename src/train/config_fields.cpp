@@ -144,7 +144,10 @@ void fields(io::FieldVisitor& visit, DataSection& data) {
        .example = R"("none")"},
       data.chat_template);
   visit({"source_prefix", "text in front of every input"}, data.encode.source_prefix);
-  visit({"with_history", "earlier turns of a dialogue in front of the input"}, data.encode.with_history);
+  visit({"with_history",
+         "write inputs without earlier turns as the first round of a dialogue too, as MOELoRA-peft's training does; "
+         "without effect where a chat template writes the prompts"},
+        data.encode.with_history);
 }
 
 }  // namespace

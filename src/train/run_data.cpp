@@ -47,9 +47,7 @@ void warn_of_shared_questions(const std::vector<data::Record>& train, const std:
                               const std::string& what) {
   std::vector<std::string> names;
   for (const std::size_t place : data::shared_questions(train, others)) {
-    const data::Record& record = others[place];
-    const std::string line = "line " + std::to_string(record.line);
-    names.push_back(record.sample_id.empty() ? line : record.sample_id + " (" + line + ")");
+    names.push_back(data::record_name(others[place]));
   }
   if (!names.empty()) {
     log::warning(

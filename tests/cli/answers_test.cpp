@@ -226,7 +226,8 @@ TEST(Records, KeepTheirTaskWhereAnotherAnswers) {
   const Result nameless = run({"generate", "--model", base_model(), "--input", input, "--task-prompts",
                                folder.path() / "prompts.json", "--output", folder.path() / "never"});
   EXPECT_EQ(nameless.code, 2);
-  EXPECT_TRUE(says(nameless, "record q-1 has no \"task_dataset\"; give --task")) << nameless.text;
+  EXPECT_TRUE(says(nameless, "record q-1 names no task (--fields says which field does); give --task"))
+      << nameless.text;
 }
 
 TEST(Records, OfAnInputAloneAreAnswered) {

@@ -122,13 +122,59 @@ TEST_F(TrainProgram, RemembersHowPromptsWereWritten) {
     words.insert(words.end(), more.begin(), more.end());
     return run_words(words);
   };
-  const std::string warning = "was trained on prompts written with none, and these are written with template";
+  const std::string warning =
+      "was trained on prompts of another form: chat template (data.template, --template): none in training, one with "
+      "SHA-256";
   const Outcome other = answered({});
   EXPECT_EQ(other.code, 0) << other.text;
   EXPECT_NE(other.text.find(warning), std::string::npos) << other.text;
   const Outcome same = answered({"--template", "none"});
   EXPECT_EQ(same.code, 0) << same.text;
   EXPECT_EQ(same.text.find("was trained on prompts"), std::string::npos) << same.text;
+  const Outcome scored =
+      run_words({"eval", "--model", base, "--adapter", run / "adapter", "--data", folder_.path() / "data.json",
+                 "--template", "none", "--max-new-tokens", "1", "--output", folder_.path() / "scores"});
+  EXPECT_EQ(scored.code, 0) << scored.text;
+  EXPECT_EQ(scored.text.find("was trained on prompts"), std::string::npos) << scored.text;
+  const Outcome continued = train({"--output", folder_.path() / "more", "--set", "model.path=" + base.string(),
+                                   "adapter=null", "adapter_from=" + (run / "adapter").string(), "training.steps=1"});
+  EXPECT_EQ(continued.code, 0) << continued.text;
+  EXPECT_NE(continued.text.find(warning), std::string::npos) << continued.text;
+  const Outcome folder = run_words({"eval", "--model", base, "--adapter", run, "--data", folder_.path() / "data.json",
+                                    "--output", folder_.path() / "none"});
+  EXPECT_EQ(folder.code, 2) << folder.text;
+  EXPECT_NE(folder.text.find("its adapter is " + (run / "adapter").string()), std::string::npos) << folder.text;
+}
+
+TEST_F(TrainProgram, KeepsThePrefixOfItsInputsAndNamesOtherTaskPrompts) {
+  const fs::path prompts = folder_.path() / "prompts.json";
+  std::ofstream(prompts) << R"({"one": "Say yes. ", "two": "Say no. "})";
+  const fs::path run = folder_.path() / "run";
+  const Outcome trained = train({"--output", run, "--set", "training.steps=1",
+                                 "data.source_prefix=PRE:", "data.task_prompts=" + prompts.string()});
+  ASSERT_EQ(trained.code, 0) << trained.text;
+  const auto scored = [&](const std::string& output, const std::vector<std::string>& more) {
+    std::vector<std::string> words{"eval",
+                                   "--output",
+                                   folder_.path() / output,
+                                   "--model",
+                                   fixtures() / "chatglm-tiny",
+                                   "--adapter",
+                                   run / "adapter",
+                                   "--data",
+                                   folder_.path() / "data.json",
+                                   "--max-new-tokens",
+                                   "1"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run_words(words);
+  };
+  const Outcome without = scored("one", {});
+  EXPECT_EQ(without.code, 0) << without.text;
+  EXPECT_NE(without.text.find("task prompts (data.task_prompts, --task-prompts): one with SHA-256"), std::string::npos)
+      << without.text;
+  EXPECT_EQ(without.text.find("source_prefix"), std::string::npos) << "the adapter's own is taken: " << without.text;
+  const Outcome with = scored("two", {"--task-prompts", prompts});
+  EXPECT_EQ(with.text.find("prompts of another form"), std::string::npos) << with.text;
 }
 
 TEST_F(TrainProgram, HasOneRunInAFolderAtATime) {

@@ -245,6 +245,15 @@ TEST_F(HfTokenizerTest, ABaseWithoutATemplateIsAskedOnlyByChoice) {
   EXPECT_NE(error({{"chat_template", "no conversation at all"}}).find("template"), std::string::npos);
 }
 
+TEST_F(HfTokenizerTest, ATemplateThatLeavesPartsOutRefusesConversationsWithThem) {
+  const HfTokenizer last = load({{"chat_template", "{{ messages[-1].content }}{{ eos_token }}"}});
+  EXPECT_NO_THROW(last.chat_prompt({"", {}, "a"}));
+  EXPECT_THROW(last.chat_prompt({"be brief", {}, "a"}), Error);
+  EXPECT_THROW(last.chat_prompt({"", {{"a", "b"}}, "c"}), Error);
+  const HfTokenizer all = load({{"chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}"}});
+  EXPECT_NO_THROW(all.chat_prompt({"be brief", {{"a", "b"}}, "c"}));
+}
+
 TEST_F(HfTokenizerTest, SeveralThreadsEncodeTheSameIds) {
   const HfTokenizer tokenizer = load(), other = load();
   std::vector<std::string> texts;

@@ -27,6 +27,9 @@ struct AdapterInfo {
 /// A path is an adapter folder of ours if it holds adapter.json.
 bool is_adapter_folder(const std::filesystem::path& folder);
 
+/// What save_adapter was told of the adapter's origin; an empty object without it.
+nlohmann::ordered_json read_provenance(const std::filesystem::path& folder);
+
 /// Tensors by their names in the file: "linears.<base linear name>.<name>" for each tensor of its delta
 /// (nn::LinearDelta::tensors; of a MoeLoraLinear A, B and with token routing router),
 /// "gate.task_embedding", "gate.weight" (per_linear: "gates.<base linear name>.task_embedding", ".weight"),

@@ -53,6 +53,7 @@ at::Device automatic_device();
 /// or the path of a file with a template. As settings of Family::load_tokenizer. Error: the family's tokenizers have no
 /// such choice, or the file cannot be read.
 inline constexpr const char* kOwnTemplate = "model";
+inline constexpr const char* kNoTemplate = "none";
 nlohmann::ordered_json template_settings(const Family& family, const std::string& choice);
 
 struct LoadOptions {

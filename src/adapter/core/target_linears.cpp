@@ -14,9 +14,11 @@ using NamedModule = std::pair<std::string, std::shared_ptr<torch::nn::Module>>;
 
 constexpr std::size_t kShownLinears = 8;
 
-// Why a target can't be used, or nothing; what it names is marked in `chosen`.
+// Why a target can't be used, or nothing; what it names is marked in `chosen`, and a target that names nothing joins
+// `unmatched`.
 std::string choose_target(const std::string& target, const std::vector<NamedModule>& modules,
-                          const std::vector<std::string>& adaptable, std::vector<bool>& chosen) {
+                          const std::vector<std::string>& adaptable, std::vector<bool>& chosen,
+                          std::vector<std::string>& unmatched) {
   const TargetPattern pattern(target);
   bool found = false;
   std::vector<std::string> without_linear;
@@ -46,7 +48,8 @@ std::string choose_target(const std::string& target, const std::vector<NamedModu
     return "";
   }
   if (without_linear.empty()) {
-    return "target '" + target + "' matches no module; linears that accept an adapter: " + shown_linears(adaptable);
+    unmatched.push_back("'" + target + "'");
+    return "";
   }
   return "target '" + target +
          "' matches only modules that accept no adapter: " + io::in_a_row(without_linear, kShownLinears) +
@@ -63,9 +66,14 @@ std::vector<NamedLinear> find_targets(torch::nn::Module& base, const std::vector
   const std::vector<std::string> adaptable = adaptable_linears(base);
   std::vector<bool> chosen(modules.size(), false);
   std::string problems;
+  std::vector<std::string> unmatched;
   for (const std::string& target : targets) {
-    const std::string problem = choose_target(target, modules, adaptable, chosen);
+    const std::string problem = choose_target(target, modules, adaptable, chosen, unmatched);
     problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
+  }
+  if (!unmatched.empty()) {
+    problems += (problems.empty() ? "" : "\n") + ("adapter.targets: " + io::in_a_row(unmatched)) +
+                " matches no module; linears that accept an adapter: " + shown_linears(adaptable);
   }
   if (!problems.empty()) {
     throw Error(problems);

@@ -182,6 +182,12 @@ void save_adapter(const AdapterImpl& adapter, const fs::path& folder, const std:
   target.commit();
 }
 
+ordered_json read_provenance(const fs::path& folder) {
+  const ordered_json json = io::read_json_file(folder / kDescription);
+  const auto found = json.find("provenance");
+  return found != json.end() && found->is_object() ? *found : ordered_json::object();
+}
+
 AdapterInfo read_adapter_info(const fs::path& folder) { return read_description(folder).info; }
 
 std::map<std::string, LinearSize> adapted_linears(const fs::path& folder) {

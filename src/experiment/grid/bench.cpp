@@ -11,6 +11,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/provenance.h"
 #include "moelora/log/log.h"
+#include "moelora/train/prompt_form.h"
 #include "moelora/train/trainer.h"
 
 namespace moelora::experiment {
@@ -79,9 +80,9 @@ nlohmann::ordered_json provenance_of(const Workbench& bench) {
   nlohmann::ordered_json provenance = io::provenance();
   provenance["experiment"] = bench.experiment.title;
   provenance["seed"] = bench.seed;
-  if (const std::string form = bench.base.tokenizer->prompt_form(); !form.empty()) {
-    provenance["data"]["template"] = form;
-  }
+  const train::DataSection& data = bench.config.data;
+  provenance["data"]["prompts"] =
+      train::PromptForm::of(*bench.base.tokenizer, data.encode.source_prefix, data.task_prompts).to_json();
   return provenance;
 }
 

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <charconv>
+#include <optional>
 #include <set>
+#include <string_view>
 
 #include "model/chat_template/nodes.h"
 #include "moelora/io/error.h"
@@ -45,12 +48,25 @@ Value listed(const std::vector<Value>& items, Run& run) {
   return value(std::move(list));
 }
 
+/// An attribute of an item; dots lead to attributes of attributes.
+Value attribute_of(Value item, const Value& attribute, Run& run) {
+  if (attribute == nullptr || !attribute->is_string()) return item_of(item, attribute, run);
+  const std::string path = text_of(attribute);
+  for (std::size_t begin = 0; begin <= path.size();) {
+    const std::size_t end = std::min(path.find('.', begin), path.size());
+    if (item == nullptr) return nullptr;
+    item = item_of(item, value(path.substr(begin, end - begin)), run);
+    begin = end + 1;
+  }
+  return item;
+}
+
 Value joined(const Value& list, const Given& given, Run& run) {
   const std::string between = text_argument(given.at(0, "d"), "", run);
   const Value attribute = given.at(1, "attribute");
   std::string text;
   for (const Value& item : items_of(list, run)) {
-    const std::string one = text_of(attribute == nullptr ? item : item_of(item, attribute, run));
+    const std::string one = text_of(attribute == nullptr ? item : attribute_of(item, attribute, run));
     run.spend(one.size() + between.size());
     text += one + between;
   }
@@ -71,7 +87,7 @@ Value chosen(const std::string& name, const Value& list, const Given& given, Run
   if (test != nullptr && !is_test(test_name)) run.fail("the test " + test_name + ", which is not supported");
   std::vector<Value> kept;
   for (const Value& item : items_of(list, run)) {
-    const Value looked_at = by_attribute ? item_of(item, attribute, run) : item;
+    const Value looked_at = by_attribute ? attribute_of(item, attribute, run) : item;
     if ((test == nullptr ? is_true(looked_at) : run_test(test_name, looked_at, rest, run)) == keep)
       kept.push_back(item);
   }
@@ -86,27 +102,47 @@ Value mapped(const Value& list, const Given& given, Run& run) {
   for (std::size_t i = 1; i < given.positional.size(); ++i) rest.positional.push_back(given.positional[i]);
   std::vector<Value> results;
   for (const Value& item : items_of(list, run)) {
-    Value one = attribute != nullptr ? item_of(item, attribute, run) : run_filter(filter, item, rest, run);
+    Value one = attribute != nullptr ? attribute_of(item, attribute, run) : run_filter(filter, item, rest, run);
     results.push_back(one == nullptr && otherwise != nullptr ? otherwise : one);
   }
   return listed(results, run);
 }
 
-Value converted(const std::string& name, const Value& given, Run& run) {
+/// All of a text without blanks around it as a number; nothing for another text.
+template <typename Number>
+std::optional<Number> number_of(std::string_view text) {
+  constexpr std::string_view kAround = " \t\n\r\f\v";
+  const std::size_t begin = text.find_first_not_of(kAround);
+  text = begin == text.npos ? "" : text.substr(begin, text.find_last_not_of(kAround) - begin + 1);
+  if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
+  Number number{};
+  const auto [rest, failure] = std::from_chars(text.data(), text.data() + text.size(), number);
+  return failure == std::errc() && rest == text.data() + text.size() ? std::optional(number) : std::nullopt;
+}
+
+/// As Jinja's: int of a text that only a real number is, is that number without its fraction; what is no number is the
+/// default, or 0.
+Value converted(const std::string& name, const Value& given, const Given& arguments, Run& run) {
+  const auto without_fraction = [](double number) -> Value {
+    return number > -9e15 && number < 9e15 ? value(static_cast<std::int64_t>(number)) : nullptr;
+  };
+  if (arguments.at(1, "base") != nullptr) run.fail("the filter int with a base");
   if (given != nullptr && given->is_number()) {
     const double number = given->get<double>();
     if (name == "float") return value(number);
     if (given->is_number_integer()) return given;
-    if (number > -9e15 && number < 9e15) return value(static_cast<std::int64_t>(number));
+    if (const Value whole = without_fraction(number)) return whole;
   } else if (given != nullptr && given->is_boolean()) {
     return name == "float" ? value(given->get<bool>() ? 1.0 : 0.0) : value(given->get<bool>() ? 1 : 0);
   } else if (given != nullptr && given->is_string()) {
-    try {
-      const auto& text = given->get_ref<const std::string&>();
-      return name == "float" ? value(std::stod(text)) : value(static_cast<std::int64_t>(std::stoll(text)));
-    } catch (const std::exception&) {  // what cannot be read is 0
-      return name == "float" ? value(0.0) : value(0);
-    }
+    const auto& text = given->get_ref<const std::string&>();
+    const auto whole = number_of<std::int64_t>(text);
+    const auto real = number_of<double>(text);
+    if (name == "int" && whole) return value(*whole);
+    if (name == "float" && real) return value(*real);
+    if (const Value cut = name == "int" && real ? without_fraction(*real) : nullptr) return cut;
+    const Value otherwise = arguments.at(0, "default");
+    return otherwise != nullptr ? otherwise : name == "float" ? value(0.0) : value(0);
   }
   run.fail(detail::concat("the filter ", name, " of ", type_of(given)));
 }
@@ -177,7 +213,7 @@ Value run_filter(const std::string& name, const Value& given, const Given& argum
     return run.text(std::move(text));
   }
   if (name == "map") return mapped(given, arguments, run);
-  if (name == "int" || name == "float") return converted(name, given, run);
+  if (name == "int" || name == "float") return converted(name, given, arguments, run);
   if (name == "indent") return indented(given, arguments, run);
   if (name == "abs") {
     if (given == nullptr || !given->is_number()) run.fail(detail::concat("abs of ", type_of(given)));

@@ -125,7 +125,8 @@ class Lexer {
       const bool signed_end = (rest[0] == '-' || (rest[0] == '+' && !is_expression)) && rest.substr(1).starts_with(end);
       if (open.empty() && (signed_end || rest.starts_with(end))) {
         at_ += signed_end ? 3 : 2;
-        close(signed_end ? rest[0] : '\0', !is_expression);
+        const bool begins_raw = part.words.size() == 1 && part.words.front().is("raw");
+        close(signed_end ? rest[0] : '\0', !is_expression && !begins_raw);
         break;
       }
       word(rest, part.words, open);

@@ -1,6 +1,8 @@
 #include "model/chat_template/value.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 
 #include "model/tokenizers/unicode_text.h"
@@ -28,14 +30,18 @@ std::string json_string(std::string_view text) {
   return result + '"';
 }
 
+// As Python writes it: the shortest digits that read back, with an exponent below 1e-4 and from 1e16 on.
 std::string real_text(double number) {
-  char text[32];
-  for (int digits = 1; digits <= 17; ++digits) {  // the shortest that reads back, as Python writes it
-    std::snprintf(text, sizeof text, "%.*g", digits, number);
-    if (std::stod(text) == number) break;
+  if (!std::isfinite(number)) {
+    return std::isnan(number) ? "nan" : number < 0 ? "-inf" : "inf";
   }
-  const std::string result = text;
-  return result.find_first_of(".en") == std::string::npos ? result + ".0" : result;
+  const double size = std::abs(number);
+  const auto format =
+      size == 0.0 || (size >= 1e-4 && size < 1e16) ? std::chars_format::fixed : std::chars_format::scientific;
+  char text[400];
+  const auto [end, failure] = std::to_chars(text, text + sizeof text, number, format);
+  const std::string result(text, end);
+  return result.find_first_of(".e") == std::string::npos ? result + ".0" : result;
 }
 
 std::string representation(const Json& json) {

@@ -44,9 +44,10 @@ class ConfigReading {
   LlamaConfig read() {
     read_sizes();
     read_biases();
-    read_window();
     read_tokens();
     read_llama_rope(json_, variant_.partial_rotary, config_, reader_, read_);
+    read_window();
+    refuse_nulls();
     check_other_keys(json_, read_, reader_);
     check_sizes();
     reader_.finish();
@@ -111,6 +112,24 @@ class ConfigReading {
     }
   }
 
+  /// Of these, null is not what an absent key is to the reference.
+  void refuse_nulls() {
+    for (const char* key : {"partial_rotary_factor", "attention_bias", "mlp_bias", "hidden_act", "is_causal"}) {
+      if (null_is_given(key)) {
+        reader_.problem(key, "is null; give a value, or take the key out of config.json");
+      }
+    }
+    for (const char* section : {"rope_parameters", "rope_scaling"}) {
+      const auto found = given_.find(section);
+      for (const char* key : {"truncate", "partial_rotary_factor"}) {
+        if (found != given_.end() && found->is_object() && found->contains(key) && (*found)[key].is_null()) {
+          reader_.problem(std::string(section) + "." + key,
+                          "is null; give a value, or take the key out of config.json");
+        }
+      }
+    }
+  }
+
   /// Error where a row would not see all rows before it.
   void read_window() {
     std::vector<std::string> layer_types;
@@ -127,7 +146,8 @@ class ConfigReading {
         return;
       }
     }
-    const bool limits = window < config_.max_position_embeddings;
+    const std::int64_t longest = config_.longest_sequence();
+    const bool limits = window < longest;
     bool in_effect = false;
     switch (variant_.window) {
       case LlamaVariant::Window::unknown:
@@ -143,8 +163,7 @@ class ConfigReading {
     }
     if (in_effect) {
       reader_.problem("sliding_window", "is " + std::to_string(window) + (given ? "" : " where the key is absent") +
-                                            ", below max_position_embeddings " +
-                                            std::to_string(config_.max_position_embeddings) +
+                                            ", below the longest sequence of " + std::to_string(longest) +
                                             ": attention over a sliding window is not implemented");
     }
   }

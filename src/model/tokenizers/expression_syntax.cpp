@@ -1,3 +1,5 @@
+#include <unicode/uchar.h>
+
 #include <cctype>
 
 #include "model/tokenizers/expression.h"
@@ -107,7 +109,12 @@ class Translator {
     std::size_t length = 3;
     while (is_alnum(peek(length)) || peek(length) == '_' || (length == 3 && peek(length) == '^')) ++length;
     if (peek(length) != '}' || length == 3) refuse(length + 1);
-    copy(length + 1);
+    const bool negated = peek(3) == '^';
+    const std::string name(pattern_.substr(at_ + 3 + negated, length - 3 - negated));
+    if (u_getPropertyValueEnum(UCHAR_SCRIPT, name.c_str()) == UCHAR_INVALID_CODE) return copy(length + 1);
+    // A script alone is its extensions too to PCRE2.
+    result_ += std::string(pattern_.substr(at_, 3 + negated)) + "sc:" + name + "}";
+    at_ += length + 1;
   }
 
   void hexadecimal() {
@@ -147,7 +154,10 @@ class Translator {
     if (peek(1) == '*') refuse(2);
     if (peek(1) != '?') return copy(1);
     for (const std::string_view opening : {"(?:", "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?i:", "(?i)"}) {
-      if (pattern_.substr(at_).starts_with(opening)) return copy(opening.size());
+      if (!pattern_.substr(at_).starts_with(opening)) continue;
+      // Further behind, alternatives of what stands before belong to it in Oniguruma.
+      if (opening == "(?i)" && at_ > 0) refuse(opening.size());
+      return copy(opening.size());
     }
     refuse(4);
   }
@@ -156,12 +166,13 @@ class Translator {
     std::size_t length = 1;
     while (is_digit(peek(length))) ++length;
     if (length == 1) refuse(3);
-    if (peek(length) == ',') {
+    const bool exact = peek(length) != ',';
+    if (!exact) {
       ++length;
       while (is_digit(peek(length))) ++length;
     }
-    // Possessive to PCRE2, a repetition of the repetition to Oniguruma.
-    if (peek(length) != '}' || peek(length + 1) == '+') refuse(length + 2);
+    // Possessive or lazy to PCRE2; to Oniguruma a repetition of the repetition, or none of it.
+    if (peek(length) != '}' || peek(length + 1) == '+' || (exact && peek(length + 1) == '?')) refuse(length + 2);
     copy(length + 1);
   }
 

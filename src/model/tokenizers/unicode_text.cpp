@@ -90,7 +90,7 @@ bool is_blank(std::uint32_t code) { return u_isUWhiteSpace(static_cast<UChar32>(
 
 bool is_of_word(std::uint32_t code) {
   const auto character = static_cast<UChar32>(code);
-  return u_isUAlphabetic(character) != 0 ||
+  return u_isUAlphabetic(character) != 0 || u_hasBinaryProperty(character, UCHAR_JOIN_CONTROL) != 0 ||
          (U_GET_GC_MASK(character) & (U_GC_M_MASK | U_GC_ND_MASK | U_GC_PC_MASK)) != 0;
 }
 

@@ -144,6 +144,20 @@ TEST(LlamaConfig, NamesEverySettingThatWouldChangeTheNumbers) {
       {"llama", {{"hidden_size", nullptr}}, "hidden_size: is missing"},
       {"llama", {{"num_hidden_layers", 100000}}, "num_hidden_layers"},
       {"mixtral", {}, "mixtral"},
+      {"llama", {{"is_causal", false}}, "is_causal"},
+      {"llama", {{"transformers_weights", "other.safetensors"}}, "transformers_weights"},
+      {"llama", {{"hidden_act", ""}}, "hidden_act"},
+      {"llama", {{"attention_bias", nullptr}}, "attention_bias: is null"},
+      {"glm", {{"partial_rotary_factor", nullptr}}, "partial_rotary_factor: is null"},
+      {"llama",
+       {{"rope_parameters", {{"rope_type", "yarn"}, {"factor", 4.0}, {"rope_theta", 100.0}, {"truncate", nullptr}}}},
+       "rope_parameters.truncate: is null"},
+      // A dynamic rotation takes sequences that are longer than max_position_embeddings.
+      {"mistral",
+       {{"max_position_embeddings", 16},
+        {"sliding_window", 16},
+        {"rope_scaling", {{"type", "dynamic"}, {"factor", 3.0}}}},
+       "sliding_window"},
   };
   for (const auto& [type, changes, named] : cases) {
     const std::string error = error_of(type, changes);

@@ -28,11 +28,18 @@ TEST(Expression, ClassesMeanUnicodeProperties) {
   EXPECT_EQ(matches(R"(\s+(?!\S)|\s+)", "a   b  "), (Texts{"  ", " ", "  "}));
 }
 
+// To PCRE2 a script's name alone means its extensions too: punctuation that several scripts share.
+TEST(Expression, AScriptIsItsOwnCharacters) {
+  EXPECT_EQ(matches(R"(\p{Han}+)", "头、痛。〇"), (Texts{"头", "痛", "〇"}));
+  EXPECT_EQ(matches(R"([\p{Han}\p{Latin}]+)", "头a、b"), (Texts{"头a", "b"}));
+  EXPECT_EQ(matches(R"(\P{Han}+|\p{^Cyrillic})", "头、ж"), (Texts{"头", "、ж"}));
+}
+
 TEST(Expression, WhatIsReadDifferentlyElsewhereIsRefused) {
   for (const char* pattern : {R"(\h)",   R"([a[b]])", R"([a&&b])",          R"((?<name>a))", R"((?x)a)",  R"((a)\1)",
                               R"(\b)",   R"(a{,3})",  R"(a{1,2}+)",         R"((*UTF)a)",    R"(\R)",     R"(\X)",
                               R"([\W])", R"(\xff)",   R"(\p{NoSuchThing})", R"((?R))",       R"((?C1)a)", "(",
-                              "[a",      R"(a\)"}) {
+                              "[a",      R"(a\)",     "a(?i)b|c",           "x{2}?"}) {
     EXPECT_THROW(Expression(pattern, "test"), Error) << pattern;
   }
 }
