@@ -105,7 +105,9 @@ const io::FieldList& experiment_fields() {
     for (const auto& [path, field] : train::train_fields().all) {
       if (path.find('.') != std::string::npos) {
         all.all.emplace_back(path, field);
-        all.all.back().second.example = nullptr;  // keys that a method may set, not the common sections
+        if (!path.starts_with("data.")) {
+          all.all.back().second.example = nullptr;  // keys that a method may set, not the common sections
+        }
       }
     }
     return all;
