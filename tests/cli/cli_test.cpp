@@ -110,6 +110,13 @@ TEST(Program, SuggestsTheNearestConfigurationKey) {
   EXPECT_NE(outcome.text.find("learning_rate"), std::string::npos) << outcome.text;
 }
 
+TEST(Program, PredictsAnAdapterOnTheLinearsThatAModelHas) {
+  const Outcome outcome = run_words({"inspect", fixtures() / "llama3-tiny" / "config.json"});
+  EXPECT_EQ(outcome.code, 0) << outcome.text;
+  EXPECT_NE(outcome.text.find("gate_proj"), std::string::npos) << outcome.text;
+  EXPECT_EQ(outcome.text.find("one tensor"), std::string::npos) << "its head is its own: " << outcome.text;
+}
+
 TEST(Program, PredictsTheSizeOfAnAdapterOnChatGlm6b) {
   const Outcome outcome = run_words({"inspect", fs::path(MOELORA_SOURCE_DIR) / "configs" / "chatglm-6b-v100.json"});
   EXPECT_EQ(outcome.code, 0) << outcome.text;

@@ -63,6 +63,16 @@ class OwnData : public testing::Test {
   moelora::testing::TemporaryFolder folder_;
 };
 
+TEST_F(OwnData, WhatTrainingWouldLeaveOutIsSeenBefore) {
+  const fs::path numbers = write("numbers.jsonl", R"({"instruction": "a", "output": 0, "task": "t"}
+{"instruction": "b", "output": "1", "task": "t"}
+)");
+  const Answer answer = run_there({"inspect", numbers, "--fields", "alpaca"});
+  EXPECT_EQ(answer.code, 0) << answer.text;
+  EXPECT_TRUE(answer.has("1 of 2; ")) << answer.text;
+  EXPECT_TRUE(answer.has("expected a string as \"output\", found number")) << answer.text;
+}
+
 TEST_F(OwnData, EveryConfigurationThatShipsTrainsAndOpensWithItsCommand) {
   const std::vector<std::pair<std::string, std::string>> tasks_of = {
       {"alpaca", "2 tasks"},     {"sharegpt", "1 task"},        {"messages", "2 tasks"},

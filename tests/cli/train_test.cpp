@@ -140,6 +140,13 @@ TEST_F(TrainProgram, RemembersHowPromptsWereWritten) {
                                    "adapter=null", "adapter_from=" + (run / "adapter").string(), "training.steps=1"});
   EXPECT_EQ(continued.code, 0) << continued.text;
   EXPECT_NE(continued.text.find(warning), std::string::npos) << continued.text;
+  const fs::path own = folder_.path() / "own.jinja";
+  std::ofstream(own) << "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}";
+  const Outcome merged = run_words({"merge", "--model", base, "--adapter", run / "adapter", "--task", "one",
+                                    "--template", own, "--output", folder_.path() / "merged"});
+  EXPECT_EQ(merged.code, 0) << merged.text;
+  EXPECT_EQ(bytes_of(folder_.path() / "merged" / "chat_template.jinja"), bytes_of(own))
+      << "what it is to be asked with";
   const Outcome folder = run_words({"eval", "--model", base, "--adapter", run, "--data", folder_.path() / "data.json",
                                     "--output", folder_.path() / "none"});
   EXPECT_EQ(folder.code, 2) << folder.text;

@@ -134,6 +134,14 @@ TEST_F(MappedRecords, PresetsTakeStringsAlone) {
             std::string::npos);
 }
 
+// Two such numbers would become one task.
+TEST_F(MappedRecords, ANumberOfMoreDigitsThanAreKeptIsAnError) {
+  const char* fields = R"({"prompt": "{q}", "answer": "{a}", "task": "t"})";
+  EXPECT_NE(problem(R"({"q": "x", "a": "y", "t": 12345678901234567890123})", fields).find("write it in quotes"),
+            std::string::npos);
+  EXPECT_EQ(problem(R"({"q": "x", "a": 0.25, "t": 18446744073709551615})", fields), "");
+}
+
 TEST_F(MappedRecords, FieldsThatDoNotFitAreAnErrorThatSuggestsTheMapping) {
   const std::string alpaca = problem(R"([{"instruction": "a", "input": "", "output": "b"}])", R"("promptcblue")");
   EXPECT_NE(alpaca.find("found \"instruction\", \"input\", \"output\""), std::string::npos) << alpaca;
