@@ -47,7 +47,9 @@ void warn_of_shared_questions(const std::vector<data::Record>& train, const std:
                               const std::string& what) {
   std::vector<std::string> names;
   for (const std::size_t place : data::shared_questions(train, others)) {
-    names.push_back(data::record_name(others[place]));
+    const data::Record& record = others[place];
+    names.push_back(record.sample_id.empty() ? data::record_name(record)
+                                             : record.sample_id + " (line " + std::to_string(record.line) + ")");
   }
   if (!names.empty()) {
     log::warning(
