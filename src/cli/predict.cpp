@@ -182,7 +182,7 @@ eval::Evaluation predict(const Session& session, const std::vector<data::Record>
     for (const std::int64_t record : batch) {
       batch_tasks.push_back(tasks[record]);
     }
-    return session.context_maker(std::move(batch_tasks));
+    return session.context_maker(batch_tasks);
   };
   if (ranks == nullptr) {
     return eval::evaluate(*session.model, *session.tokenizer, records, options, context, AnswerProgress());

@@ -98,7 +98,7 @@ Session open_session(const SessionOptions& options) {
   return session;
 }
 
-nn::ContextMaker Session::context_maker(std::vector<std::int64_t> tasks) const {
+nn::ContextMaker Session::context_maker(const std::vector<std::int64_t>& tasks) const {
   return !adapter || is_merged(adapter) ? nn::ContextMaker() : for_tasks(adapter, single_tasks(tasks));
 }
 

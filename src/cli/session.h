@@ -40,7 +40,7 @@ struct Session : model::LoadedModel {
 
   /// The contexts of forwards whose sequence i has task `tasks[i]` (index in the adapter's names); empty, for plain
   /// ones, without an adapter or while it is merged.
-  nn::ContextMaker context_maker(std::vector<std::int64_t> tasks) const;
+  nn::ContextMaker context_maker(const std::vector<std::int64_t>& tasks) const;
   /// Index of each record's task in the adapter's names; zeros without an adapter. Error naming the unknown task.
   std::vector<std::int64_t> tasks_of(const std::vector<data::Record>& records) const;
 };

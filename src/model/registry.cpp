@@ -119,7 +119,7 @@ FamilyConfig read_config_of(const fs::path& folder) {
 std::shared_ptr<const Family> family_of_tokenizer(const fs::path& path) {
   if (fs::is_regular_file(path / "config.json")) {
     const ordered_json config = io::read_json_file(path / "config.json");
-    if (const auto family = config.is_object() ? family_of_config(config) : nullptr) {
+    if (auto family = config.is_object() ? family_of_config(config) : nullptr) {
       return family;
     }
   }

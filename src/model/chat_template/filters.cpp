@@ -131,7 +131,7 @@ Value converted(const std::string& name, const Value& given, const Given& argume
     const double number = given->get<double>();
     if (name == "float") return value(number);
     if (given->is_number_integer()) return given;
-    if (const Value whole = without_fraction(number)) return whole;
+    if (Value whole = without_fraction(number)) return whole;
   } else if (given != nullptr && given->is_boolean()) {
     return name == "float" ? value(given->get<bool>() ? 1.0 : 0.0) : value(given->get<bool>() ? 1 : 0);
   } else if (given != nullptr && given->is_string()) {
@@ -140,7 +140,7 @@ Value converted(const std::string& name, const Value& given, const Given& argume
     const auto real = number_of<double>(text);
     if (name == "int" && whole) return value(*whole);
     if (name == "float" && real) return value(*real);
-    if (const Value cut = name == "int" && real ? without_fraction(*real) : nullptr) return cut;
+    if (Value cut = name == "int" && real ? without_fraction(*real) : nullptr) return cut;
     const Value otherwise = arguments.at(0, "default");
     return otherwise != nullptr ? otherwise : name == "float" ? value(0.0) : value(0);
   }

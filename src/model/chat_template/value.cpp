@@ -89,7 +89,10 @@ std::string text_of(const Value& value) {
 }
 
 std::string json_text(const Json& json, int indent, int depth) {
-  const auto line = [&](int at) { return indent < 0 ? std::string() : "\n" + std::string(at * indent, ' '); };
+  const auto line = [&](int at) {
+    return indent < 0 ? std::string()
+                      : "\n" + std::string(static_cast<std::size_t>(at) * static_cast<std::size_t>(indent), ' ');
+  };
   const std::string between = indent < 0 ? ", " : ",";
   std::string result;
   if (json.is_string()) return json_string(json.get_ref<const std::string&>());
