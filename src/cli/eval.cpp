@@ -22,11 +22,9 @@ namespace {
 
 constexpr const char* kScorerHelp =
     "how answers are read and scored: moelora (MOELoRA-peft's evaluation), promptcblue (the benchmark's own), paper "
-    "(as "
-    "moelora, CHIP-CTC by macro-F1), or FILE.json with a metric for each task, e.g. "
+    "(as moelora, CHIP-CTC by macro-F1), or FILE.json with a metric for each task, e.g. "
     "{\"default\": \"exact-match\", \"tasks\": {\"NAME\": \"macro-f1\"}}; metrics: accuracy, choice-accuracy, "
-    "macro-f1, "
-    "exact-match, rouge-l";
+    "macro-f1, exact-match, rouge-l";
 
 struct EvalOptions {
   SessionOptions session;

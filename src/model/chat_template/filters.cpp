@@ -111,9 +111,7 @@ Value mapped(const Value& list, const Given& given, Run& run) {
 /// All of a text without blanks around it as a number; nothing for another text.
 template <typename Number>
 std::optional<Number> number_of(std::string_view text) {
-  constexpr std::string_view kAround = " \t\n\r\f\v";
-  const std::size_t begin = text.find_first_not_of(kAround);
-  text = begin == text.npos ? "" : text.substr(begin, text.find_last_not_of(kAround) - begin + 1);
+  text = stripped(text, "", true, true);
   if (text.starts_with('+') && !text.starts_with("+-")) text.remove_prefix(1);
   Number number{};
   const auto [rest, failure] = std::from_chars(text.data(), text.data() + text.size(), number);

@@ -128,25 +128,19 @@ void check_other_keys(const ordered_json& json, const std::vector<std::string>& 
     }
     ordered_json ignored;
     reader.read(key, ignored);
-    if (key == "is_causal") {
-      if (value != true) {
-        reader.problem(key, "is " + short_text(value) + ", expected true: attention to later rows is not implemented");
-      }
-      continue;
-    }
-    if (key == "transformers_weights") {
-      reader.problem(key, "is " + short_text(value) + ": weights of another name are not read; take it out of " +
-                              "config.json if model.safetensors holds the same");
-      continue;
-    }
-    if ((key != "hidden_act" && is_neutral(value)) ||
-        std::find(std::begin(kHarmless), std::end(kHarmless), key) != std::end(kHarmless)) {
-      continue;
-    }
     if (key == "hidden_act") {
       if (value != "silu" && value != "swish") {
         reader.problem(key, "is " + short_text(value) + ", expected \"silu\": no other activation is implemented");
       }
+    } else if (key == "is_causal") {
+      if (value != true) {
+        reader.problem(key, "is " + short_text(value) + ", expected true: attention to later rows is not implemented");
+      }
+    } else if (key == "transformers_weights") {
+      reader.problem(key, "is " + short_text(value) + ": weights of another name are not read; take it out of " +
+                              "config.json if model.safetensors holds the same");
+    } else if (is_neutral(value) || std::find(std::begin(kHarmless), std::end(kHarmless), key) != std::end(kHarmless)) {
+      continue;
     } else if (key == "pretraining_tp") {
       if (value != 1) {
         reader.problem(key, "is " + short_text(value) + ": only 1 is implemented (sums are split and added in parts)");
