@@ -3,7 +3,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
+#include <cstddef>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <string>
 
@@ -130,26 +132,36 @@ TEST(PretendDevice, ListsAreChangedInPlaceByOneOperator) {
   EXPECT_EQ(gradients[0].sum().item<float>(), 0.0F);
 }
 
-struct AddOne {
-  static constexpr const char* kName = "AddOne";
+struct AddNumber {
+  static constexpr const char* kName = "AddNumber";
   static constexpr const char* kFile = "none.cuh";
   static constexpr std::uint32_t kThreads = 4;
   static constexpr bool kBarriers = false;
   float* x;
-  void operator()() const { x[nn::kernels::host_thread().thread] += 1.0F; }
+  float number;  // four bytes of padding behind it
+  void operator()() const { x[nn::kernels::host_thread().thread] += number; }
 };
 
 TEST(PretendDevice, OurKernelsRunOnItsMemory) {
   const at::Device device = pretend::install();
   const at::Tensor x = at::ones({4}, device), host = at::ones({4});
   pretend::reset();
-  nn::kernels::launch(device, AddOne{nn::kernels::mutable_elements<float>(x)}, {1});
-  EXPECT_EQ(pretend::counters().by_operator["AddOne"], 1);
+  nn::kernels::launch(device, AddNumber{nn::kernels::mutable_elements<float>(x), 1.0F}, {1});
+  EXPECT_EQ(pretend::counters().by_operator["AddNumber"], 1);
   EXPECT_EQ(x.sum().item<float>(), 8.0F);
   EXPECT_NE(error_of([&] {
-              nn::kernels::launch(device, AddOne{nn::kernels::mutable_elements<float>(host)}, {1});
+              nn::kernels::launch(device, AddNumber{nn::kernels::mutable_elements<float>(host), 1.0F}, {1});
             }).find("address of the host"),
             std::string::npos);
+}
+
+TEST(PretendDevice, WhatAStackLeftInPaddingIsNoAddress) {
+  const at::Device device = pretend::install();
+  const at::Tensor x = at::ones({4}, device);
+  AddNumber kernel{nn::kernels::mutable_elements<float>(x), 1.0F};
+  const auto* host = &kernel;  // its lower half falls on the number, its upper one on the padding
+  std::memcpy(reinterpret_cast<char*>(&kernel) + offsetof(AddNumber, number), &host, sizeof host);
+  EXPECT_EQ(error_of([&] { nn::kernels::launch(device, kernel, {1}); }), "");
 }
 
 TEST(PretendDevice, NormsKeepTheirSumsInFp32) {

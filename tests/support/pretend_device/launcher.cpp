@@ -14,7 +14,7 @@
 namespace moelora::testing::pretend {
 namespace {
 
-/// Whether this process can read there; a word with padding in it is seldom such an address.
+/// Whether this process can read there; a word of two numbers is seldom such an address.
 bool is_mapped(std::uintptr_t word) {
   const auto page = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
   unsigned char resident = 0;
