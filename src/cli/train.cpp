@@ -256,9 +256,9 @@ void add_train(CLI::App& app, int& status) {
   verb->footer(
       "Ctrl-C ends a run after its step, with a checkpoint (exit code 130); the same command with --resume goes on, "
       "bit for bit.\n"
-      "On resuming, memory, threads, logging and checkpoint settings are free; steps, learning rate, schedule, "
-      "warm-up, "
-      "clipping, weight decay and AdamW's numbers may change, with a warning that the log and the adapter keep. All "
+      "On resuming, memory, threads, logging and checkpoint settings are free; steps, learning rate and the gate's "
+      "ratio to it, schedule, warm-up, clipping, weight decay and AdamW's numbers may change, with a warning that the "
+      "log and the adapter keep. All "
       "else is refused.\n"
       "Several processes (torchrun, or RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT) share each step's samples.\n"
       "Examples:\n"

@@ -187,6 +187,11 @@ void fields(io::FieldVisitor& visit, TrainingOptions& options) {
          .on_resume = OnResume::learned,
          .other_names = {{"lr", nullptr}, {"max_lr", nullptr}}},
         options.learning_rate, at_least(0));
+  visit({"gate_learning_rate_ratio",
+         "learning rate of the gate (task embeddings, projection) and of token routers, over learning_rate; without "
+         "effect where nothing routes",
+         OnResume::learned},
+        options.gate_learning_rate_ratio, at_least(0));
   visit({"weight_decay", "of every trained parameter (AdamW)", OnResume::learned}, options.weight_decay, at_least(0));
   visit({.key = "beta1",
          .meaning = "AdamW: of the mean of the gradients",

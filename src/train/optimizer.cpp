@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <cmath>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -22,8 +23,13 @@
 
 namespace moelora::train {
 
-AdamW::AdamW(io::NamedTensors parameters, const AdamWOptions& options)
-    : parameters_(std::move(parameters)), options_(options) {
+AdamW::AdamW(io::NamedTensors parameters, const AdamWOptions& options, std::vector<double> learning_rate_ratios)
+    : parameters_(std::move(parameters)), options_(options), learning_rate_ratios_(std::move(learning_rate_ratios)) {
+  if (learning_rate_ratios_.empty()) {
+    learning_rate_ratios_.assign(parameters_.size(), 1.0);
+  }
+  MOELORA_CHECK(learning_rate_ratios_.size() == parameters_.size(), "expected a ratio of learning rates for each of ",
+                parameters_.size(), " parameters, found ", learning_rate_ratios_.size());
   for (const auto& [name, parameter] : parameters_) {
     MOELORA_CHECK(parameter.is_contiguous(), "expected a contiguous parameter, found ", name, " with strides ",
                   parameter.strides());
@@ -131,32 +137,32 @@ void AdamW::step(double learning_rate) {
     take_gradients({});
   }
   count_step();
-  std::vector<at::Tensor> values;
-  std::vector<at::Tensor> gradients;
-  std::vector<at::Tensor> first;
-  std::vector<at::Tensor> second;
-  std::vector<at::Tensor> counts;
+  struct Group {
+    std::vector<at::Tensor> values, gradients, first, second, counts;
+  };
+  std::map<double, Group> groups;  // by ratio of learning rates
   std::vector<at::Tensor> rounded;
   std::vector<at::Tensor> masters;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     if (!gradients_[i].defined()) {
       continue;
     }
-    values.push_back(masters_[i]);
-    gradients.push_back(gradients_[i]);
-    first.push_back(exp_avg_[i]);
-    second.push_back(exp_avg_sq_[i]);
-    counts.push_back(step_counts_[i]);
+    Group& group = groups[learning_rate_ratios_[i]];
+    group.values.push_back(masters_[i]);
+    group.gradients.push_back(gradients_[i]);
+    group.first.push_back(exp_avg_[i]);
+    group.second.push_back(exp_avg_sq_[i]);
+    group.counts.push_back(step_counts_[i]);
     if (parameters_[i].second.scalar_type() != at::kFloat) {
       rounded.push_back(parameters_[i].second);
       masters.push_back(masters_[i]);
     }
   }
-  if (!values.empty()) {
-    const auto given = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
-    at::_fused_adamw_(values, gradients, first, second, {}, counts, learning_rate, options_.beta1, options_.beta2,
-                      options_.weight_decay, options_.epsilon, /*amsgrad=*/false, /*maximize=*/false,
-                      given(grad_scale_), given(found_inf_));
+  const auto given = [](const at::Tensor& x) { return x.defined() ? std::optional(x) : std::nullopt; };
+  for (auto& [ratio, group] : groups) {
+    at::_fused_adamw_(group.values, group.gradients, group.first, group.second, {}, group.counts, learning_rate * ratio,
+                      options_.beta1, options_.beta2, options_.weight_decay, options_.epsilon,
+                      /*amsgrad=*/false, /*maximize=*/false, given(grad_scale_), given(found_inf_));
   }
   if (!rounded.empty()) {
     at::_foreach_copy_(rounded, masters);

@@ -46,6 +46,15 @@ io::NamedTensors trained_parameters(const model::CausalLM& model, const AdapterI
   return parameters;
 }
 
+std::vector<double> learning_rate_ratios(const io::NamedTensors& trained, const AdapterImpl* adapter,
+                                         double gate_ratio) {
+  std::vector<double> ratios;
+  for (const auto& [name, tensor] : trained) {
+    ratios.push_back(adapter != nullptr && is_routing_tensor(name) ? gate_ratio : 1.0);
+  }
+  return ratios;
+}
+
 void save_checkpoint_tensors(const TrainInputs& inputs, const std::vector<RunChange>& changes, const AdamW& optimizer,
                              const std::filesystem::path& folder) {
   if (inputs.adapter != nullptr) {

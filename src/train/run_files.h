@@ -12,6 +12,11 @@
 
 namespace moelora::train {
 
+/// What the learning rate is multiplied with for each of `trained` (trained_parameters() of that adapter, which may be
+/// null): `gate_ratio` for gates and routers, 1 for all others.
+std::vector<double> learning_rate_ratios(const io::NamedTensors& trained, const AdapterImpl* adapter,
+                                         double gate_ratio);
+
 /// A checkpoint's content besides state.json. `changes` become part of the adapter's provenance.
 void save_checkpoint_tensors(const TrainInputs& inputs, const std::vector<RunChange>& changes, const AdamW& optimizer,
                              const std::filesystem::path& folder);

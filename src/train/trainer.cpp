@@ -40,6 +40,12 @@ double seconds_since(SteadyClock::time_point begin) {
 // of the log.
 constexpr std::size_t kMostUnread = 64;
 
+AdamW optimizer_of(const TrainInputs& inputs, const TrainingOptions& options) {
+  auto trained = trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only);
+  auto ratios = learning_rate_ratios(trained, inputs.adapter, options.gate_learning_rate_ratio);
+  return {std::move(trained), {options.beta1, options.beta2, options.epsilon, options.weight_decay}, std::move(ratios)};
+}
+
 class Run {
  public:
   Run(const TrainInputs& inputs, const TrainingOptions& options, const Callbacks& callbacks)
@@ -47,8 +53,7 @@ class Run {
         options_(options),
         callbacks_(callbacks),
         sampler_(data::sampler_of(inputs.train, options.batch_size, options.batching, options.seed)),
-        optimizer_(trained_parameters(inputs.model, inputs.adapter, inputs.new_task_only),
-                   {options.beta1, options.beta2, options.epsilon, options.weight_decay}),
+        optimizer_(optimizer_of(inputs, options)),
         scaler_(inputs.model.dtype() == at::kHalf, inputs.model.device()),
         shared_step_(inputs, options, optimizer_, scaler_),
         checkpoints_(inputs.output / "checkpoints") {

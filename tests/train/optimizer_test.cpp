@@ -9,12 +9,15 @@
 
 #include <cmath>
 
+#include "io/raises.h"
 #include "moelora/io/error.h"
 #include "moelora/train/loss_scaler.h"
 #include "moelora/train/schedule.h"
 
 namespace moelora::train {
 namespace {
+
+using io::raises;
 
 std::map<std::string, at::Tensor> as_map(const io::NamedTensors& tensors) {
   std::map<std::string, at::Tensor> map;
@@ -51,6 +54,39 @@ TEST(AdamW, AgreesWithLibTorchs) {
   for (std::size_t i = 0; i < 3; ++i) {
     EXPECT_TRUE(at::allclose(ours[i].second, theirs[i], 1e-6, 1e-6)) << (ours[i].second - theirs[i]).abs().max();
   }
+}
+
+TEST(AdamW, RatiosOfLearningRatesAgreeWithLibTorchsParameterGroups) {
+  const std::vector<double> ratios{1.0, 10.0, 0.0};
+  AdamWOptions options;
+  options.weight_decay = 0.05;
+  io::NamedTensors ours;
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  for (std::size_t i = 0; i < ratios.size(); ++i) {
+    const at::Tensor start = at::randn({37, 5});
+    ours.emplace_back("p" + std::to_string(i), start.clone().requires_grad_());
+    groups.emplace_back(
+        std::vector<at::Tensor>{start.clone().requires_grad_()},
+        std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(1e-3 * ratios[i]).weight_decay(0.05)));
+  }
+  const at::Tensor untouched = ours[2].second.detach().clone();
+  AdamW optimizer(ours, options, ratios);
+  torch::optim::AdamW reference(groups, torch::optim::AdamWOptions(1e-3));
+  for (int step = 0; step < 20; ++step) {
+    for (std::size_t i = 0; i < ratios.size(); ++i) {
+      const at::Tensor gradient = at::randn({37, 5});
+      ours[i].second.mutable_grad() = gradient.clone();
+      groups[i].params().front().mutable_grad() = gradient;
+    }
+    optimizer.collect_gradients(1.0, 0.0);
+    optimizer.step(1e-3);
+    reference.step();
+  }
+  for (std::size_t i = 0; i < ratios.size(); ++i) {
+    EXPECT_TRUE(at::allclose(ours[i].second, groups[i].params().front(), 1e-6, 1e-6)) << ratios[i];
+  }
+  EXPECT_TRUE(at::equal(ours[2].second, untouched));
+  EXPECT_TRUE(raises([&] { AdamW(ours, options, {1.0}); }, "each of 3 parameters, found 1"));
 }
 
 TEST(AdamW, ContinuesBitForBitFromItsSavedState) {

@@ -7,6 +7,7 @@
 #include <limits>
 #include <new>
 
+#include "moelora/adapter/adapter_file.h"
 #include "moelora/io/error.h"
 #include "moelora/io/memory.h"
 #include "moelora/train/checkpoint.h"
@@ -61,6 +62,38 @@ TEST(Trainer, LearnsAToySetAndLogsEveryTask) {
   EXPECT_EQ(fourth["loss_by_task"].size(), 3u);
   EXPECT_EQ(fourth["expert_weights"]["echo"].size(), 4u);
   EXPECT_EQ(nlohmann::ordered_json::parse(lines.back())["validation_loss_by_task"].size(), 3u);
+}
+
+TEST(Trainer, GatesAndRoutersHaveTheirOwnLearningRate) {
+  const auto with_gates = [](bool per_linear, Routing routing) {
+    MoeLoraConfig config = fixture::tiny_adapter_config(0.0);
+    config.gate.per_linear = per_linear;
+    config.routing = routing;
+    return config;
+  };
+  for (const MoeLoraConfig& config :
+       {with_gates(false, Routing::task), with_gates(true, Routing::task), with_gates(false, Routing::token)}) {
+    testing::TemporaryFolder folder;
+    AdapterRun run;
+    eject(run.adapter);
+    run.adapter = inject(*run.model, config, TaskNames({"sum", "echo", "rest"}));
+    std::vector<at::Tensor> before;
+    for (const auto& [name, tensor] : adapter_tensors(*run.adapter)) {
+      before.push_back(tensor.detach().clone());
+    }
+    run.validation.clear();  // the adapter is the last step's
+    TrainingOptions options = fixture::toy_options(3);
+    options.gate_learning_rate_ratio = 0.0;
+    run(folder.path() / "run", options);
+    const auto after = adapter_tensors(*run.adapter);
+    std::size_t routing = 0;
+    for (std::size_t i = 0; i < after.size(); ++i) {
+      const bool is_routing = after[i].first.find("gate") == 0 || after[i].first.ends_with(".router");
+      EXPECT_EQ(at::equal(after[i].second, before[i]), is_routing) << after[i].first;
+      routing += is_routing ? 1 : 0;
+    }
+    EXPECT_GT(routing, 0U);
+  }
 }
 
 TEST(Trainer, StoppedAfterAnyStepItEndsWithTheSameBytes) {

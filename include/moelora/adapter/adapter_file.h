@@ -37,6 +37,9 @@ nlohmann::ordered_json read_provenance(const std::filesystem::path& folder);
 /// "prefix.output.bias"; "modules_to_save.<name in the base>" for what travels with the adapter, trained values.
 io::NamedTensors adapter_tensors(const AdapterImpl& adapter);
 
+/// Whether a tensor of that name belongs to a task gate or a token router: to what weighs experts, not to an expert.
+bool is_routing_tensor(const std::string& name);
+
 /// Writes both files into `folder`, which appears as a whole or not at all; an adapter that was there is replaced at
 /// the last moment. Error if the folder holds anything else. `base_fingerprint`: fingerprint() of the base without
 /// adapter (adapter/fingerprint.h; model::base_fingerprint for a language model). Without a provenance, that of this

@@ -73,7 +73,9 @@ struct TrainingOptions {
   /// many as it takes. 0: no limit. Changes time and memory, not the numbers.
   double memory_budget_gb = 0.0;
   double learning_rate = 2e-4;  ///< At the peak of the schedule.
-  double weight_decay = 0.0;    ///< Of every parameter, per step times the learning rate (AdamW).
+  /// The learning rate of gates and token routers, over learning_rate. Without them it changes nothing.
+  double gate_learning_rate_ratio = 1.0;
+  double weight_decay = 0.0;  ///< Of every parameter, per step times the learning rate (AdamW).
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;

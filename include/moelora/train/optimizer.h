@@ -23,8 +23,9 @@ struct AdamWOptions {
 
 class AdamW {
  public:
-  /// The parameters are shared, not copied.
-  AdamW(io::NamedTensors parameters, const AdamWOptions& options);
+  /// The parameters are shared, not copied. `learning_rate_ratios` [parameters]: what step()'s learning rate is
+  /// multiplied with for each, as PyTorch's parameter groups have rates of their own; empty: 1.
+  AdamW(io::NamedTensors parameters, const AdamWOptions& options, std::vector<double> learning_rate_ratios = {});
 
   /// Takes the parameters' gradients, divides them by `loss_scale`, and scales them down to a global norm of `max_norm`
   /// (0: no limit). Returns the norm before clipping; if it is not finite, the gradients are not to be used.
@@ -56,6 +57,7 @@ class AdamW {
 
   io::NamedTensors parameters_;
   AdamWOptions options_;
+  std::vector<double> learning_rate_ratios_;
   std::vector<at::Tensor> masters_;  ///< The parameter itself if it is fp32.
   std::vector<at::Tensor> exp_avg_;
   std::vector<at::Tensor> exp_avg_sq_;

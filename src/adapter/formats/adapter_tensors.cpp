@@ -79,6 +79,11 @@ io::NamedTensors adapter_tensors(const AdapterImpl& adapter) {
   return tensors;
 }
 
+bool is_routing_tensor(const std::string& name) {
+  const auto place = linear_tensor_place(name);
+  return name.starts_with("gate.") || name.starts_with("gates.") || (place && place->second == "router");
+}
+
 void fill_adapter(AdapterImpl& adapter, const std::map<std::string, at::Tensor>& tensors, const std::string& origin) {
   const auto parameters = adapter_tensors(adapter);
   AdapterShapes shapes;

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "experiment/grid/bench.h"
+#include "experiment/report/table.h"
 #include "moelora/eval/scorer.h"
 #include "moelora/experiment/inputs.h"
 #include "moelora/io/readable.h"
@@ -273,6 +274,9 @@ Results collect(const ExperimentConfig& config, const std::filesystem::path& out
       {"scorer", results.scorer.name},
       {"adapter", "rank " + std::to_string(config.adapter.rank) + ", " + std::to_string(config.adapter.num_experts) +
                       " experts, alpha " + std::to_string(static_cast<std::int64_t>(config.adapter.alpha))}};
+  if (const double ratio = config.training.gate_learning_rate_ratio; ratio != 1.0) {
+    results.facts.emplace_back("learning rate of gates and routers", "the method's times " + short_number(ratio));
+  }
   add_notes(config, results);
   if (config.tuning.learning_rates.size() > 1) {
     results.notes.push_back(kSameTunedHow);
