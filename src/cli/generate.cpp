@@ -63,7 +63,8 @@ void answer_prompt(const Session& session, const GenerateOptions& options) {
   std::cout << std::endl;
 }
 
-// The task of records that name none: --task, or the only one of the adapter. Error if one is needed and not known.
+// The task of records that name none: --task, the only one of the adapter, or what --fields says of such records if the
+// adapter has that task. Error if one is needed and not known.
 std::string task_for_all(const GenerateOptions& options, const std::vector<data::Record>& records) {
   if (!options.task.empty() || (options.session.adapter.empty() && options.prompt_options.task_prompts.empty())) {
     return options.task;
@@ -78,6 +79,9 @@ std::string task_for_all(const GenerateOptions& options, const std::vector<data:
     const TaskNames tasks = read_adapter_info(options.session.adapter).tasks;
     if (tasks.size() == 1) {
       return tasks.name(0);
+    }
+    if (const std::string task = options.fields.fallback_task(options.input); tasks.contains(task)) {
+      return task;
     }
   }
   throw Error(options.input.string() + ": record " + data::record_name(*nameless) +
@@ -138,6 +142,9 @@ void run_generate(GenerateOptions options) {
   MOELORA_CHECK(options.prompt.empty() || options.output.empty(), "--output goes with --input; --prompt prints");
   MOELORA_CHECK(options.prompt.empty() || !options.resume, "--resume goes with --input");
   MOELORA_CHECK(options.input.empty() || !options.stream, "--stream goes with --prompt");
+  if (!options.task.empty() && options.session.adapter.empty() && options.prompt_options.task_prompts.empty()) {
+    log::warning("--task says which experts answer, and there is no --adapter: the model answers as it is");
+  }
   if (!options.input.empty()) {
     answer_records(std::move(options));
     return;

@@ -277,8 +277,22 @@ FieldMap FieldMap::for_predictions() const {
   FieldMap map = *this;
   if (!is_default()) {
     map.prediction = kPredictionField;
+    for (TaskSource& source : map.task) {
+      if (source.kind == TaskSource::Kind::file_name) {
+        source = {TaskSource::Kind::constant, ""};  // that file's name says nothing of the task
+      }
+    }
   }
   return map;
+}
+
+std::string FieldMap::fallback_task(const std::filesystem::path& file) const {
+  for (const TaskSource& source : task) {
+    if (source.kind != TaskSource::Kind::field) {
+      return source.kind == TaskSource::Kind::constant ? source.text : file.stem().string();
+    }
+  }
+  return "";
 }
 
 std::string FieldMap::needed() const {

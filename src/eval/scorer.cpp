@@ -9,6 +9,7 @@
 #include "moelora/eval/answers.h"
 #include "moelora/eval/python_text.h"
 #include "moelora/io/error.h"
+#include "moelora/io/saved_names.h"
 
 namespace moelora::eval {
 namespace {
@@ -206,7 +207,16 @@ std::vector<data::Record> majority_predictions(const std::vector<data::Record>& 
       majority.answer = record.target;
   }
   std::vector<data::Record> predictions = dev;
-  for (data::Record& record : predictions) record.target = by_task[record.task].answer;
+  std::set<std::string> unknown;
+  for (data::Record& record : predictions) {
+    record.target = by_task[record.task].answer;
+    if (record.target.empty()) unknown.insert("`" + record.task + "`");
+  }
+  MOELORA_CHECK(unknown.empty(),
+                "expected answers to each task in the records that majority answers are taken from, "
+                "found none to ",
+                io::in_a_row({unknown.begin(), unknown.end()}),
+                ": take the records that training had, under the same tasks");
   return predictions;
 }
 

@@ -171,6 +171,28 @@ TEST_F(OwnData, PredictionsKeepTheRecordsFieldsAndAreScoredAgain) {
   EXPECT_EQ(lines_of(output("answers.jsonl")), predictions);
 }
 
+TEST_F(OwnData, TasksFromFileNamesAreThoseOfTheDataForItsPredictionsToo) {
+  const std::string config = "configs/own-data/task-from-file-name.json";
+  const fs::path data = kOwnData / "by_task" / "Department.jsonl";
+  ASSERT_EQ(train(config, output("run"), {"--set", "training.steps=1", "training.warmup_steps=0"}).code, 0);
+  const auto answer = [&](const std::string& fields, const std::string& name) {
+    return run_there({"generate", "--model", kBase, "--adapter", output("run") / "adapter", "--input", data, "--fields",
+                      fields, "--max-new-tokens", "4", "--output", output(name)});
+  };
+  ASSERT_EQ(answer(config, "answers.jsonl").code, 0);
+  const Answer scored =
+      run_there({"eval", "--predictions", output("answers.jsonl"), "--before", output("answers.jsonl"), "--data", data,
+                 "--fields", config, "--json", output("scores.json")});
+  EXPECT_EQ(scored.code, 0) << scored.text;
+  EXPECT_TRUE(ordered_json::parse(text_of(output("scores.json")))["tasks"].contains("Department"));
+  // The same where a field might say the task.
+  const Answer as_fallback =
+      answer(R"({"prompt": "病人说：{complaint}\n答：", "answer": "{label}", "task": ["kind", {"file_name": true}]})",
+             "same.jsonl");
+  EXPECT_EQ(as_fallback.code, 0) << as_fallback.text;
+  EXPECT_EQ(text_of(output("same.jsonl")), text_of(output("answers.jsonl")));
+}
+
 TEST_F(OwnData, WeightedFilesResumeBitForBitAndTheirWeightsAreTheRuns) {
   const std::string config = "configs/own-data/several-files.json";
   const std::vector<std::string> steps{"--set", "training.steps=6", "training.warmup_steps=1",

@@ -116,6 +116,11 @@ TEST(FieldMap, IsReadFromANameJsonAFileOrAConfiguration) {
 TEST(FieldMap, PredictionsHaveTheirAnswersInAFieldOfTheirOwn) {
   EXPECT_EQ(map_of(R"("alpaca")").for_predictions().prediction, kPredictionField);
   EXPECT_EQ(FieldMap().for_predictions().prediction, "");
+  const FieldMap by_file = map_of(R"({"preset": "alpaca", "task": ["kind", {"file_name": true}]})");
+  EXPECT_EQ(by_file.fallback_task("data/Sums.jsonl"), "Sums");
+  EXPECT_EQ(by_file.for_predictions().fallback_task("out/predictions.json"), "");
+  EXPECT_EQ(map_of(R"("alpaca")").fallback_task("data/Sums.jsonl"), "alpaca");
+  EXPECT_EQ(FieldMap().fallback_task("data/Sums.jsonl"), "");
 }
 
 TEST(FieldMap, SuggestsWhatWouldReadARecord) {

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "eval/metrics_fixture.h"
+#include "io/raises.h"
 #include "moelora/eval/answers.h"
 #include "moelora/eval/resampling.h"
 #include "moelora/io/error.h"
@@ -13,6 +15,7 @@ namespace moelora::eval {
 namespace {
 
 using Records = std::vector<data::Record>;
+using io::raises;
 using testing::make_record;
 
 template <typename Function>
@@ -162,14 +165,42 @@ TEST(Scorer, TasksOutsidePromptCblueAreScoredByLabelOrRouge) {
 TEST(Scorer, MajorityAnswersAreTheMostFrequentTargetsOfTraining) {
   const Records train{make_record("CHIP-STS", "不是"), make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "是的"),
                       make_record("KUAKE-IR", "相关"), make_record("KUAKE-IR", "不相关")};
-  const Records dev{make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "不是"), make_record("KUAKE-IR", "相关"),
-                    make_record("KUAKE-QTR", "完全匹配")};
+  const Records dev{make_record("CHIP-STS", "是的"), make_record("CHIP-STS", "不是"), make_record("KUAKE-IR", "相关")};
   const Records answers = majority_predictions(train, dev);
   EXPECT_EQ(answers[0].target, "是的");
   EXPECT_EQ(answers[1].target, "是的");
   EXPECT_EQ(answers[2].target, "相关");
-  EXPECT_EQ(answers[3].target, "");
-  EXPECT_DOUBLE_EQ(majority_scores(train, dev).average, (0.5 + 1.0 + 0.0) / 3);
+  EXPECT_DOUBLE_EQ(majority_scores(train, dev).average, (0.5 + 1.0) / 2);
+  const Records other{make_record("CHIP-STS", "是的"), make_record("KUAKE-QTR", "完全匹配")};
+  EXPECT_TRUE(raises([&] { majority_scores(train, other); }, "found none to `KUAKE-QTR`"));
+}
+
+TEST(Scorer, PredictionsBelongToTheSameQuestions) {
+  Records truth{make_record("chat", "是的", {}, "a"), make_record("chat", "不是", {}, "b")};
+  truth[0].history = {{"问", "答"}};
+  truth[1].history = {{"别的问", "答"}};
+  for (const bool with_ids : {true, false}) {
+    for (data::Record& record : truth) {
+      record.input = "继续";
+      if (!with_ids) record.sample_id.clear();
+    }
+    const auto refuses = [&](const std::function<void(data::Record&)>& change) {
+      Records predictions = truth;
+      change(predictions[1]);
+      return raises([&] { match_predictions(truth, predictions); }, with_ids ? "under sample_id b" : "at record 2");
+    };
+    EXPECT_TRUE(refuses([](data::Record& said) { said.input = "停"; }));
+    EXPECT_TRUE(refuses([](data::Record& said) { said.history[0].first = "问"; }));
+    truth[1].system = "短";
+    EXPECT_TRUE(refuses([](data::Record& said) { said.system = "长"; }));
+    EXPECT_TRUE(with_ids || refuses([](data::Record& said) { said.task = "other"; }));
+    Records silent = truth;  // an answer by itself
+    for (data::Record& said : silent) {
+      said = make_record("", said.target, {}, said.sample_id);
+      said.input.clear();
+    }
+    EXPECT_EQ(match_predictions(truth, silent), (std::vector<std::size_t>{0, 1}));
+  }
 }
 
 TEST(Scorer, PredictionsAreMatchedBySampleIdInAnyOrder) {

@@ -26,6 +26,7 @@
 // The last three also take task, choices, system and id where a record has them, alpaca history too; the task of a
 // record without one is the preset's name.
 
+#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
@@ -81,8 +82,11 @@ struct FieldMap {
 
   bool is_default() const { return own.empty() && preset == "promptcblue"; }
   bool is_own(std::string_view key) const;  ///< Whether the object said this key itself.
-  /// The same with the answer in kPredictionField, where write_predictions() puts it; promptcblue as it is.
+  /// The same with the answer in kPredictionField, where write_predictions() puts it, and no task where the data file's
+  /// name says it; promptcblue as it is.
   FieldMap for_predictions() const;
+  /// The task of a record of that file whose fields name none; empty: there is none.
+  std::string fallback_task(const std::filesystem::path& file) const;
   /// `"instruction", "output"`: what a record must have.
   std::string needed() const;
   bool operator==(const FieldMap& other) const { return spelling == other.spelling; }

@@ -86,8 +86,9 @@ bool has_target(const data::Record& record);
 data::CountedRecords without_target(const std::vector<data::Record>& records, std::string_view what);
 
 /// For each reference the index of its prediction. By task and sample_id where both sides have unique ones, else by
-/// position. Error: counts differ, a reference has no prediction, a prediction has no reference, or two records at the
-/// same position differ in task or input; it names the records.
+/// position; a prediction without a task is of any. Error: counts differ, a reference has no prediction, a prediction
+/// has no reference, or two records that belong together differ in task, input, history or system text (unless one has
+/// none); it names the records.
 std::vector<std::size_t> match_predictions(const std::vector<data::Record>& references,
                                            const std::vector<data::Record>& predictions);
 
@@ -99,8 +100,8 @@ std::vector<std::size_t> match_predictions(const std::vector<data::Record>& refe
 Scores score(const std::vector<data::Record>& references, const std::vector<data::Record>& predictions,
              const Scorer& scorer = {}, const Segmenter& segmenter = default_segmenter());
 
-/// dev with each target replaced by its task's most frequent target in train (the first of several; empty for a task
-/// that train does not have). Records of train without a target don't count. Error: none has one.
+/// dev with each target replaced by its task's most frequent target in train (the first of several). Records of train
+/// without a target don't count. Error: none has one, or none of a task of dev.
 std::vector<data::Record> majority_predictions(const std::vector<data::Record>& train,
                                                const std::vector<data::Record>& dev);
 Scores majority_scores(const std::vector<data::Record>& train, const std::vector<data::Record>& dev,
