@@ -110,8 +110,9 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   if (!options.json.empty() && writes(ranks)) {
     io::AtomicFile(options.json);
   }
+  std::vector<std::string> malformed;
   const std::vector<data::Record> references =
-      read_and_report(options.data, {.fields = options.fields, .keep_original = true});
+      read_and_report(options.data, {.fields = options.fields, .keep_original = true}, &malformed);
   const data::CountedRecords left_out = eval::without_target(references, options.data.string());
   eval::EvaluationReport report;
   report.title = "Evaluation";
@@ -119,6 +120,10 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   report.facts.emplace_back("scorer", scorer.name);
   eval::check_scorer(scorer, references);
   report.facts.emplace_back("scored", std::to_string(static_cast<std::int64_t>(references.size()) - left_out.count));
+  if (!malformed.empty()) {
+    report.facts.emplace_back("left out, malformed",
+                              detail::concat(malformed.size(), "; the first: ", malformed.front()));
+  }
   if (left_out.count > 0) {
     report.facts.emplace_back("left out, without target", left_out.text());
     log::warning(options.data.string() + ": records without a target are not scored: " + left_out.text());
@@ -173,6 +178,7 @@ void run_eval(EvalOptions options, train::ProcessGroup* ranks) {
   }
   if (!options.json.empty()) {
     nlohmann::ordered_json json = eval::to_json(report.scores);
+    json["malformed"] = malformed.size();
     json["cut_prompts"] = cut_prompts.count;
     if (cut_prompts.count > 0) {
       json["cut_prompts_of"] = cut_prompts.text();

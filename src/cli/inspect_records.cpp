@@ -104,7 +104,7 @@ bool is_data_file(const std::filesystem::path& path) {
     const data::JsonExtent object = data::scan_json(text, begin);
     const auto has_one_of = [&](std::initializer_list<std::string_view> keys) {
       return std::any_of(object.members.begin(), object.members.end(), [&](const data::JsonExtent::Member& member) {
-        return std::find(keys.begin(), keys.end(), member.key) != keys.end();
+        return std::find(keys.begin(), keys.end(), member.name()) != keys.end();
       });
     };
     return text.find_first_not_of(kBlank, object.end) != std::string::npos ||
@@ -146,6 +146,9 @@ void inspect_records(const std::filesystem::path& path, const RecordInspection& 
   }
   for (const std::string& problem : file.problems) {
     print_line("left out", problem);
+  }
+  for (const std::string& warning : file.warnings) {
+    print_line("not found", warning);
   }
   print_choices(records);
   show_records(records, inspection);

@@ -1,12 +1,19 @@
 #include "moelora/data/json_scanner.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 #include <unordered_set>
 
 #include "moelora/io/utf8.h"
 
 namespace moelora::data {
 namespace {
+
+/// What stands between a string's quotes, its escapes resolved.
+std::string unescaped(std::string_view text) {
+  const bool plain = text.find('\\') == std::string_view::npos;
+  return plain ? std::string(text) : nlohmann::json::parse('"' + std::string(text) + '"').get<std::string>();
+}
 
 class JsonScanner {
  public:
@@ -185,6 +192,7 @@ class JsonScanner {
 
   void object(std::vector<JsonExtent::Member>* members) {
     open();
+    std::unordered_set<std::string> keys;
     bool more = !take('}');
     while (more) {
       skip_blanks();
@@ -193,7 +201,7 @@ class JsonScanner {
       }
       const std::size_t begin = at_;
       const std::string_view key = string();
-      if (members != nullptr && !keys_.insert(key).second) {
+      if (!keys.insert(unescaped(key)).second) {
         at_ = begin;
         fail("the key \"" + io::shortened(key, 40) + "\" appears twice");
       }
@@ -236,10 +244,11 @@ class JsonScanner {
   std::string_view text_;
   std::size_t at_;
   int depth_ = 0;
-  std::unordered_set<std::string_view> keys_;  // of the value itself
 };
 
 }  // namespace
+
+std::string JsonExtent::Member::name() const { return unescaped(key); }
 
 JsonExtent scan_json(std::string_view text, std::size_t begin) { return JsonScanner(text, begin).scan(); }
 

@@ -50,7 +50,7 @@ std::size_t read_task(RecordFields& fields, const FieldMap& map, const std::file
         return place;
       }
     } else if (need_task || map.task.size() == 1) {  // where none is needed, what stands in for one is none
-      task = source.kind == TaskSource::Kind::constant ? source.text : path.stem().string();
+      task = map.fallback_task(path);
       return place;
     }
   }
@@ -60,7 +60,8 @@ std::size_t read_task(RecordFields& fields, const FieldMap& map, const std::file
   return map.task.size();
 }
 
-/// Which of the fields that a mapping names itself were found in some record: all must be.
+/// Which of the fields that a mapping names itself were found in some record: all must be, but those that it calls
+/// optional, which are told of.
 class NamedFields {
  public:
   explicit NamedFields(const FieldMap& map) {
@@ -70,17 +71,44 @@ class NamedFields {
         missing_.emplace_back(key, *name);
       }
     }
+    for (const auto& [key, filled] : {std::pair("prompt", &map.prompt), std::pair("answer", &map.answer)}) {
+      for (const TextTemplate::Field& field : filled->fields()) {
+        if (map.is_own(key) && field.optional) {
+          optional_missing_.emplace_back(key, field.name);
+        }
+      }
+    }
+    for (const TaskSource& source : map.task) {
+      if (map.is_own("task") && map.task.size() > 1 && source.kind == TaskSource::Kind::field) {
+        optional_missing_.emplace_back("task", source.text);
+      }
+    }
   }
   void see(const RecordFields& fields) {
-    std::erase_if(missing_, [&](const auto& one) { return fields.find(one.second).has_value(); });
+    for (auto* missing : {&missing_, &optional_missing_}) {
+      std::erase_if(*missing, [&](const auto& one) { return fields.find(one.second).has_value(); });
+    }
   }
   void check(const std::filesystem::path& path) const {
-    MOELORA_CHECK(missing_.empty(), path.string(), ": no record has the field \"", missing_.front().second,
-                  "\" that \"", missing_.front().first, "\" of the fields names; name another one, or leave it out");
+    MOELORA_CHECK(missing_.empty(), path.string(), ": ", said_of(missing_.front()),
+                  "; name another one, or leave it out");
+  }
+  std::vector<std::string> warnings() const {
+    std::vector<std::string> all;
+    for (const Named& one : optional_missing_) {
+      all.push_back(said_of(one));
+    }
+    return all;
   }
 
  private:
-  std::vector<std::pair<std::string, std::string>> missing_;
+  using Named = std::pair<std::string, std::string>;  // key of the mapping, field
+  static std::string said_of(const Named& one) {
+    return "no record has the field \"" + one.second + "\" that \"" + one.first + "\" of the fields names";
+  }
+
+  std::vector<Named> missing_;
+  std::vector<Named> optional_missing_;
 };
 
 /// Throws JsonFault.
@@ -195,6 +223,7 @@ RecordFile read_records(const std::filesystem::path& path, const ReadOptions& op
                                       : "; the first problem: " + file.problems[0] + "; " + expected,
                 what_it_is(file, text));
   named.check(path);
+  file.warnings = named.warnings();
   return file;
 }
 

@@ -14,12 +14,6 @@ namespace {
 
 using nlohmann::json;
 
-/// The name of a member of an object, its escapes resolved.
-std::string key_of(const JsonExtent::Member& member) {
-  const bool plain = member.key.find('\\') == std::string_view::npos;
-  return plain ? std::string(member.key) : json::parse("\"" + std::string(member.key) + "\"").get<std::string>();
-}
-
 /// What lies at a path below a value: whole keys first, then their parts up to a dot, and places in lists.
 const json* below(const json& value, std::string_view path) {
   if (path.empty()) {
@@ -166,7 +160,7 @@ std::optional<json> RecordFields::find(const std::string& path) const {
   }
   try {
     json value = json::parse(text_.substr(member->value, member->value_end - member->value));
-    const std::size_t length = key_of(*member).size();
+    const std::size_t length = member->name().size();
     if (length >= path.size()) {
       return value;
     }
@@ -210,7 +204,7 @@ void RecordFields::check(const std::string& sample_id, const FieldMap& map) {
   if (!missing_.empty()) {
     std::vector<std::string> keys;
     for (const JsonExtent::Member& member : members_) {
-      keys.push_back(key_of(member));
+      keys.push_back(member.name());
     }
     text += suggested_fields(keys, map);
   }
@@ -227,7 +221,7 @@ void RecordFields::check_not_another_form(const FieldMap& map) const {
 
 const JsonExtent::Member* RecordFields::member_named(std::string_view key) const {
   const auto member = std::find_if(members_.begin(), members_.end(), [&](const auto& one) {
-    return one.key == key || (one.key.find('\\') != std::string_view::npos && key_of(one) == key);
+    return one.key == key || (one.key.find('\\') != std::string_view::npos && one.name() == key);
   });
   return member == members_.end() ? nullptr : &*member;
 }

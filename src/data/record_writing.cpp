@@ -20,7 +20,7 @@ std::string with_prediction(const std::string& original, const std::string& pred
   };
   std::string text = "{";
   for (const JsonExtent::Member& member : scan_json(original, 0).members) {
-    if (member.key != kPredictionField) {
+    if (member.name() != kPredictionField) {
       text += '"' + std::string(member.key) +
               "\": " + in_one_line(std::string_view(original).substr(member.value, member.value_end - member.value)) +
               ", ";

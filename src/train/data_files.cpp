@@ -107,7 +107,8 @@ std::string title_of(const std::vector<DataFile>& files) {
   return text;
 }
 
-std::vector<data::Record> read_and_report(const std::vector<DataFile>& files, const data::ReadOptions& options) {
+std::vector<data::Record> read_and_report(const std::vector<DataFile>& files, const data::ReadOptions& options,
+                                          std::vector<std::string>* left_out) {
   std::vector<data::Record> records;
   std::unordered_set<std::string> seen;
   for (const DataFile& file : files) {
@@ -116,6 +117,12 @@ std::vector<data::Record> read_and_report(const std::vector<DataFile>& files, co
     data::RecordFile one = data::read_records(file.path, read);
     for (const std::string& problem : one.problems) {
       log::warning("left out: " + problem);
+    }
+    if (left_out != nullptr) {
+      left_out->insert(left_out->end(), one.problems.begin(), one.problems.end());
+    }
+    for (const std::string& warning : one.warnings) {
+      log::warning(file.path + ": " + warning);
     }
     for (data::Record& record : one.records) {
       if (files.size() > 1) {

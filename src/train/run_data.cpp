@@ -59,8 +59,9 @@ void warn_of_shared_questions(const std::vector<data::Record>& train, const std:
   }
 }
 
-std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options) {
-  return read_and_report(std::vector<DataFile>{{path.string(), 1.0, std::nullopt}}, options);
+std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options,
+                                          std::vector<std::string>* left_out) {
+  return read_and_report(std::vector<DataFile>{{path.string(), 1.0, std::nullopt}}, options, left_out);
 }
 
 RunData read_run_data(const DataSection& section, std::uint64_t seed) {

@@ -57,6 +57,19 @@ TEST(Scores, RecordsWithoutATargetAreLeftOutAndEveryOutputSaysSo) {
   EXPECT_FALSE(fs::exists(folder.path() / "never"));
 }
 
+TEST(Scores, RecordsThatAreMalformedAreLeftOutAndTheReportSaysSo) {
+  const TemporaryFolder folder;
+  const fs::path answers = write_lines(folder.path() / "answers.json", questions(3));
+  const fs::path data = write_lines(folder.path() / "data.json", questions(3));
+  std::ofstream(data, std::ios::app) << R"({"input": "broken)" << '\n';
+  const Result scored = run({"eval", "--predictions", answers, "--data", data, "--output", folder.path() / "scores",
+                             "--json", folder.path() / "scores.json"});
+  EXPECT_EQ(scored.code, 0) << scored.text;
+  EXPECT_EQ(ordered_json::parse(content_of(folder.path() / "scores.json"))["malformed"], 1);
+  EXPECT_NE(content_of(folder.path() / "scores" / "report.txt").find("left out, malformed: 1; the first: "),
+            std::string::npos);
+}
+
 // ---- prompts that are too long
 
 TEST(LongPrompts, AreCountedByNameOnTheScreenAndInTheReport) {
@@ -241,7 +254,9 @@ TEST(Records, OfAnInputAloneAreAnswered) {
     return run(words);
   };
   EXPECT_EQ(answered("base", {}).code, 0);
-  EXPECT_EQ(answered("task", {"--task", "T"}).code, 0);
+  const Result without_adapter = answered("task", {"--task", "T"});
+  EXPECT_EQ(without_adapter.code, 0);
+  EXPECT_TRUE(says(without_adapter, "there is no --adapter")) << without_adapter.text;
   const std::string adapter = folder.path() / "imported";
   ASSERT_EQ(run({"import", "--adapter", fixtures() / "moelora-tiny", "--output", adapter}).code, 0);
   std::ifstream description(folder.path() / "imported" / "adapter.json");

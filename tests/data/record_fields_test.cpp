@@ -178,6 +178,21 @@ TEST_F(MappedRecords, AFieldThatTheMappingNamesAndNoRecordHasIsAnError) {
   EXPECT_EQ(problem(R"({"instruction": "a", "output": "b"})", R"("alpaca")"), "") << "a preset's may be absent";
 }
 
+TEST_F(MappedRecords, AnOptionalFieldThatNoRecordHasIsToldOf) {
+  const std::string records = R"({"context": "c", "q": "q", "a": "a", "topic": "x"})";
+  const auto warnings = [&](const std::string& prompt, const std::string& task) {
+    return read(records, R"({"prompt": ")" + prompt + R"(", "answer": "{a}", "task": )" + task + "}").warnings;
+  };
+  const std::string known = R"(["topic", {"file_name": true}])";
+  EXPECT_EQ(warnings("{context?}{q}", known), std::vector<std::string>{});
+  EXPECT_EQ(warnings("{contxt?}{q}", known),
+            std::vector<std::string>{R"(no record has the field "contxt" that "prompt" of the fields names)"});
+  EXPECT_EQ(warnings("{q}", R"(["topik", {"file_name": true}])"),
+            std::vector<std::string>{R"(no record has the field "topik" that "task" of the fields names)"});
+  EXPECT_EQ(read(R"({"instruction": "q", "output": "a"})", R"("alpaca")").warnings, std::vector<std::string>{})
+      << "what a preset calls optional may be missing";
+}
+
 TEST_F(MappedRecords, MarksOfByteOrderAndUtf16AreRead) {
   const std::string text = R"({"instruction": "é 问", "output": "b"})";
   EXPECT_EQ(read("\xef\xbb\xbf" + text, R"("alpaca")").records.at(0).input, "é 问");

@@ -143,6 +143,10 @@ TEST(RecordText, KeysGivenTwiceAndHostileTextAreProblems) {
   const std::string a = record("a");
   EXPECT_TRUE(reads_but(a + "\n" + R"({"input": "x", "input": "y", "target": "t", "task_dataset": "X"})", "a",
                         {"f.json:2:16: broken JSON: the key \"input\" appears twice"}));
+  EXPECT_TRUE(reads_but(a + "\n" + R"({"input": {"text": "x", "text": "y"}, "target": "t", "task_dataset": "X"})", "a",
+                        {"f.json:2:25: broken JSON: the key \"text\" appears twice"}));
+  EXPECT_TRUE(reads_but(a + "\n" + R"({"input": "x", "inp\u0075t": "y", "target": "t", "task_dataset": "X"})", "a",
+                        {"f.json:2:16: broken JSON: the key \"inp"}));
   EXPECT_TRUE(
       reads_but(a + "\n{\"x\": " + std::string(100000, '['), "a", {"f.json:2:206: broken JSON: brackets nest"}));
   EXPECT_TRUE(reads_but(a + "\n" + R"({"input": "\ud800", "target": "t", "task_dataset": "X"})", "a",

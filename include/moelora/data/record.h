@@ -37,6 +37,7 @@ struct RecordFile {
   std::vector<std::string> problems;  ///< "file:line:column: what is wrong" for each one left out
   std::int64_t duplicates = 0;        ///< records left out because input, target and task were seen before
   std::int64_t fallback_tasks = 0;    ///< records that got their task from another than the first source that is named
+  std::vector<std::string> warnings;  ///< optional fields that the mapping names itself and no record has
 };
 
 struct ReadOptions {

@@ -19,7 +19,9 @@ struct RunData {
 };
 
 /// Reads a file of records and logs what was left out, and which task names may be one task in several spellings.
-std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {});
+/// `left_out`: takes the problems of the records that were.
+std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {},
+                                          std::vector<std::string>* left_out = nullptr);
 
 /// Warns if some of `others` have the input and history of a training record, with their number and a few names.
 /// `what`: where they come from.
