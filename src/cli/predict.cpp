@@ -10,7 +10,9 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/numbers.h"
+#include "moelora/io/json_file.h"
 #include "moelora/io/readable.h"
+#include "moelora/io/utf8.h"
 #include "moelora/log/log.h"
 #include "moelora/train/prompt_form.h"
 
@@ -77,6 +79,30 @@ void warn_of_unused_options(const CLI::App& verb, bool sample) {
   }
   if (!unused.empty()) {
     log::warning(unused + ": without effect, because decoding is greedy; add --sample to draw the answers");
+  }
+}
+
+// What transformers' generate() does to a model's logits because a file beside the model says so, also where it decodes
+// greedily.
+void warn_of_generation_settings(const std::filesystem::path& model) {
+  const std::filesystem::path file = model / "generation_config.json";
+  if (!std::filesystem::exists(file)) {
+    return;
+  }
+  const auto json = io::read_json_file(file);
+  std::string settings;
+  for (const char* key : {"repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "bad_words_ids",
+                          "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+                          "sequence_bias", "min_new_tokens", "min_length", "num_beams"}) {
+    const auto found = json.find(key);
+    const bool is_one = std::string_view(key).ends_with("penalty") || std::string_view(key) == "num_beams";
+    if (found != json.end() && !found->is_null() && !(found->is_structured() && found->empty()) &&
+        *found != (is_one ? 1 : 0)) {
+      settings += (settings.empty() ? "" : ", ") + std::string(key) + " " + io::shortened(found->dump(), 40);
+    }
+  }
+  if (!settings.empty()) {
+    log::warning(file.string() + ": not applied, so that transformers may answer otherwise: " + settings);
   }
 }
 
@@ -158,6 +184,7 @@ Prompting::Prompting(const PromptOptions& options, const eval::EvaluateOptions& 
 }
 
 void Prompting::bind(const Session& session, eval::EvaluateOptions& evaluate) {
+  warn_of_generation_settings(session.folder);
   evaluate.encode.source_prefix = options_.source_prefix = session.source_prefix;
   if (session.adapter) {
     train::warn_of_other_prompts(session.adapter_folder,

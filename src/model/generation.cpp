@@ -60,7 +60,13 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& pro
   }
   at::NoGradGuard guard;
   const at::Device device = model.device();
-  const ModelShape shape = model.shape();
+  ModelShape shape = model.shape();
+  for (const Prompt& prompt : prompts) {
+    if (options.beyond_longest_sequence) {
+      shape.max_sequence_length =
+          std::max(shape.max_sequence_length, prompt.length() + std::max<std::int64_t>(options.max_new_tokens, 1));
+    }
+  }
   const auto limit = shape.max_sequence_length;
   std::int64_t longest = 0;
   TokenIds all_ids;

@@ -76,6 +76,9 @@ HfTokenizer::Impl::Impl(const fs::path& path, const nlohmann::ordered_json& sett
   }
   roles = read_token_roles(file.parent_path(), config,
                            [this](const std::string& content) { return pipeline.id_of(content); });
+  for (const std::string& content : roles.special) {
+    pipeline.make_special(content);
+  }
   // Of tokenizer_config.json transformers 5 takes neither where there is a tokenizer.json, whose post-processor says
   // it.
   if (settings.contains("add_bos_token") || settings.contains("add_eos_token")) {

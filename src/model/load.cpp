@@ -169,6 +169,15 @@ std::shared_ptr<CausalLM> make_on_device(const io::TensorFolder& weights, const 
   return model;
 }
 
+void warn_of_foreign_tokenizer(const LoadedModel& loaded) {
+  const std::int64_t rows = loaded.model->shape().vocab_size;
+  if (loaded.tokenizer && loaded.tokenizer->vocab_size() > rows) {
+    log::warning(detail::concat(loaded.folder.string(), ": the tokenizer has ", loaded.tokenizer->vocab_size(),
+                                " tokens, the model's embedding ", rows,
+                                " rows; a text with one of the others cannot be computed. Are both of one model?"));
+  }
+}
+
 }  // namespace
 
 at::Device automatic_device() {
@@ -208,11 +217,13 @@ LoadedModel load(const fs::path& folder, const LoadOptions& options) {
   if (!options.device.is_cpu()) {
     loaded.model = make_on_device(weights, *loaded.config, expected, loaded.stored_dtype, dtype, options.device,
                                   options.fingerprint ? &loaded.base_fingerprint : nullptr);
+    warn_of_foreign_tokenizer(loaded);
     return loaded;
   }
   // A fingerprint is over the stored values: rounding comes after it.
   const bool rounded_later = options.fingerprint && dtype != at::kFloat;
   loaded.model = make_on_host(weights, *loaded.config, expected, rounded_later ? loaded.stored_dtype : dtype);
+  warn_of_foreign_tokenizer(loaded);
   if (options.fingerprint) {
     loaded.base_fingerprint = base_fingerprint(*loaded.model);
   }

@@ -9,6 +9,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/finite.h"
 #include "moelora/io/safetensors.h"
+#include "moelora/io/utf8.h"
 #include "moelora/model/generation.h"
 
 namespace moelora::verify {
@@ -134,7 +135,10 @@ void compare_json(VerifyReport& report, const std::string& name, const nlohmann:
   result.passed = expected == found;
   result.difference = result.passed ? 0 : 1;
   if (!result.passed) {
-    result.detail = "expected " + expected.dump().substr(0, 200) + ", found " + found.dump().substr(0, 200);
+    const auto shown = [](const nlohmann::ordered_json& json) {
+      return io::shortened(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace), 200);
+    };
+    result.detail = "expected " + shown(expected) + ", found " + shown(found);
   }
   report.comparisons.push_back(std::move(result));
 }
@@ -276,6 +280,7 @@ GreedyRun greedy_run(model::CausalLM& model, const at::Tensor& prompts, const mo
         {{id + batch.segments.offsets[i], id + batch.segments.offsets[i + 1]}, batch.segments.bidirectional[i]});
   }
   model::GenerationOptions options;
+  options.beyond_longest_sequence = true;
   options.max_new_tokens = new_tokens;
   std::vector<at::Tensor> steps;
   const auto results = model::generate(

@@ -102,6 +102,7 @@ class RecordedTexts {
     const auto name = prompt.at("name").get<std::string>();
     const ordered_json& expected = prompt.at("greedy_new_ids");
     model::GenerationOptions generation;
+    generation.beyond_longest_sequence = true;
     generation.max_new_tokens = static_cast<std::int64_t>(expected.size());
     std::vector<at::Tensor> steps;
     const auto answers = model::generate(

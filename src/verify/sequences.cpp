@@ -147,6 +147,7 @@ class Sequences {
     const at::Tensor ids = golden_.peek(sequence_name(0)).narrow(0, 0, contexts_.front()).contiguous();
     const auto* first = ids.const_data_ptr<std::int64_t>();
     model::GenerationOptions generation;
+    generation.beyond_longest_sequence = true;
     generation.max_new_tokens = static_cast<std::int64_t>(expected.size());
     std::vector<at::Tensor> steps;
     const auto answers =

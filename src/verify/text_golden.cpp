@@ -1,5 +1,7 @@
 // tokenizer_golden.json: texts with their ids, and conversations as a chat template writes them.
 
+#include <algorithm>
+
 #include "golden.h"
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
@@ -12,6 +14,13 @@ using Json = nlohmann::ordered_json;
 using model::TokenIds;
 
 constexpr const char* kFile = "tokenizer_golden.json";
+
+/// Whether a message's own text writes a token, which is one for a template's text and text for a prompt.
+bool holds_added_tokens(const std::vector<model::ChatMessage>& messages, const model::Tokenizer& tokenizer) {
+  return std::any_of(messages.begin(), messages.end(), [&](const model::ChatMessage& message) {
+    return tokenizer.encode(message.content) != tokenizer.encode_plain(message.content);
+  });
+}
 
 }  // namespace
 
@@ -62,8 +71,17 @@ void compare_chats(const std::string& where, const model::Tokenizer& tokenizer, 
     }
     if (asks && is_plain && at + 1 == messages.size() && messages[at].role == "user") {
       conversation.question = messages[at].content;
-      compare_json(report, name + ": the prompt of this conversation", one.at("ids"),
-                   tokenizer.chat_prompt(conversation).ids);
+      const std::string of_prompt = name + ": the prompt of this conversation";
+      try {
+        const TokenIds prompt = tokenizer.chat_prompt(conversation).ids;
+        if (holds_added_tokens(messages, tokenizer)) {
+          report.skipped.push_back(of_prompt + ": what its messages write as tokens is text in a prompt");
+        } else {
+          compare_json(report, of_prompt, one.at("ids"), prompt);
+        }
+      } catch (const Error& error) {  // of a part that the template leaves out, which chat_ids() does too
+        report.skipped.push_back(of_prompt + ": " + error.what());
+      }
     }
   }
 }

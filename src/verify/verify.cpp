@@ -167,7 +167,11 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
   MOELORA_CHECK(fs::is_directory(folder), "no folder at ", folder.string());
   MOELORA_CHECK(std::isfinite(options.tolerance_factor) && options.tolerance_factor > 0.0,
                 "the tolerance factor must be a finite number above 0, found ", options.tolerance_factor);
+  const bool is_adapter = fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors");
   VerifyReport report;
+  if (!options.base.empty() && !is_adapter && !is_golden_prefix(folder) && !holds_recorded_texts(folder)) {
+    report.skipped.push_back("--base " + options.base.string() + ": these are no outputs of a base in another folder");
+  }
   bool found = false;
   const auto part = [&](const std::string& name, const std::function<void()>& check) {
     found = true;
@@ -193,7 +197,7 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
     if (holds_recorded_texts(folder)) {
       part("recorded texts", [&] { verify_recorded_texts(folder, options, report); });
     }
-    if (fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors")) {
+    if (is_adapter) {
       const ForeignFormat format = detect_foreign(folder);
       const fs::path base = find_base(folder, options);
       part("adapter", [&] {

@@ -123,6 +123,11 @@ TEST(Generate, EndsAtTheModelsLength) {
   const auto results = generate(*model, {prompts()[0]}, options);
   EXPECT_EQ(results[0].ids.size() + prompts()[0].ids.size(), 64u);
   EXPECT_FALSE(results[0].finished);
+  options.max_new_tokens = 80;
+  options.beyond_longest_sequence = true;
+  const auto longer = generate(*model, {prompts()[0]}, options);
+  ASSERT_EQ(longer[0].ids.size(), 80u);
+  EXPECT_TRUE(std::equal(results[0].ids.begin(), results[0].ids.end(), longer[0].ids.begin()));
 }
 
 TEST(Generate, TheContextIsMadeOnceAndFollowsTheSequencesThatAreLeft) {

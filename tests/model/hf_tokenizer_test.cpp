@@ -229,6 +229,21 @@ TEST_F(HfTokenizerTest, GenerationConfigSaysWhatEndsAnAnswer) {
   EXPECT_NE(error().find("<nowhere>"), std::string::npos);
 }
 
+TEST_F(HfTokenizerTest, TokensThatTheConfigurationNamesAreSpecial) {
+  Json& added = json_["added_tokens"];
+  added.erase(std::find_if(added.begin(), added.end(), [](const Json& one) { return one["content"] == "</s>"; }));
+  for (Json& one : added) one["special"] = false;
+  const HfTokenizer tokenizer = load();
+  EXPECT_EQ(tokenizer.encode("a</s>").back(), 2) << "of the vocabulary alone";
+  EXPECT_EQ(tokenizer.decode({2}), "");
+  EXPECT_EQ(tokenizer.decode({1}), "") << "bos_token";
+  EXPECT_EQ(tokenizer.decode({0}), "<unk>") << "no role";
+  config_["added_tokens_decoder"] = {{"0", {{"content", "<unk>"}, {"special", true}}}};
+  EXPECT_EQ(load().decode({0}), "");
+  config_ = {{"eos_token", "</s>"}, {"additional_special_tokens", {"<unk>"}}};
+  EXPECT_EQ(load().decode({0}), "");
+}
+
 TEST_F(HfTokenizerTest, ABaseWithoutATemplateIsAskedOnlyByChoice) {
   const HfTokenizer undecided = load();
   EXPECT_THROW(undecided.has_chat_template(), Error);

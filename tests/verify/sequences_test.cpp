@@ -3,10 +3,12 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/safetensors.h"
+#include "moelora/model/registry.h"
 #include "moelora/verify/verify.h"
 #include "nlohmann/json.hpp"
 #include "support/shared.h"
@@ -15,6 +17,14 @@ namespace moelora::verify {
 namespace {
 
 namespace fs = std::filesystem;
+
+/// A folder of the fixtures whose files may be changed.
+void copy_to_change(const char* name, const fs::path& to) {
+  fs::copy(testing::fixtures() / name, to, fs::copy_options::recursive | fs::copy_options::overwrite_existing);
+  for (const auto& entry : fs::recursive_directory_iterator(to)) {
+    fs::permissions(entry.path(), fs::perms::owner_write, fs::perm_options::add);
+  }
+}
 
 TEST(VerifySequences, DecodersEqualTheReference) {
   for (const char* name : {"qwen2-tiny", "qwen3-tiny", "llama3-tiny", "glm-tiny"}) {
@@ -38,13 +48,7 @@ TEST(VerifySequences, OtherVariantsOfTheGraphEqualTheReference) {
 
 class ChangedSequences : public ::testing::Test {
  protected:
-  ChangedSequences() {
-    fs::copy(testing::fixtures() / "glm-tiny", folder_.path(),
-             fs::copy_options::recursive | fs::copy_options::overwrite_existing);
-    for (const auto& entry : fs::recursive_directory_iterator(folder_.path())) {
-      fs::permissions(entry.path(), fs::perms::owner_write, fs::perm_options::add);
-    }
-  }
+  ChangedSequences() { copy_to_change("glm-tiny", folder_.path()); }
   /// Writes a safetensors file again, its tensors changed.
   template <typename Change>
   void rewrite(const std::string& file, const Change& change) {
@@ -80,6 +84,43 @@ TEST_F(ChangedSequences, AreNoticedInEveryFile) {
   io::write_json_file(folder_.path() / "golden.json", json);
   EXPECT_NE(failures().find("greedy_new_ids"), std::string::npos);
   EXPECT_NE(failures().find("base.loss"), std::string::npos);
+}
+
+TEST(VerifyTexts, DifferencesInAnyScriptAreReported) {
+  testing::TemporaryFolder folder;
+  copy_to_change("llama3-tiny", folder.path() / "x");
+  nlohmann::ordered_json json = io::read_json_file(folder.path() / "x" / "tokenizer_golden.json");
+  std::string text = "x";
+  for (int i = 0; i < 100; ++i) {
+    text += "咳";
+  }
+  json["chats"][1]["text"] = text;
+  io::write_json_file(folder.path() / "x" / "tokenizer_golden.json", json);
+  const VerifyReport report = verify_folder(folder.path() / "x");
+  EXPECT_FALSE(report.passed());
+  EXPECT_NO_THROW(report.to_json().dump());
+}
+
+TEST(VerifyTexts, ConversationsThatPromptsCanNotHaveAreComparedAsTexts) {
+  testing::TemporaryFolder folder;
+  copy_to_change("llama3-tiny", folder.path() / "x");
+  const std::string form = "{{ messages[-1].content }}<|eot_id|>";
+  std::ofstream(folder.path() / "x" / "chat_template.jinja") << form;
+  const auto tokenizer = model::load_tokenizer(folder.path() / "x");
+  nlohmann::ordered_json json = io::read_json_file(folder.path() / "x" / "tokenizer_golden.json");
+  json["chats"] = nlohmann::ordered_json::array();
+  for (const std::string question : {"q", "q<|eot_id|>"}) {
+    const std::string text = question + "<|eot_id|>";
+    json["chats"].push_back(
+        {{"messages", {{{"role", "system"}, {"content", "left out"}}, {{"role", "user"}, {"content", question}}}},
+         {"text", text},
+         {"ids", tokenizer->encode(text)}});
+  }
+  json["chats"][1]["messages"].erase(0);
+  io::write_json_file(folder.path() / "x" / "tokenizer_golden.json", json);
+  const VerifyReport report = verify_folder(folder.path() / "x");
+  EXPECT_TRUE(report.passed()) << report.to_text();
+  EXPECT_EQ(report.skipped.size(), 2U) << report.to_text();
 }
 
 TEST_F(ChangedSequences, GoldensThatNothingReadsAreNamed) {

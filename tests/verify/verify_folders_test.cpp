@@ -47,6 +47,14 @@ TEST(Verify, TheBaseIsTheOneSiblingThatFits) {
   EXPECT_THROW(verify_folder(folder.path() / "lora-tiny"), Error) << "two that fit: it must be named";
 }
 
+TEST(Verify, ABaseBesideAModelsOwnGoldensIsSaidToBeOfNoUse) {
+  VerifyOptions options;
+  options.base = testing::fixtures() / "qwen2-tiny";
+  const VerifyReport report = verify_folder(testing::fixtures() / "llama3-tiny", options);
+  EXPECT_TRUE(report.passed()) << report.to_text();
+  EXPECT_NE(report.to_text().find("skipped  --base " + options.base.string()), std::string::npos) << report.to_text();
+}
+
 TEST(Verify, AFolderWithNothingToCompareIsAnError) {
   testing::TemporaryFolder empty;
   EXPECT_THROW(verify_folder(empty.path()), Error);

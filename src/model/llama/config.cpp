@@ -240,10 +240,12 @@ std::int64_t LlamaConfig::rotary_dim() const {
 }
 
 std::int64_t LlamaConfig::longest_sequence() const {
-  if (rope.type != LlamaRope::Type::dynamic) {
-    return max_position_embeddings;
+  double stretched = static_cast<double>(max_position_embeddings);
+  if (rope.type == LlamaRope::Type::dynamic) {
+    stretched *= rope.factor;
+  } else if (rope.type == LlamaRope::Type::yarn) {
+    stretched = std::max(stretched, static_cast<double>(rope.original_max_position_embeddings) * rope.factor);
   }
-  const double stretched = static_cast<double>(max_position_embeddings) * rope.factor;
   return stretched < static_cast<double>(kLargest) ? static_cast<std::int64_t>(stretched) : kLargest;
 }
 

@@ -50,7 +50,6 @@ AddedTokens::AddedTokens(const Json& list, const std::string& where, const Norma
     return;
   }
   MOELORA_CHECK(list.is_array() && list.size() <= kMost, where, ": expected an array of at most ", kMost, " tokens");
-  tokens_.reserve(list.size());  // pointers to them are kept
   for (std::size_t i = 0; i < list.size(); ++i) {
     JsonPart part(list[i], where + "[" + std::to_string(i) + "]");
     AddedToken token;
@@ -68,15 +67,31 @@ AddedTokens::AddedTokens(const Json& list, const std::string& where, const Norma
     MOELORA_CHECK(!by_id_.contains(token.id) && !by_content_.contains(token.content), part.where(), ": ",
                   io::shortened(token.content, 60), " with id ", token.id,
                   " repeats the id or the content of an earlier token");
-    const AddedToken& kept = tokens_.emplace_back(std::move(token));
-    by_id_[kept.id] = &kept;
-    by_content_[kept.content] = &kept;
-    const std::string looked_for =
-        kept.match_normalized && normalizer != nullptr ? normalizer->apply(kept.content) : kept.content;
-    if (!looked_for.empty()) {
-      trees_[kept.match_normalized ? 1 : 0].add(looked_for, kept);
-    }
+    add(std::move(token), normalizer);
   }
+}
+
+void AddedTokens::add(AddedToken token, const Normalizer* normalizer) {
+  AddedToken& kept = tokens_.emplace_back(std::move(token));
+  by_id_[kept.id] = &kept;
+  by_content_[kept.content] = &kept;
+  const std::string looked_for =
+      kept.match_normalized && normalizer != nullptr ? normalizer->apply(kept.content) : kept.content;
+  if (!looked_for.empty()) {
+    trees_[kept.match_normalized ? 1 : 0].add(looked_for, kept);
+  }
+}
+
+void AddedTokens::make_special(const std::string& content, std::int64_t id) {
+  if (const auto found = by_content_.find(content); found != by_content_.end()) {
+    found->second->special = true;
+    return;
+  }
+  AddedToken token;
+  token.id = id;
+  token.content = content;
+  token.special = true;
+  add(std::move(token), nullptr);
 }
 
 const AddedToken* AddedTokens::find(std::int64_t id) const {

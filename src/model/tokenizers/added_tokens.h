@@ -2,6 +2,7 @@
 // The part "added_tokens" of tokenizer.json: tokens that are found in a text before it is cut into words.
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <string>
 #include <string_view>
@@ -33,9 +34,11 @@ class AddedTokens {
  public:
   AddedTokens(const Json& list, const std::string& where, const Normalizer* normalizer);
 
-  const std::vector<AddedToken>& all() const { return tokens_; }
+  const std::deque<AddedToken>& all() const { return tokens_; }
   const AddedToken* find(std::int64_t id) const;
   const AddedToken* find(std::string_view content) const;
+  /// A token that is left out of decoded texts from now on: one of these, or a new one with that id.
+  void make_special(const std::string& content, std::int64_t id);
   /// The stretches of a text, by the tokens that are looked for before normalising (or after it).
   std::vector<Stretch> cut(std::string_view text, bool after_normalizing) const;
   /// The special token that is written at `at`, the longest; nullptr: none.
@@ -54,9 +57,11 @@ class AddedTokens {
     void add(std::string_view content, const AddedToken& token);
     const AddedToken* longest(std::string_view text, std::size_t at, std::size_t& length) const;
   };
-  std::vector<AddedToken> tokens_;
-  std::map<std::int64_t, const AddedToken*> by_id_;
-  std::map<std::string, const AddedToken*, std::less<>> by_content_;
+  void add(AddedToken token, const Normalizer* normalizer);
+
+  std::deque<AddedToken> tokens_;  // which stay where they are
+  std::map<std::int64_t, AddedToken*> by_id_;
+  std::map<std::string, AddedToken*, std::less<>> by_content_;
   Tree trees_[2];  ///< before normalising, after it
 };
 

@@ -57,8 +57,10 @@ TokenIds ids_under(const ordered_json& config, const std::string& key, const std
   return ids;
 }
 
-/// Tokens that the library transformers would add to the tokenizer: there must be none.
-void check_added(const ordered_json& config, const std::string& file, const IdOf& id_of) {
+/// Tokens that the library transformers would add to the tokenizer: there must be none. Returns those of them that are
+/// special.
+std::vector<std::string> check_added(const ordered_json& config, const std::string& file, const IdOf& id_of) {
+  std::vector<std::string> special;
   const auto check = [&](const ordered_json& token, std::int64_t id) {
     const auto content = content_of(token);
     const std::int64_t found = content ? id_of(*content) : -1;
@@ -66,6 +68,9 @@ void check_added(const ordered_json& config, const std::string& file, const IdOf
                   io::shortened(token.dump(-1, ' ', false, ordered_json::error_handler_t::replace), 80),
                   id < 0 ? std::string() : " with id " + std::to_string(id), ", which it has not",
                   "; save the tokenizer again with its added tokens");
+    if (id < 0 || (token.is_object() && token.value("special", ordered_json()) == true)) {
+      special.push_back(*content);
+    }
   };
   if (const auto added = config.find("added_tokens_decoder"); added != config.end() && added->is_object()) {
     for (const auto& [id, token] : added->items()) {
@@ -81,6 +86,7 @@ void check_added(const ordered_json& config, const std::string& file, const IdOf
       }
     }
   }
+  return special;
 }
 
 std::optional<std::string> template_of(const fs::path& folder, const ordered_json& config, const std::string& file) {
@@ -113,8 +119,8 @@ TokenRoles read_token_roles(const fs::path& folder, const ordered_json& config, 
   const ordered_json map = read_if_present(folder / "special_tokens_map.json");
   const ordered_json generation = read_if_present(folder / "generation_config.json");
   const ordered_json model = read_if_present(folder / "config.json");
-  check_added(config, file, id_of);
   TokenRoles roles;
+  roles.special = check_added(config, file, id_of);
   for (const char* name : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
     const bool in_config = config.contains(name) && !config.at(name).is_null();
     const ordered_json& source = in_config ? config : map;
@@ -128,6 +134,7 @@ TokenRoles read_token_roles(const fs::path& folder, const ordered_json& config, 
                   io::shortened(source.at(name).dump(-1, ' ', false, ordered_json::error_handler_t::replace), 80));
     if (!content->empty()) {
       roles.names[name] = *content;
+      roles.special.push_back(*content);
     }
   }
   // transformers takes the ids of generation_config.json where there is one, else those of config.json.

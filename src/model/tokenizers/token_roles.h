@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "moelora/model/prompt.h"
 
@@ -21,6 +22,8 @@ struct TokenRoles {
   /// What tokenizer_config.json says of the tokens around a text; nothing: the post-processor decides.
   std::optional<bool> add_bos, add_eos;
   std::map<std::string, std::string> names;  ///< bos_token, eos_token, …: their contents, for chat templates.
+  /// Contents of all that the files call special, whatever tokenizer.json says of them, as transformers takes them.
+  std::vector<std::string> special;
   std::optional<std::string> chat_template;  ///< Of chat_template.jinja, else of tokenizer_config.json.
 };
 

@@ -92,6 +92,10 @@ TEST(LlamaConfig, ReadsRotaryPositionsInBothSpellings) {
       with("qwen2", {{"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 32}}}});
   EXPECT_EQ(yarn.rope.original_max_position_embeddings, 32);
   EXPECT_EQ(yarn.longest_sequence(), 128);
+  EXPECT_EQ(with("qwen2", {{"max_position_embeddings", 32}, {"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}}}})
+                .longest_sequence(),
+            128)
+      << "a length that yarn stretches";
 }
 
 TEST(LlamaConfig, WritesWhatItReads) {

@@ -64,7 +64,7 @@ struct LlamaConfig {
 
   /// Columns of a head that turn: an odd share is rounded up.
   std::int64_t rotary_dim() const;
-  /// max_position_embeddings, or `factor` times as many where rotary positions stretch with the sequence.
+  /// max_position_embeddings, or `factor` times those of training where rotary positions stretch (dynamic, yarn).
   std::int64_t longest_sequence() const;
   ModelShape shape() const {
     return {num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim,
