@@ -98,6 +98,7 @@ void check_options(const ExportOptions& options) {
   if (is_gguf_file(options.output) && format == kGgufLora) {
     MOELORA_CHECK(!std::filesystem::exists(options.output), options.output.string(), " is there already; name a new ",
                   "file");
+    require_outside_adapters(options.output);
   } else {
     require_empty(options.output);
   }

@@ -16,6 +16,7 @@
 #include "cli/session.h"
 #include "cli/standalone_adapter.h"
 #include "cli/verbs.h"
+#include "moelora/adapter/adapter.h"
 #include "moelora/adapter/adapter_file.h"
 #include "moelora/adapter/foreign.h"
 #include "moelora/adapter/parameter_count.h"
@@ -73,13 +74,10 @@ std::int64_t parameter_count(const model::ModelConfig& config) {
 std::vector<std::string> usual_targets(const model::ModelConfig& config, const std::vector<std::string>& of_paper) {
   const auto model = config.make(model::weightless_tensors());
   std::vector<std::string> kinds;
-  for (const auto& module : model->named_modules("", /*include_self=*/false)) {
-    const auto linear = std::dynamic_pointer_cast<nn::LinearImpl>(module.value());
-    if (linear && linear->refusal().empty()) {
-      const std::string kind = module.key().substr(module.key().rfind('.') + 1);
-      if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
-        kinds.push_back(kind);
-      }
+  for (const std::string& linear : adaptable_linears(*model)) {
+    const std::string kind = linear.substr(linear.rfind('.') + 1);
+    if (std::find(kinds.begin(), kinds.end(), kind) == kinds.end()) {
+      kinds.push_back(kind);
     }
   }
   const bool has_paper = std::all_of(of_paper.begin(), of_paper.end(), [&](const std::string& target) {

@@ -9,6 +9,7 @@
 #include "moelora/io/error.h"
 #include "moelora/io/json_file.h"
 #include "moelora/io/readable.h"
+#include "moelora/log/log.h"
 #include "moelora/nn/device.h"
 #include "moelora/train/plan.h"
 
@@ -141,6 +142,8 @@ ShapeOfModel model_shape(const train::ModelSection& section) {
   }
   for (const auto& family : model::families()) {
     if (auto config = family->default_config()) {
+      log::warning("no config.json in " + section.path + ": the shape of " + family->title().name +
+                   " stands in for it; make or download the base first, or set model.path");
       return {std::move(config), family->title().name + " (no model in " + section.path + ")"};
     }
   }

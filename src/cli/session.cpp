@@ -144,7 +144,14 @@ void save_model(const Session& session, const std::filesystem::path& folder, con
   }
 }
 
+void require_outside_adapters(const std::filesystem::path& output) {
+  const std::filesystem::path parent = std::filesystem::absolute(output).lexically_normal().parent_path();
+  MOELORA_CHECK(!is_adapter_folder(parent), output.string(), ": ", parent.string(),
+                " is an adapter's folder, which holds its own files alone; choose another --output");
+}
+
 void require_empty(const std::filesystem::path& folder) {
+  require_outside_adapters(folder);
   MOELORA_CHECK(io::is_empty_folder(folder), folder.string(),
                 ": exists and is not an empty folder; choose another --output");
 }

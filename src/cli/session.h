@@ -60,6 +60,8 @@ at::ScalarType parse_dtype(const std::string& text);  ///< float32, float16, bfl
 
 /// Error if `folder` exists and holds anything.
 void require_empty(const std::filesystem::path& folder);
+/// Error if an adapter's folder would hold it: a run that writes its adapter there again would find a stranger's file.
+void require_outside_adapters(const std::filesystem::path& output);
 
 using io::with_commas;
 

@@ -79,6 +79,11 @@ TEST_F(ExportCli, WhatCanNotBeExportedSoIsRefusedAndNothingIsWritten) {
   refused("--format gguf", "expected peft, gguf-lora or moelora-peft, found 'gguf'");
   refused("--format gguf-lora --task task1", "needs --model");
   refused("--format gguf-lora --task task1 --base-name x", "--base-name goes with the other formats", true);
+  output_ = adapter_ / "peft";
+  refused("--task task1", "is an adapter's folder, which holds its own files alone");
+  output_ = adapter_ / "task1.gguf";
+  refused("--format gguf-lora --task task1", "is an adapter's folder", true);
+  output_ = folder_.path() / "out";
   refused("--format gguf-lora --task task1", "llama.cpp has no architecture that computes", true);
 }
 

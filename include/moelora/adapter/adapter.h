@@ -109,6 +109,9 @@ class AdapterImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Adapter);
 
+/// Names of the linears of `base` that take an adapter, in the order of the module tree.
+std::vector<std::string> adaptable_linears(torch::nn::Module& base);
+
 /// Attaches a new adapter to every nn::Linear of `base` that a target pattern matches, freezes the base's parameters
 /// and enables the adapter. Error: a pattern that matches nothing, only modules that accept no delta, or (also) a
 /// linear that refuses them, as the head of a model does whose logits are computed without context; a taken name; a

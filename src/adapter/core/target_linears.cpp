@@ -4,6 +4,7 @@
 #include <regex>
 
 #include "adapter/core/target_pattern.h"
+#include "moelora/adapter/adapter.h"
 #include "moelora/io/error.h"
 #include "moelora/io/saved_names.h"
 

@@ -18,9 +18,6 @@ using NamedLinear = std::pair<std::string, std::shared_ptr<nn::LinearImpl>>;
 /// be used: it matches nothing, only modules that accept no delta, or (also) a linear that refuses them.
 std::vector<NamedLinear> find_targets(torch::nn::Module& base, const std::vector<std::string>& targets);
 
-/// Names of the linears of `base` that take an adapter, in the order of the module tree.
-std::vector<std::string> adaptable_linears(torch::nn::Module& base);
-
 /// The names without repetition, numbers in them as `*` (which also is an expression that matches them), the first few,
 /// or what to do if there is none.
 std::string shown_linears(const std::vector<std::string>& linears);
