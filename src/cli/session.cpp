@@ -146,7 +146,8 @@ void save_model(const Session& session, const std::filesystem::path& folder, con
 
 void require_outside_adapters(const std::filesystem::path& output) {
   const std::filesystem::path parent = std::filesystem::absolute(output).lexically_normal().parent_path();
-  MOELORA_CHECK(!is_adapter_folder(parent), output.string(), ": ", parent.string(),
+  const bool is_adapter = is_adapter_folder(parent) && std::filesystem::exists(parent / "adapter.safetensors");
+  MOELORA_CHECK(!is_adapter, output.string(), ": ", parent.string(),
                 " is an adapter's folder, which holds its own files alone; choose another --output");
 }
 

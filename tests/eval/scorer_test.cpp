@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <functional>
 #include <nlohmann/json.hpp>
 
 #include "eval/metrics_fixture.h"
@@ -173,61 +172,6 @@ TEST(Scorer, MajorityAnswersAreTheMostFrequentTargetsOfTraining) {
   EXPECT_DOUBLE_EQ(majority_scores(train, dev).average, (0.5 + 1.0) / 2);
   const Records other{make_record("CHIP-STS", "是的"), make_record("KUAKE-QTR", "完全匹配")};
   EXPECT_TRUE(raises([&] { majority_scores(train, other); }, "found none to `KUAKE-QTR`"));
-}
-
-TEST(Scorer, PredictionsBelongToTheSameQuestions) {
-  Records truth{make_record("chat", "是的", {}, "a"), make_record("chat", "不是", {}, "b")};
-  truth[0].history = {{"问", "答"}};
-  truth[1].history = {{"别的问", "答"}};
-  for (const bool with_ids : {true, false}) {
-    for (data::Record& record : truth) {
-      record.input = "继续";
-      if (!with_ids) record.sample_id.clear();
-    }
-    const auto refuses = [&](const std::function<void(data::Record&)>& change) {
-      Records predictions = truth;
-      change(predictions[1]);
-      return raises([&] { match_predictions(truth, predictions); }, with_ids ? "under sample_id b" : "at record 2");
-    };
-    EXPECT_TRUE(refuses([](data::Record& said) { said.input = "停"; }));
-    EXPECT_TRUE(refuses([](data::Record& said) { said.history[0].first = "问"; }));
-    truth[1].system = "短";
-    EXPECT_TRUE(refuses([](data::Record& said) { said.system = "长"; }));
-    EXPECT_TRUE(with_ids || refuses([](data::Record& said) { said.task = "other"; }));
-    Records silent = truth;  // an answer by itself
-    for (data::Record& said : silent) {
-      said = make_record("", said.target, {}, said.sample_id);
-      said.input.clear();
-    }
-    EXPECT_EQ(match_predictions(truth, silent), (std::vector<std::size_t>{0, 1}));
-  }
-}
-
-TEST(Scorer, PredictionsAreMatchedBySampleIdInAnyOrder) {
-  const Records truth{make_record("CHIP-STS", "是的", {}, "a"), make_record("CHIP-STS", "不是", {}, "b"),
-                      make_record("KUAKE-IR", "相关", {}, "a")};
-  Records predictions = truth;
-  std::reverse(predictions.begin(), predictions.end());
-  EXPECT_DOUBLE_EQ(score(truth, predictions).average, 1.0);
-  predictions.front().sample_id = "c";
-  const std::string missing = scoring_error([&] { score(truth, predictions); });
-  EXPECT_NE(missing.find("a (KUAKE-IR)"), std::string::npos) << missing;
-  predictions.front().sample_id = "a";
-  predictions.push_back(make_record("CHIP-STS", "是的", {}, "unexpected"));
-  const std::string unexpected = scoring_error([&] { score(truth, predictions); });
-  EXPECT_NE(unexpected.find("unexpected (CHIP-STS)"), std::string::npos) << unexpected;
-}
-
-TEST(Scorer, PredictionsWithoutUniqueIdsMustKeepTheOrder) {
-  const Records truth{make_record("CHIP-STS", "是的"), make_record("KUAKE-IR", "相关")};
-  const std::string fewer = scoring_error([&] { score(truth, {truth[0]}); });
-  EXPECT_NE(fewer.find("2 records"), std::string::npos) << fewer;
-  const std::string swapped = scoring_error([&] { score(truth, {truth[1], truth[0]}); });
-  EXPECT_NE(swapped.find("record 1"), std::string::npos) << swapped;
-  Records other = truth;
-  other[1].input = "别的";
-  EXPECT_NE(scoring_error([&] { score(truth, other); }).find("record 2"), std::string::npos);
-  EXPECT_NE(scoring_error([&] { score({}, {}); }), "");
 }
 
 TEST(Scorer, NamesAreKnownAndOthersAreErrors) {
