@@ -148,7 +148,7 @@ void inspect_records(const std::filesystem::path& path, const RecordInspection& 
     print_line("left out", problem);
   }
   for (const std::string& warning : file.warnings) {
-    print_line("not found", warning);
+    print_line("warning", warning);
   }
   print_choices(records);
   show_records(records, inspection);

@@ -96,8 +96,9 @@ void warn_of_generation_settings(const std::filesystem::path& model) {
                           "sequence_bias", "min_new_tokens", "min_length", "num_beams"}) {
     const auto found = json.find(key);
     const bool is_one = std::string_view(key).ends_with("penalty") || std::string_view(key) == "num_beams";
+    const bool is_token = std::string_view(key).starts_with("forced");
     if (found != json.end() && !found->is_null() && !(found->is_structured() && found->empty()) &&
-        *found != (is_one ? 1 : 0)) {
+        (is_token || *found != (is_one ? 1 : 0))) {
       settings += (settings.empty() ? "" : ", ") + std::string(key) + " " + io::shortened(found->dump(), 40);
     }
   }

@@ -145,7 +145,11 @@ void save_model(const Session& session, const std::filesystem::path& folder, con
 }
 
 void require_outside_adapters(const std::filesystem::path& output) {
-  const std::filesystem::path parent = std::filesystem::absolute(output).lexically_normal().parent_path();
+  std::filesystem::path path = std::filesystem::absolute(output).lexically_normal();
+  if (!path.has_filename()) {
+    path = path.parent_path();  // a slash at the end
+  }
+  const std::filesystem::path parent = path.parent_path();
   const bool is_adapter = is_adapter_folder(parent) && std::filesystem::exists(parent / "adapter.safetensors");
   MOELORA_CHECK(!is_adapter, output.string(), ": ", parent.string(),
                 " is an adapter's folder, which holds its own files alone; choose another --output");

@@ -80,13 +80,17 @@ class NamedFields {
     }
     for (const TaskSource& source : map.task) {
       if (map.is_own("task") && map.task.size() > 1 && source.kind == TaskSource::Kind::field) {
-        optional_missing_.emplace_back("task", source.text);
+        task_missing_.emplace_back("task", source.text);
       }
     }
   }
   void see(const RecordFields& fields) {
     for (auto* missing : {&missing_, &optional_missing_}) {
       std::erase_if(*missing, [&](const auto& one) { return fields.find(one.second).has_value(); });
+    }
+    if (std::any_of(task_missing_.begin(), task_missing_.end(),
+                    [&](const Named& one) { return fields.find(one.second).has_value(); })) {
+      task_missing_.clear();  // one source of several is enough
     }
   }
   void check(const std::filesystem::path& path) const {
@@ -95,8 +99,10 @@ class NamedFields {
   }
   std::vector<std::string> warnings() const {
     std::vector<std::string> all;
-    for (const Named& one : optional_missing_) {
-      all.push_back(said_of(one));
+    for (const auto* missing : {&optional_missing_, &task_missing_}) {
+      for (const Named& one : *missing) {
+        all.push_back(said_of(one));
+      }
     }
     return all;
   }
@@ -109,6 +115,7 @@ class NamedFields {
 
   std::vector<Named> missing_;
   std::vector<Named> optional_missing_;
+  std::vector<Named> task_missing_;
 };
 
 /// Throws JsonFault.

@@ -39,6 +39,10 @@ std::string records_missing_in(const SampleIndex& index, const std::vector<data:
   return count > kMostNamed ? named + " and " + std::to_string(count - kMostNamed) + " more" : named;
 }
 
+bool may_be_of_one_task(const data::Record& truth, const data::Record& said) {
+  return said.task.empty() || said.task == truth.task;
+}
+
 // Whether two records may ask the same; what one of them does not say is no difference.
 bool may_ask_the_same(const data::Record& a, const data::Record& b) {
   return (a.input.empty() || b.input.empty() || a.input == b.input) &&
@@ -78,7 +82,12 @@ std::vector<std::size_t> match_predictions(const std::vector<data::Record>& refe
     for (std::size_t i = 0; i < references.size(); ++i) {
       const data::Record& truth = references[i];
       matches[i] = prediction_index->at(sample_key(truth, of_task));
-      MOELORA_CHECK(may_ask_the_same(truth, predictions[matches[i]]),
+      const data::Record& said = predictions[matches[i]];
+      MOELORA_CHECK(may_be_of_one_task(truth, said),
+                    "expected predictions for the tasks of the data file, found task `", said.task,
+                    "` under sample_id ", truth.sample_id, ", which has `", truth.task,
+                    "`: score against the file that was predicted");
+      MOELORA_CHECK(may_ask_the_same(truth, said),
                     "expected predictions for the questions of the data file, found another one under sample_id ",
                     truth.sample_id, " (task `", truth.task, "`): score against the file that was predicted");
     }
@@ -90,9 +99,8 @@ std::vector<std::size_t> match_predictions(const std::vector<data::Record>& refe
   for (std::size_t i = 0; i < references.size(); ++i) {
     const data::Record& truth = references[i];
     const data::Record& said = predictions[i];
-    MOELORA_CHECK(said.task.empty() || truth.task == said.task,
-                  "expected predictions in the order of the records, found at record ", i + 1, " task `", said.task,
-                  "` where the data file has `", truth.task, "`: keep the order");
+    MOELORA_CHECK(may_be_of_one_task(truth, said), "expected predictions in the order of the records, found at record ",
+                  i + 1, " task `", said.task, "` where the data file has `", truth.task, "`: keep the order");
     MOELORA_CHECK(may_ask_the_same(truth, said),
                   "expected predictions in the order of the records, found another question at record ", i + 1,
                   " (task `", truth.task, "`): keep the order");

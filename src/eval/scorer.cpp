@@ -209,8 +209,9 @@ std::vector<data::Record> majority_predictions(const std::vector<data::Record>& 
   std::vector<data::Record> predictions = dev;
   std::set<std::string> unknown;
   for (data::Record& record : predictions) {
+    const bool is_scored = has_target(record);
     record.target = by_task[record.task].answer;
-    if (record.target.empty()) unknown.insert("`" + record.task + "`");
+    if (is_scored && record.target.empty()) unknown.insert("`" + record.task + "`");
   }
   MOELORA_CHECK(unknown.empty(),
                 "expected answers to each task in the records that majority answers are taken from, "

@@ -61,10 +61,9 @@ std::vector<Generation> generate(CausalLM& model, const std::vector<Prompt>& pro
   at::NoGradGuard guard;
   const at::Device device = model.device();
   ModelShape shape = model.shape();
-  for (const Prompt& prompt : prompts) {
-    if (options.beyond_longest_sequence) {
-      shape.max_sequence_length =
-          std::max(shape.max_sequence_length, prompt.length() + std::max<std::int64_t>(options.max_new_tokens, 1));
+  if (options.beyond_longest_sequence) {
+    for (const Prompt& prompt : prompts) {
+      shape.max_sequence_length = std::max(shape.max_sequence_length, prompt.length() + options.max_new_tokens);
     }
   }
   const auto limit = shape.max_sequence_length;

@@ -139,7 +139,7 @@ std::vector<data::Record> read_and_report(const std::vector<DataFile>& files, co
       log::info(file.path + ": " + std::to_string(one.duplicates) + " duplicates left out");
     }
     const auto with_first = static_cast<std::int64_t>(one.records.size()) - one.fallback_tasks;
-    if (one.fallback_tasks > 0 && with_first > 0) {
+    if (one.fallback_tasks > 0 && with_first > 0 && read.fields.prediction.empty()) {
       log::warning(detail::concat(file.path, ": ", with_first, " records say their task in the field \"",
                                   read.fields.task.front().text, "\", ", one.fallback_tasks,
                                   " do not and got another name; say it in all of them or in none"));

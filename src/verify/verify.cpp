@@ -170,7 +170,8 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
   const bool is_adapter = fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors");
   VerifyReport report;
   if (!options.base.empty() && !is_adapter && !is_golden_prefix(folder) && !holds_recorded_texts(folder)) {
-    report.skipped.push_back("--base " + options.base.string() + ": these are no outputs of a base in another folder");
+    report.skipped.push_back("--base " + options.base.string() +
+                             ": not used, because nothing here was recorded with a base of another folder");
   }
   bool found = false;
   const auto part = [&](const std::string& name, const std::function<void()>& check) {

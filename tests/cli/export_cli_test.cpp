@@ -81,6 +81,8 @@ TEST_F(ExportCli, WhatCanNotBeExportedSoIsRefusedAndNothingIsWritten) {
   refused("--format gguf-lora --task task1 --base-name x", "--base-name goes with the other formats", true);
   output_ = adapter_ / "peft";
   refused("--task task1", "is an adapter's folder, which holds its own files alone");
+  output_ = adapter_ / "peft" / "";
+  refused("--task task1", "is an adapter's folder");
   output_ = adapter_ / "task1.gguf";
   refused("--format gguf-lora --task task1", "is an adapter's folder", true);
   output_ = folder_.path() / "out";

@@ -189,6 +189,7 @@ TEST_F(MappedRecords, AnOptionalFieldThatNoRecordHasIsToldOf) {
             std::vector<std::string>{R"(no record has the field "contxt" that "prompt" of the fields names)"});
   EXPECT_EQ(warnings("{q}", R"(["topik", {"file_name": true}])"),
             std::vector<std::string>{R"(no record has the field "topik" that "task" of the fields names)"});
+  EXPECT_EQ(warnings("{q}", R"(["topik", "topic"])"), std::vector<std::string>{}) << "one source is enough";
   EXPECT_EQ(read(R"({"instruction": "q", "output": "a"})", R"("alpaca")").warnings, std::vector<std::string>{})
       << "what a preset calls optional may be missing";
 }

@@ -50,6 +50,8 @@ TEST(Matching, PredictionsBelongToTheSameQuestions) {
       said.input.clear();
     }
     EXPECT_EQ(match_predictions(truth, silent), (std::vector<std::size_t>{0, 1}));
+    silent[1].task = "other";  // one says its task, the other does not
+    EXPECT_TRUE(raises([&] { match_predictions(truth, silent); }, "task `other`"));
   }
 }
 

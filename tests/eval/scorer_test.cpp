@@ -172,6 +172,8 @@ TEST(Scorer, MajorityAnswersAreTheMostFrequentTargetsOfTraining) {
   EXPECT_DOUBLE_EQ(majority_scores(train, dev).average, (0.5 + 1.0) / 2);
   const Records other{make_record("CHIP-STS", "是的"), make_record("KUAKE-QTR", "完全匹配")};
   EXPECT_TRUE(raises([&] { majority_scores(train, other); }, "found none to `KUAKE-QTR`"));
+  const Records unscored{make_record("CHIP-STS", "是的"), make_record("KUAKE-QTR", "")};
+  EXPECT_DOUBLE_EQ(majority_scores(train, unscored).average, 1.0);
 }
 
 TEST(Scorer, NamesAreKnownAndOthersAreErrors) {

@@ -90,7 +90,7 @@ TEST(VerifyTexts, DifferencesInAnyScriptAreReported) {
   testing::TemporaryFolder folder;
   copy_to_change("llama3-tiny", folder.path() / "x");
   nlohmann::ordered_json json = io::read_json_file(folder.path() / "x" / "tokenizer_golden.json");
-  std::string text = "x";
+  std::string text;
   for (int i = 0; i < 100; ++i) {
     text += "咳";
   }
@@ -120,7 +120,13 @@ TEST(VerifyTexts, ConversationsThatPromptsCanNotHaveAreComparedAsTexts) {
   io::write_json_file(folder.path() / "x" / "tokenizer_golden.json", json);
   const VerifyReport report = verify_folder(folder.path() / "x");
   EXPECT_TRUE(report.passed()) << report.to_text();
-  EXPECT_EQ(report.skipped.size(), 2U) << report.to_text();
+  EXPECT_NE(
+      report.to_text().find("chats[0]: the prompt of this conversation: the template leaves out what system says"),
+      std::string::npos)
+      << report.to_text();
+  EXPECT_NE(report.to_text().find("chats[1]: the prompt of this conversation: a token that user writes is text"),
+            std::string::npos)
+      << report.to_text();
 }
 
 TEST_F(ChangedSequences, GoldensThatNothingReadsAreNamed) {

@@ -101,7 +101,7 @@ Scores score(const std::vector<data::Record>& references, const std::vector<data
              const Scorer& scorer = {}, const Segmenter& segmenter = default_segmenter());
 
 /// dev with each target replaced by its task's most frequent target in train (the first of several). Records of train
-/// without a target don't count. Error: none has one, or none of a task of dev.
+/// without a target don't count. Error: none has one, or none of a task that dev has targets of.
 std::vector<data::Record> majority_predictions(const std::vector<data::Record>& train,
                                                const std::vector<data::Record>& dev);
 Scores majority_scores(const std::vector<data::Record>& train, const std::vector<data::Record>& dev,

@@ -19,7 +19,7 @@ struct GenerationOptions {
   std::uint64_t seed = 0;             ///< Each sequence draws from its own stream (seed, number): no other matters.
   /// The numbers of the prompts' streams; empty: prompt i has number i.
   std::vector<std::uint64_t> streams;
-  /// Go on where a sequence has the model's longest length, as transformers does (recorded outputs are compared so).
+  /// Continue past the model's longest sequence, as transformers does; for comparing with its outputs.
   bool beyond_longest_sequence = false;
   TokenIds end_ids;  ///< Tokens that end an answer (Tokenizer::end_ids); empty: it goes on to max_new_tokens.
 };

@@ -36,8 +36,8 @@ std::string title_of(const std::vector<DataFile>& files);
 
 /// The records of all files, one file after another, each by its own fields or those of `options`, with their weights;
 /// where there are several, records name their file, and duplicates are left out across them, too. Logs what was left
-/// out, and which task names may be one task in several spellings. `left_out` takes the problems of records that were
-/// left out. Errors as data::read_records.
+/// out, and which task names may be one task in several spellings. The problems of records that
+/// were left out are added to `left_out`, if it is given. Errors as data::read_records.
 std::vector<data::Record> read_and_report(const std::vector<DataFile>& files, const data::ReadOptions& options,
                                           std::vector<std::string>* left_out = nullptr);
 

@@ -19,7 +19,7 @@ struct RunData {
 };
 
 /// Reads a file of records and logs what was left out, and which task names may be one task in several spellings.
-/// `left_out`: takes the problems of the records that were.
+/// The problems of records that were left out are added to `left_out`, if it is given.
 std::vector<data::Record> read_and_report(const std::filesystem::path& path, const data::ReadOptions& options = {},
                                           std::vector<std::string>* left_out = nullptr);
 

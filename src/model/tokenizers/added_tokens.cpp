@@ -82,16 +82,17 @@ void AddedTokens::add(AddedToken token, const Normalizer* normalizer) {
   }
 }
 
-void AddedTokens::make_special(const std::string& content, std::int64_t id) {
+bool AddedTokens::make_special(const std::string& content, std::int64_t id) {
   if (const auto found = by_content_.find(content); found != by_content_.end()) {
     found->second->special = true;
-    return;
+    return false;
   }
   AddedToken token;
   token.id = id;
   token.content = content;
   token.special = true;
   add(std::move(token), nullptr);
+  return true;
 }
 
 const AddedToken* AddedTokens::find(std::int64_t id) const {

@@ -37,8 +37,9 @@ class AddedTokens {
   const std::deque<AddedToken>& all() const { return tokens_; }
   const AddedToken* find(std::int64_t id) const;
   const AddedToken* find(std::string_view content) const;
-  /// A token that is left out of decoded texts from now on: one of these, or a new one with that id.
-  void make_special(const std::string& content, std::int64_t id);
+  /// A token that is left out of decoded texts from now on: one of these, or a new one with that id. Returns whether it
+  /// is new, so that texts are encoded otherwise.
+  bool make_special(const std::string& content, std::int64_t id);
   /// The stretches of a text, by the tokens that are looked for before normalising (or after it).
   std::vector<Stretch> cut(std::string_view text, bool after_normalizing) const;
   /// The special token that is written at `at`, the longest; nullptr: none.

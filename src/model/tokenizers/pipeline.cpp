@@ -75,6 +75,12 @@ std::int64_t Pipeline::id_of(const std::string& content) const {
   return token != nullptr ? token->id : bpe_->id_of(content);
 }
 
+void Pipeline::make_special(const std::string& content) {
+  if (added_->make_special(content, id_of(content))) {
+    fingerprint_ = io::Sha256().update(fingerprint_ + "\nspecial: " + content).hex();
+  }
+}
+
 const std::string& Pipeline::content_of(std::int64_t id) const {
   static const std::string none;
   MOELORA_CHECK(id >= 0, "expected token ids of at least 0, found ", id);

@@ -31,7 +31,7 @@ class Pipeline {
   std::int64_t size() const { return size_; }  ///< Pieces and added tokens.
   const AddedTokens& added() const { return *added_; }
   /// A token, added or of the vocabulary, that is special from now on: not part of words, left out of decoded texts.
-  void make_special(const std::string& content) { added_->make_special(content, id_of(content)); }
+  void make_special(const std::string& content);
   const Surroundings& surroundings() const { return surroundings_; }
   const std::string& fingerprint() const { return fingerprint_; }
 

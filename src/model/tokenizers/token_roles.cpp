@@ -137,6 +137,13 @@ TokenRoles read_token_roles(const fs::path& folder, const ordered_json& config, 
       roles.special.push_back(*content);
     }
   }
+  for (const char* name : {"sep_token", "cls_token", "mask_token"}) {  // without a role here
+    const auto named = config.find(name);
+    const auto content = named == config.end() ? std::nullopt : content_of(*named);
+    if (content && !content->empty() && id_of(*content) >= 0) {
+      roles.special.push_back(*content);
+    }
+  }
   // transformers takes the ids of generation_config.json where there is one, else those of config.json.
   const bool has_generation = !generation.empty();
   const ordered_json& ids = has_generation ? generation : model;

@@ -64,7 +64,8 @@ struct LlamaConfig {
 
   /// Columns of a head that turn: an odd share is rounded up.
   std::int64_t rotary_dim() const;
-  /// max_position_embeddings, or `factor` times those of training where rotary positions stretch (dynamic, yarn).
+  /// max_position_embeddings; dynamic: `factor` times as many; yarn: `factor` times original_max_position_embeddings if
+  /// that is more.
   std::int64_t longest_sequence() const;
   ModelShape shape() const {
     return {num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim,

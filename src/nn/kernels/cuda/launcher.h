@@ -84,8 +84,9 @@ const KernelInfo& kernel_info() {
   return info;
 }
 
-/// An empty grid starts nothing. A launcher gets parameters without the bytes that a stack left between them: they are
-/// the same in every run, and the tests' launcher, which reads them word by word, takes no such byte for an address's.
+/// An empty grid starts nothing. A launcher gets parameters with their padding bytes cleared, where the compiler can:
+/// they are the same in every run, and the tests' launcher, which reads them word by word, takes no padding for an
+/// address.
 template <typename Kernel>
 void launch(const at::Device& device, Kernel kernel, Grid grid) {
   if (grid.blocks > 0 && grid.blocks_y > 0) {
