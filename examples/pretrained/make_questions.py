@@ -6,12 +6,9 @@ where answers are fixed, `choices`. Every text stands there once for each task. 
 say what is asked: then only the task does, and what is learned for one task is wrong for the others. The same bytes
 wherever it runs. No text of dev.json is in train.json.
 """
-import json
-import os
-import random
 import sys
 
-from make_tasks import CITIES, ITEMS, NAMES
+from make_tasks import CITIES, ITEMS, NAMES, drawer, write
 
 TRAIN, DEV = 160, 40  # texts; a record of each for every task
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
@@ -36,10 +33,7 @@ def order(draw):
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    folder = sys.argv[1]
-    os.makedirs(folder, exist_ok=True)
-    numbers = random.Random("questions")
-    draw = lambda options: options[int(numbers.random() * len(options))]  # noqa: E731, the same in every Python
+    draw = drawer("questions")
     orders = {}
     while len(orders) < TRAIN + DEV:
         text, facts = order(draw)
@@ -52,12 +46,7 @@ def main():
             if place is None:
                 record["choices"] = ["small", "large"]
             parts["train.json" if i < TRAIN else "dev.json"].append(record)
-    for name, records in parts.items():
-        random.Random(name).shuffle(records)
-        with open(os.path.join(folder, name), "w", encoding="utf-8", newline="\n") as file:
-            for record in records:
-                file.write(json.dumps(record) + "\n")
-        print(f"{os.path.join(folder, name)}: {len(records)} records of {len(TASKS)} tasks")
+    write(sys.argv[1], parts)
 
 
 if __name__ == "__main__":

@@ -91,15 +91,30 @@ TASKS = {
 }
 
 
+def drawer(seed):
+    """draw(options), the same in every Python."""
+    numbers = random.Random(seed)
+    return lambda options: options[int(numbers.random() * len(options))]
+
+
+def write(folder, parts):
+    """Each part's records in their file, in an order of its own."""
+    os.makedirs(folder, exist_ok=True)
+    for name, records in parts.items():
+        random.Random(name).shuffle(records)
+        with open(os.path.join(folder, name), "w", encoding="utf-8", newline="\n") as file:
+            for record in records:
+                file.write(json.dumps(record) + "\n")
+        tasks = {record["task"] for record in records}
+        print(f"{os.path.join(folder, name)}: {len(records)} records of {len(tasks)} tasks")
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    folder = sys.argv[1]
-    os.makedirs(folder, exist_ok=True)
     parts = {"train.json": [], "dev.json": []}
     for task, (instruction, make, choices) in TASKS.items():
-        numbers = random.Random(task)
-        draw = lambda options: options[int(numbers.random() * len(options))]  # noqa: E731, the same in every Python
+        draw = drawer(task)
         seen = {}
         while len(seen) < TRAIN + DEV:
             text, answer = make(draw)
@@ -109,12 +124,7 @@ def main():
             if choices:
                 record["choices"] = choices
             parts["train.json" if i < TRAIN else "dev.json"].append(record)
-    for name, records in parts.items():
-        random.Random(name).shuffle(records)
-        with open(os.path.join(folder, name), "w", encoding="utf-8", newline="\n") as file:
-            for record in records:
-                file.write(json.dumps(record) + "\n")
-        print(f"{os.path.join(folder, name)}: {len(records)} records of {len(TASKS)} tasks")
+    write(sys.argv[1], parts)
 
 
 if __name__ == "__main__":

@@ -90,15 +90,24 @@ void warn_of_generation_settings(const std::filesystem::path& model) {
     return;
   }
   const auto json = io::read_json_file(file);
+  using Json = nlohmann::ordered_json;
+  // With the values that change nothing, besides null and what is empty.
+  static const std::pair<const char*, Json> kSettings[]{{"repetition_penalty", 1},
+                                                        {"encoder_repetition_penalty", 1},
+                                                        {"num_beams", 1},
+                                                        {"no_repeat_ngram_size", 0},
+                                                        {"min_new_tokens", 0},
+                                                        {"min_length", 0},
+                                                        {"bad_words_ids", nullptr},
+                                                        {"suppress_tokens", nullptr},
+                                                        {"begin_suppress_tokens", nullptr},
+                                                        {"forced_bos_token_id", nullptr},
+                                                        {"forced_eos_token_id", nullptr},
+                                                        {"sequence_bias", nullptr}};
   std::string settings;
-  for (const char* key : {"repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "bad_words_ids",
-                          "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
-                          "sequence_bias", "min_new_tokens", "min_length", "num_beams"}) {
+  for (const auto& [key, neutral] : kSettings) {
     const auto found = json.find(key);
-    const bool is_one = std::string_view(key).ends_with("penalty") || std::string_view(key) == "num_beams";
-    const bool is_token = std::string_view(key).starts_with("forced");
-    if (found != json.end() && !found->is_null() && !(found->is_structured() && found->empty()) &&
-        (is_token || *found != (is_one ? 1 : 0))) {
+    if (found != json.end() && !found->is_null() && *found != neutral && !(found->is_structured() && found->empty())) {
       settings += (settings.empty() ? "" : ", ") + std::string(key) + " " + io::shortened(found->dump(), 40);
     }
   }

@@ -145,11 +145,9 @@ void save_model(const Session& session, const std::filesystem::path& folder, con
 }
 
 void require_outside_adapters(const std::filesystem::path& output) {
-  std::filesystem::path path = std::filesystem::absolute(output).lexically_normal();
-  if (!path.has_filename()) {
-    path = path.parent_path();  // a slash at the end
-  }
-  const std::filesystem::path parent = path.parent_path();
+  // With one slash at the end, however it was given.
+  const auto parent = (std::filesystem::absolute(output) / "").lexically_normal().parent_path().parent_path();
+  // A configuration may be called adapter.json too.
   const bool is_adapter = is_adapter_folder(parent) && std::filesystem::exists(parent / "adapter.safetensors");
   MOELORA_CHECK(!is_adapter, output.string(), ": ", parent.string(),
                 " is an adapter's folder, which holds its own files alone; choose another --output");

@@ -167,13 +167,9 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
   MOELORA_CHECK(fs::is_directory(folder), "no folder at ", folder.string());
   MOELORA_CHECK(std::isfinite(options.tolerance_factor) && options.tolerance_factor > 0.0,
                 "the tolerance factor must be a finite number above 0, found ", options.tolerance_factor);
-  const bool is_adapter = fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors");
   VerifyReport report;
-  if (!options.base.empty() && !is_adapter && !is_golden_prefix(folder) && !holds_recorded_texts(folder)) {
-    report.skipped.push_back("--base " + options.base.string() +
-                             ": not used, because nothing here was recorded with a base of another folder");
-  }
   bool found = false;
+  bool takes_base = false;
   const auto part = [&](const std::string& name, const std::function<void()>& check) {
     found = true;
     const std::size_t compared = report.comparisons.size();
@@ -196,9 +192,11 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
       part("graph", [&] { verify_graph(folder, options, report); });
     }
     if (holds_recorded_texts(folder)) {
+      takes_base = true;
       part("recorded texts", [&] { verify_recorded_texts(folder, options, report); });
     }
-    if (is_adapter) {
+    if (fs::exists(folder / "adapter_config.json") && fs::exists(folder / "golden.safetensors")) {
+      takes_base = true;
       const ForeignFormat format = detect_foreign(folder);
       const fs::path base = find_base(folder, options);
       part("adapter", [&] {
@@ -207,6 +205,7 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
       });
     }
     if (is_golden_prefix(folder)) {
+      takes_base = true;
       part("prefix", [&] { verify_prefix(folder, find_base(folder, options), options, report); });
     }
     if (has_tokenizer_goldens(folder) && holds_tokenizer(folder)) {
@@ -223,6 +222,10 @@ VerifyReport verify_folder(const fs::path& folder, const VerifyOptions& options)
   } catch (const nlohmann::json::exception& error) {
     throw Error(folder.string() +
                 ": a golden JSON file has another form than expected: " + io::plain_json_message(error.what()));
+  }
+  if (!options.base.empty() && !takes_base) {
+    report.skipped.push_back("--base " + options.base.string() +
+                             ": not used, because nothing here was recorded with a base of another folder");
   }
   MOELORA_CHECK(
       found, folder.string(),
