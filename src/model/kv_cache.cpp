@@ -9,7 +9,6 @@
 
 #include "model/key_value_pages.h"
 #include "moelora/io/huge_pages.h"
-#include "moelora/nn/decode_attention.h"
 
 namespace moelora::model {
 
@@ -148,12 +147,17 @@ at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at
   if (rotary.tables.cos.defined()) {
     return append_row(layer, nn::rotated_in_float(q, rotary), nn::rotated_in_float(k, rotary), v);
   }
+  return nn::decode_attention(q, k, v, cached(layer));
+}
+
+nn::CachedSequences KvCache::cached(std::int64_t layer) {
+  TORCH_INTERNAL_ASSERT(pages_ == nullptr && supports_append_row());
   std::vector<std::int64_t> counts = lengths_;
   for (std::int64_t& count : counts) {
     count += prefix_rows_;
   }
   reserve(*std::max_element(counts.begin(), counts.end()) + 1);
-  return nn::decode_attention(q, k, v, keys_[layer], values_[layer], slots_, counts);
+  return {keys_[layer], values_[layer], slots_, std::move(counts)};
 }
 
 void KvCache::advance(const nn::Segments& segments) {

@@ -1,22 +1,19 @@
 #include "moelora/nn/few_rows.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
+#include <utility>
 
+#include "nn/few_rows_outputs.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cpu/stored_dtype.h"
 #include "nn/kernels/cuda/few_rows.h"
 
 namespace moelora::nn {
 namespace {
-
-// Elements of the weight that are worth a thread of their own.
-constexpr std::int64_t kThreadElements = 16384;
 
 // Elements of x from which LibTorch's blocked product wins: x no longer stays in the inner caches.
 constexpr std::int64_t kMostElements = std::int64_t{48} * 1024;
@@ -28,24 +25,11 @@ at::Tensor as_fp32(const at::Tensor& x) {
   return converted.is_contiguous() ? converted : converted.contiguous();
 }
 
-// use(begin, end) over [0, count) outputs of d_in products each, in pieces that threads take as they get to them: half
-// of a weight each would leave the faster one waiting, and memory is rarely as fast for both.
-template <typename Use>
-void in_pieces(std::int64_t count, std::int64_t d_in, const Use& use) {
-  const std::int64_t grain = std::max<std::int64_t>(1, kThreadElements / std::max<std::int64_t>(d_in, 1));
-  constexpr std::int64_t kPieces = 4;  // of each thread; more of them are more starts of streams
-  const std::int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  if (threads == 1 || count <= grain) {
-    use(0, count);
-    return;
-  }
-  const std::int64_t piece = std::max(grain, (count + kPieces * threads - 1) / (kPieces * threads));
-  std::atomic<std::int64_t> next{0};
-  at::parallel_for(0, std::min(threads, (count + piece - 1) / piece), 1, [&](std::int64_t, std::int64_t) {
-    for (std::int64_t begin = next.fetch_add(piece); begin < count; begin = next.fetch_add(piece)) {
-      use(begin, std::min(begin + piece, count));
-    }
-  });
+// Outputs of d_in products each, on several threads.
+void run_outputs(std::int64_t count, std::int64_t d_in, Stages::Loop loop) {
+  Stages stages;
+  stages.add(count, few_rows_least(d_in), std::move(loop));
+  stages.run();
 }
 
 }  // namespace
@@ -58,10 +42,13 @@ bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::
   if (!x.is_cpu()) {
     return kernels::takes_few_rows_product(x, weight) && (!bias.defined() || bias.scalar_type() == x.scalar_type());
   }
-  return weight.device().is_cpu() && x.dim() == 2 && x.size(0) >= 1 && x.size(0) <= kernels::cpu_kernels().most_rows &&
-         x.numel() <= kMostElements && kernels::is_stored(x.scalar_type()) &&
-         kernels::is_stored(weight.scalar_type()) && weight.dim() == 2 && weight.size(1) == x.size(1) &&
-         weight.is_contiguous();
+  return x.dim() == 2 && kernels::is_stored(x.scalar_type()) && supports_few_rows(x.size(0), weight) &&
+         weight.size(1) == x.size(1);
+}
+
+bool supports_few_rows(std::int64_t rows, const at::Tensor& weight) {
+  return weight.is_cpu() && weight.dim() == 2 && rows >= 1 && rows <= kernels::cpu_kernels().most_rows &&
+         rows * weight.size(1) <= kMostElements && kernels::is_stored(weight.scalar_type()) && weight.is_contiguous();
 }
 
 at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias, const at::Tensor& v,
@@ -101,42 +88,26 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   call.rows = x.size(0);
   call.d_in = x.size(1);
   call.d_out = weight.size(0);
-  in_pieces(call.d_out, call.d_in,
-            [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
+  run_outputs(call.d_out, call.d_in,
+              [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
   return as_type(y, dtype.value_or(x.scalar_type()));
 }
 
 std::vector<at::Tensor> few_rows_products(const at::Tensor& x, const std::vector<WeightAndBias>& weights) {
   const at::Tensor input = as_fp32(x);
-  std::vector<at::Tensor> outputs, biases;  // biases: kept alive
-  std::vector<kernels::FewRows> calls;
-  std::vector<std::int64_t> ends;  // of each weight's outputs, all of them counted through
+  std::vector<at::Tensor> outputs;
+  std::vector<WeightAndBias> converted;  // kept alive
+  FewRowsOutputs all;
   for (const WeightAndBias& of : weights) {
     TORCH_INTERNAL_ASSERT(of.weight.is_contiguous() && of.weight.size(1) == x.size(1));
+    converted.push_back({of.weight, of.bias.defined() ? as_fp32(of.bias) : at::Tensor()});
     outputs.push_back(at::empty({x.size(0), of.weight.size(0)}, at::TensorOptions(at::kFloat)));
-    biases.push_back(of.bias.defined() ? as_fp32(of.bias) : at::Tensor());
-    kernels::FewRows call{};
-    call.x = input.const_data_ptr<float>();
-    call.weight = of.weight.const_data_ptr();
-    call.stored = kernels::stored(of.weight.scalar_type());
-    call.bias = biases.back().defined() ? biases.back().const_data_ptr<float>() : nullptr;
-    call.y = outputs.back().mutable_data_ptr<float>();
-    call.rows = x.size(0);
-    call.d_in = x.size(1);
-    call.d_out = of.weight.size(0);
-    calls.push_back(call);
-    ends.push_back((ends.empty() ? 0 : ends.back()) + call.d_out);
+    all.add(few_rows_call(input.const_data_ptr<float>(), x.size(0), converted.back(),
+                          outputs.back().mutable_data_ptr<float>()));
   }
-  in_pieces(ends.empty() ? 0 : ends.back(), x.size(1), [&](std::int64_t begin, std::int64_t end) {
-    for (std::size_t i = 0; i < calls.size(); ++i) {
-      const auto first = ends[i] - calls[i].d_out;
-      const auto from = std::max(begin, first);
-      const auto to = std::min(end, ends[i]);
-      if (from < to) {
-        kernels::cpu_kernels().few_rows(calls[i], from - first, to - first);
-      }
-    }
-  });
+  Stages stages;
+  all.add_to(stages);
+  stages.run();
   for (at::Tensor& output : outputs) {
     output = as_type(output, x.scalar_type());
   }
@@ -155,7 +126,7 @@ at::Tensor few_rows_own_product(const at::Tensor& x, const at::Tensor& weight,
   all.rows = 1;
   all.d_in = x.size(1);
   all.d_out = count;
-  in_pieces(y.numel(), all.d_in, [&](std::int64_t begin, std::int64_t end) {
+  run_outputs(y.numel(), all.d_in, [&](std::int64_t begin, std::int64_t end) {
     while (begin < end) {
       const auto row = begin / count;
       const auto stop = std::min(end, (row + 1) * count);

@@ -17,39 +17,10 @@
 
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cuda/rotary.h"
+#include "nn/turned_head.h"
 
 namespace moelora::nn {
 namespace {
-
-// The pairs of d columns: in blocks of `block` columns, pair i of a block is (i·step, i·step + offset).
-struct Pairs {
-  std::int64_t block;
-  std::int64_t offset;
-  std::int64_t step;
-
-  Pairs(RotaryPairing pairing, std::int64_t d)
-      : block(pairing == RotaryPairing::two_axes ? d / 2 : d),
-        offset(pairing == RotaryPairing::interleaved ? 1 : block / 2),
-        step(pairing == RotaryPairing::interleaved ? 2 : 1) {
-    TORCH_INTERNAL_ASSERT(d % (pairing == RotaryPairing::two_axes ? 4 : 2) == 0);
-  }
-};
-
-// One head's first d columns, x to out (which may be x), in fp32 without fused multiply-add.
-template <typename scalar>
-void turn_head(const scalar* x, const float* cos, const float* sin, const Pairs& pairs, std::int64_t d, float sign,
-               float* out) {
-  for (std::int64_t block = 0; block < d; block += pairs.block) {
-    for (std::int64_t i = 0; i < pairs.block / 2; ++i) {
-      const std::int64_t first = block + i * pairs.step;
-      const std::int64_t second = first + pairs.offset;
-      const auto a = static_cast<float>(x[first]);
-      const auto b = static_cast<float>(x[second]);
-      out[first] = a * cos[first] - b * (sign * sin[first]);
-      out[second] = b * cos[second] + a * (sign * sin[second]);
-    }
-  }
-}
 
 // (a, b) → (-b, a) for each pair of all columns of x [rows, heads, d].
 at::Tensor quarter_turn(const at::Tensor& x, RotaryPairing pairing) {
@@ -158,10 +129,7 @@ at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary) {
   }
   const auto heads = x.size(1);
   const auto width = x.size(2);
-  const auto d = rotary.rotary_dim();
-  const Pairs pairs(rotary.pairing, d);
-  const auto* cos = exact.tables.cos.const_data_ptr<float>();
-  const auto* sin = exact.tables.sin.const_data_ptr<float>();
+  const TurnedHead turned(exact, width);
   const at::Tensor result = at::empty(x.sizes(), x.options().dtype(at::kFloat));
   auto* out = result.mutable_data_ptr<float>();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "rotated_in_float", [&] {
@@ -169,10 +137,7 @@ at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary) {
     at::parallel_for(0, x.size(0) * heads, grain_of(width), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t task = begin; task < end; ++task) {
         const std::int64_t row = task / heads;
-        const scalar_t* head = data + row * x.stride(0) + task % heads * x.stride(1);
-        turn_head(head, cos + row * d, sin + row * d, pairs, d, 1.0f, out + task * width);
-        std::transform(head + d, head + width, out + task * width + d,
-                       [](scalar_t value) { return static_cast<float>(value); });
+        turned(row, data + row * x.stride(0) + task % heads * x.stride(1), out + task * width);
       }
     });
   });

@@ -55,7 +55,7 @@ TEST(DecodeAttention, EqualsPlainOperationsAndAppendsInPlace) {
       const DecodeCase c = decode_case(dtype, 3, d, 70, {2, 0, 5}, {0, 17, 69});
       at::Tensor keys = c.keys.clone();
       at::Tensor values = c.values.clone();
-      const at::Tensor out = decode_attention(c.q, c.k, c.v, keys, values, c.slots, c.counts);
+      const at::Tensor out = decode_attention(c.q, c.k, c.v, {keys, values, c.slots, c.counts});
       at::Tensor plain_keys = c.keys.clone();
       at::Tensor plain_values = c.values.clone();
       const at::Tensor expected = plainly(c, plain_keys, plain_values);
@@ -74,7 +74,7 @@ TEST(DecodeAttention, QueryHeadsShareKeysAndValues) {
       const DecodeCase c = decode_case(dtype, 6, 20, 70, {2, 0, 5}, {0, 17, 69}, kv_heads);
       at::Tensor keys = c.keys.clone();
       at::Tensor values = c.values.clone();
-      const at::Tensor out = decode_attention(c.q, c.k, c.v, keys, values, c.slots, c.counts);
+      const at::Tensor out = decode_attention(c.q, c.k, c.v, {keys, values, c.slots, c.counts});
       at::Tensor plain_keys = c.keys.clone();
       at::Tensor plain_values = c.values.clone();
       const at::Tensor expected = plainly(c, plain_keys, plain_values);
@@ -91,9 +91,9 @@ TEST(DecodeAttention, RoundsNewKeysButNotQueriesInAHalfModel) {
   const at::Tensor k = c.k.to(at::kFloat) + 1e-5;
   at::Tensor keys = c.keys.clone();
   at::Tensor values = c.values.clone();
-  const at::Tensor out = decode_attention(c.q, k, c.v, keys, values, c.slots, c.counts);
+  const at::Tensor out = decode_attention(c.q, k, c.v, {keys, values, c.slots, c.counts});
   EXPECT_TRUE(at::equal(keys[0].select(1, 39), k[0].to(at::kHalf)));
-  const at::Tensor rounded = decode_attention(c.q.to(at::kHalf), k, c.v, keys, values, c.slots, c.counts);
+  const at::Tensor rounded = decode_attention(c.q.to(at::kHalf), k, c.v, {keys, values, c.slots, c.counts});
   EXPECT_TRUE(at::allclose(out, rounded, 1e-2, 1e-2));
 }
 
@@ -103,7 +103,7 @@ TEST(DecodeAttention, LargeScoresDoNotOverflow) {
   c.keys.mul_(1000.0);
   at::Tensor keys = c.keys.clone();
   at::Tensor values = c.values.clone();
-  const at::Tensor out = decode_attention(c.q, c.k, c.v, keys, values, c.slots, c.counts);
+  const at::Tensor out = decode_attention(c.q, c.k, c.v, {keys, values, c.slots, c.counts});
   const at::Tensor expected = plainly(c, c.keys.clone(), c.values.clone());
   EXPECT_LT((out.to(at::kDouble) - expected).abs().max().item<double>(), 1e-3);
 }
@@ -116,9 +116,11 @@ TEST(DecodeAttention, ARowsResultDependsOnNothingElse) {
     const auto part = [&](const at::Tensor& t) { return t.narrow(0, first, count); };
     at::Tensor keys = c.keys.clone();
     at::Tensor values = c.values.clone();
-    return decode_attention(part(c.q), part(c.k), part(c.v), keys, values,
-                            {c.slots.begin() + first, c.slots.begin() + first + count},
-                            {c.counts.begin() + first, c.counts.begin() + first + count});
+    return decode_attention(part(c.q), part(c.k), part(c.v),
+                            {keys,
+                             values,
+                             {c.slots.begin() + first, c.slots.begin() + first + count},
+                             {c.counts.begin() + first, c.counts.begin() + first + count}});
   };
   const at::Tensor together = run(0, 3);
   for (const int count : {1, 2, 5}) {

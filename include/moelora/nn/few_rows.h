@@ -13,6 +13,8 @@ namespace moelora::nn {
 /// fp32, fp16 or bf16 (on a device all of one type), weight contiguous, and no gradient wanted (grad mode off, or none
 /// of them needs one).
 bool supports_few_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {});
+/// The same of `rows` contiguous rows on the CPU in one of those types, where no gradient is wanted.
+bool supports_few_rows(std::int64_t rows, const at::Tensor& weight);
 
 /// x W^T + v B^T + bias. x [rows, d_in], weight [d_out, d_in], bias [d_out] or undefined; v [rows, r] and b [d_out, r]
 /// fp32, or both undefined. `columns`: for each row the first of the r columns of b that its v goes with, where b has

@@ -1,58 +1,164 @@
 #include "model/llama/decode.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "moelora/nn/linears_together.h"
 #include "moelora/nn/rms_norm.h"
 #include "moelora/nn/swiglu.h"
+#include "nn/staged_rows.h"
 
 namespace moelora::model {
 namespace {
 
-at::Tensor normalised(const nn::RmsNorm& norm, const at::Tensor& x) {
-  return norm.is_empty() ? x : nn::rms_norm_forward(*norm, x.view({-1, x.size(-1)})).y.view(x.sizes());
+// The operations of a step, each computed as it is met: on every device, with and without an adapter.
+class TensorOperations {
+ public:
+  using Rows = at::Tensor;  // [rows, width]
+
+  TensorOperations(const nn::RowContext& context, KvCache& cache, nn::Rotary rotary, std::int64_t head_dim)
+      : context_(context), cache_(cache), rotary_(std::move(rotary)), head_dim_(head_dim) {}
+
+  Rows given(const at::Tensor& x) const { return x; }
+  Rows rms_norm(const nn::RmsNormImpl& norm, const Rows& x) const {
+    return nn::rms_norm_forward(norm, x.reshape({-1, norm.weight.size(0)})).y.view(x.sizes());
+  }
+  Rows add_then_rms_norm(const nn::RmsNormImpl& norm, Rows& x, const Rows& residual) const {
+    return nn::add_then_rms_norm(norm, x, residual).y;
+  }
+  std::vector<Rows> products(const std::vector<nn::LinearImpl*>& linears, const Rows& x) const {
+    return nn::forward_together(linears, x, context_);
+  }
+  Rows swiglu(const Rows& gate, const Rows& up) const { return nn::swiglu(gate, up); }
+  Rows attention(std::int64_t layer, const Rows& q, const Rows& k, const Rows& v) const {
+    return cache_.append_row(layer, heads_of(q), heads_of(k), heads_of(v), rotary_).view(q.sizes());
+  }
+  std::pair<Rows, Rows> halves(const Rows& fused) const {
+    nn::GateAndUp parts = nn::gate_and_up(fused);
+    return {std::move(parts.gate), std::move(parts.up)};
+  }
+  at::Tensor compute(const Rows& result) const { return result; }
+
+ private:
+  Rows heads_of(const Rows& x) const { return x.view({x.size(0), -1, head_dim_}); }
+
+  const nn::RowContext& context_;
+  KvCache& cache_;
+  const nn::Rotary rotary_;
+  const std::int64_t head_dim_;
+};
+
+// The same put down as stages, where they can be.
+class StagedOperations {
+ public:
+  using Rows = nn::StagedRows::Rows;
+
+  StagedOperations(const nn::RowContext& context, KvCache& cache, nn::Rotary rotary)
+      : context_(context), cache_(cache), rotary_(std::move(rotary)) {}
+
+  static bool take(LlamaImpl& model, const at::Tensor& x);
+
+  Rows given(const at::Tensor& x) { return staged_.given(x); }
+  Rows rms_norm(const nn::RmsNormImpl& norm, const Rows& x) { return staged_.rms_norm(norm, x); }
+  Rows add_then_rms_norm(const nn::RmsNormImpl& norm, Rows& x, const Rows& residual) {
+    return staged_.add_then_rms_norm(norm, x, residual);
+  }
+  std::vector<Rows> products(const std::vector<nn::LinearImpl*>& linears, const Rows& x) {
+    for (const nn::LinearImpl* linear : linears) {
+      linear->require_context_of_active(context_);
+    }
+    return staged_.products(linears, x);
+  }
+  Rows swiglu(const Rows& gate, const Rows& up) { return staged_.swiglu(gate, up); }
+  Rows attention(std::int64_t layer, const Rows& q, const Rows& k, const Rows& v) {
+    return staged_.attention(q, k, v, cache_.cached(layer), rotary_);
+  }
+  std::pair<Rows, Rows> halves(const Rows& fused) const {
+    const auto width = fused.width / 2;
+    return {fused.columns(0, width), fused.columns(width, width)};
+  }
+  at::Tensor compute(const Rows& result) { return staged_.compute(result); }
+
+ private:
+  const nn::RowContext& context_;
+  KvCache& cache_;
+  const nn::Rotary rotary_;
+  nn::StagedRows staged_;
+};
+
+bool StagedOperations::take(LlamaImpl& model, const at::Tensor& x) {
+  if (!x.is_cpu() || x.scalar_type() != at::kFloat || !nn::StagedRows::takes(*model.model->norm)) {
+    return false;
+  }
+  const auto takes_norm = [](const nn::RmsNorm& norm) { return norm.is_empty() || nn::StagedRows::takes(*norm); };
+  const auto takes_linear = [&](const nn::Linear& linear) {
+    return linear.is_empty() || nn::StagedRows::takes(*linear, x.size(0));
+  };
+  for (std::int64_t layer = 0; layer < model.shape().layers; ++layer) {
+    LlamaBlockImpl& block = model.block(layer);
+    LlamaAttentionImpl& attention = *block.self_attn;
+    LlamaMlpImpl& mlp = *block.mlp;
+    const auto norms = {
+        &block.input_layernorm,          &attention.q_norm,        &attention.k_norm, &block.post_self_attn_layernorm,
+        &block.post_attention_layernorm, &block.post_mlp_layernorm};
+    const auto linears = {&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj,
+                          &mlp.gate_proj,    &mlp.up_proj,      &mlp.gate_up_proj, &mlp.down_proj};
+    if (!std::all_of(norms.begin(), norms.end(), [&](const auto* norm) { return takes_norm(*norm); }) ||
+        !std::all_of(linears.begin(), linears.end(), [&](const auto* linear) { return takes_linear(*linear); })) {
+      return false;
+    }
+  }
+  return true;
+}
+
+template <typename Operations>
+at::Tensor decode_by(Operations operations, LlamaImpl& model, const at::Tensor& x) {
+  using Rows = typename Operations::Rows;
+  const auto layers = model.shape().layers;
+  const auto norm_before = [&](std::int64_t layer) -> nn::RmsNormImpl& {
+    return layer == layers ? *model.model->norm : *model.block(layer).input_layernorm;
+  };
+  const auto normalised = [&](const nn::RmsNorm& norm, Rows rows) {
+    return norm.is_empty() ? rows : operations.rms_norm(*norm, rows);
+  };
+  Rows residual = operations.given(x);
+  Rows a = operations.rms_norm(norm_before(0), residual);
+  for (std::int64_t layer = 0; layer < layers; ++layer) {
+    LlamaBlockImpl& block = model.block(layer);
+    LlamaAttentionImpl& attention = *block.self_attn;
+    LlamaMlpImpl& mlp = *block.mlp;
+    const auto mixed = operations.products({attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()}, a);
+    const Rows attended = operations.attention(layer, normalised(attention.q_norm, mixed[0]),
+                                               normalised(attention.k_norm, mixed[1]), mixed[2]);
+    Rows sum =
+        normalised(block.post_self_attn_layernorm, operations.products({attention.o_proj.get()}, attended).front());
+    const Rows m = operations.add_then_rms_norm(*block.post_attention_layernorm, sum, residual);
+    residual = std::exchange(sum, Rows());
+    std::pair<Rows, Rows> inner;  // gate and up
+    if (mlp.gate_up_proj.is_empty()) {
+      const auto both = operations.products({mlp.gate_proj.get(), mlp.up_proj.get()}, m);
+      inner = {both[0], both[1]};
+    } else {
+      inner = operations.halves(operations.products({mlp.gate_up_proj.get()}, m).front());
+    }
+    const Rows gated = operations.swiglu(inner.first, inner.second);
+    sum = normalised(block.post_mlp_layernorm, operations.products({mlp.down_proj.get()}, gated).front());
+    a = operations.add_then_rms_norm(norm_before(layer + 1), sum, residual);
+    residual = std::exchange(sum, Rows());
+  }
+  return operations.compute(a);
 }
 
 }  // namespace
 
 at::Tensor decode_rows(LlamaImpl& model, const at::Tensor& x, const at::Tensor& positions,
                        const nn::RowContext& context, KvCache& cache) {
-  const ModelShape shape = model.shape();
-  const auto rows = x.size(0);
-  const nn::Rotary rotary = model.rotary(positions, context, x.scalar_type()).to(at::kFloat);
-  const auto norm_before = [&](std::int64_t layer) -> nn::RmsNormImpl& {
-    return layer == shape.layers ? *model.model->norm : *model.block(layer).input_layernorm;
-  };
-  at::Tensor residual = x;
-  at::Tensor a = nn::rms_norm_forward(norm_before(0), x.contiguous()).y;
-  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
-    LlamaBlockImpl& block = model.block(layer);
-    LlamaAttentionImpl& attention = *block.self_attn;
-    LlamaMlpImpl& mlp = *block.mlp;
-    const auto heads_of = [&](const at::Tensor& mixed) { return mixed.view({rows, -1, shape.head_dim}); };
-    const auto mixed =
-        nn::forward_together({attention.q_proj.get(), attention.k_proj.get(), attention.v_proj.get()}, a, context);
-    const at::Tensor q = normalised(attention.q_norm, heads_of(mixed[0]));
-    const at::Tensor k = normalised(attention.k_norm, heads_of(mixed[1]));
-    const at::Tensor v = heads_of(mixed[2]);
-    const at::Tensor attended = cache.append_row(layer, q, k, v, rotary);
-    at::Tensor sum =
-        normalised(block.post_self_attn_layernorm,
-                   attention.o_proj->forward(attended.view({rows, shape.heads * shape.head_dim}), context));
-    const at::Tensor m = nn::add_then_rms_norm(*block.post_attention_layernorm, sum, residual).y;
-    residual = std::exchange(sum, at::Tensor());
-    nn::GateAndUp inner;
-    if (mlp.gate_up_proj.is_empty()) {
-      const auto both = nn::forward_together({mlp.gate_proj.get(), mlp.up_proj.get()}, m, context);
-      inner = {both[0], both[1]};
-    } else {
-      inner = nn::gate_and_up(mlp.gate_up_proj->forward(m, context));
-    }
-    sum = normalised(block.post_mlp_layernorm, mlp.down_proj->forward(nn::swiglu(inner.gate, inner.up), context));
-    a = nn::add_then_rms_norm(norm_before(layer + 1), sum, residual).y;
-    residual = std::exchange(sum, at::Tensor());
+  nn::Rotary rotary = model.rotary(positions, context, x.scalar_type()).to(at::kFloat);
+  if (StagedOperations::take(model, x)) {
+    return decode_by(StagedOperations(context, cache, std::move(rotary)), model, x);
   }
-  return a;
+  return decode_by(TensorOperations(context, cache, std::move(rotary), model.shape().head_dim), model, x);
 }
 
 }  // namespace moelora::model

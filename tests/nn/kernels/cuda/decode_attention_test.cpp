@@ -103,7 +103,7 @@ TEST_P(PagedDecodeAttention, EqualsTheCpu) {
     const at::Tensor q = at::randn({rows, heads, 3 * d}).to(dtype).narrow(2, 0, d);
     const at::Tensor k = at::randn({rows, kv_heads, 3 * d}).to(dtype).narrow(2, d, d);
     const at::Tensor v = at::randn({rows, kv_heads, 3 * d}).to(dtype).narrow(2, 2 * d, d);
-    const at::Tensor expected = decode_attention(q, k, v, stored.keys, stored.values, stored.slots(), counts);
+    const at::Tensor expected = decode_attention(q, k, v, {stored.keys, stored.values, stored.slots(), counts});
     const at::Tensor found = kernels::decode_attention(stored.pages, stored.device_counts(), stored.most(), q, k, v);
     EXPECT_EQ(found.scalar_type(), dtype);
     EXPECT_LT((found.to(at::kDouble) - expected.to(at::kDouble)).abs().max().item<double>(), tolerance);
@@ -139,8 +139,8 @@ TEST(PagedDecodeAttention, TurnsQueriesAndKeysAsItReadsThem) {
         const at::Tensor k = mixed.narrow(2, d, d);
         const at::Tensor v = mixed.narrow(2, 2 * d, d);
         const at::Tensor turned = rotated_in_float(k, rotary);
-        const at::Tensor expected = decode_attention(rotated_in_float(q, rotary), turned, v, stored.keys, stored.values,
-                                                     stored.slots(), stored.counts);
+        const at::Tensor expected = decode_attention(rotated_in_float(q, rotary), turned, v,
+                                                     {stored.keys, stored.values, stored.slots(), stored.counts});
         const at::Tensor found =
             kernels::decode_attention(stored.pages, stored.device_counts(), stored.most(), q, k, v, rotary);
         const double tolerance = dtype == at::kFloat ? 1e-5 : 2e-3;
@@ -175,7 +175,7 @@ TEST(PagedDecodeAttention, LargeScoresDoNotOverflow) {
   at::manual_seed(4);
   Stored stored(at::kFloat, 1, 32, {150});
   const at::Tensor q = at::randn({1, 1, 32}) * 1000.0, k = at::randn({1, 1, 32}), v = at::randn({1, 1, 32});
-  const at::Tensor expected = decode_attention(q, k, v, stored.keys, stored.values, {0}, {150});
+  const at::Tensor expected = decode_attention(q, k, v, {stored.keys, stored.values, {0}, {150}});
   const at::Tensor found = kernels::decode_attention(stored.pages, stored.device_counts(), 150, q, k, v);
   EXPECT_TRUE(at::allclose(found, expected, 1e-3, 1e-3));
 }
