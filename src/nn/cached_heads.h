@@ -38,7 +38,6 @@ class CachedHeads {
   }
 
   std::int64_t rows() const { return static_cast<std::int64_t>(cached_.slots.size()); }
-  std::int64_t heads() const { return heads_; }
   std::int64_t kv_heads() const { return kv_heads_; }
   std::int64_t d() const { return d_; }
   /// Rows that the longest sequence attends to, the new one included.

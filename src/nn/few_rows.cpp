@@ -11,6 +11,7 @@
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cpu/stored_dtype.h"
 #include "nn/kernels/cuda/few_rows.h"
+#include "nn/stages.h"
 
 namespace moelora::nn {
 namespace {
@@ -68,10 +69,8 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
   const at::Tensor input = as_fp32(x);
   const at::Tensor added = bias.defined() ? as_fp32(bias) : at::Tensor();
   at::Tensor y = at::empty({x.size(0), weight.size(0)}, at::TensorOptions(at::kFloat));
-  kernels::FewRows call{};
-  call.x = input.const_data_ptr<float>();
-  call.weight = weight.const_data_ptr();
-  call.stored = kernels::stored(weight.scalar_type());
+  kernels::FewRows call =
+      few_rows_call(input.const_data_ptr<float>(), x.size(0), {weight, added}, y.mutable_data_ptr<float>());
   if (v.defined()) {
     call.v = v.const_data_ptr<float>();
     call.b = b.const_data_ptr<float>();
@@ -83,11 +82,6 @@ at::Tensor few_rows_product(const at::Tensor& x, const at::Tensor& weight, const
       call.b += columns.front();  // the same for all
     }
   }
-  call.bias = added.defined() ? added.const_data_ptr<float>() : nullptr;
-  call.y = y.mutable_data_ptr<float>();
-  call.rows = x.size(0);
-  call.d_in = x.size(1);
-  call.d_out = weight.size(0);
   run_outputs(call.d_out, call.d_in,
               [&](std::int64_t begin, std::int64_t end) { kernels::cpu_kernels().few_rows(call, begin, end); });
   return as_type(y, dtype.value_or(x.scalar_type()));

@@ -1,11 +1,14 @@
 #include "nn/staged_rows.h"
 
 #include <ATen/ops/empty.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
-#include <map>
+#include <deque>
 #include <new>
+#include <utility>
 
+#include "moelora/nn/few_rows.h"
 #include "nn/cached_heads.h"
 #include "nn/few_rows_outputs.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
@@ -21,49 +24,58 @@ std::int64_t rows_at_once(std::int64_t width) {
   return std::max<std::int64_t>(1, kShort / std::max<std::int64_t>(width, 1));
 }
 
-bool is_plain_fp32(const at::Tensor& tensor) {
+bool is_contiguous_fp32(const at::Tensor& tensor) {
   return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous();
 }
 
 }  // namespace
 
-// Blocks of memory that no Rows is left of, by size. Loops run in the order in which they were put down, so that one
-// that writes where another has read comes later.
+// Blocks of memory, which serve again when no Rows is left of them: loops run in the order in which they were recorded,
+// so that one that writes where another has read comes later.
 struct StagedRows::Memory {
   struct Free {
     void operator()(float* data) const { ::operator delete (data, std::align_val_t{64}); }
   };
-  using Block = std::unique_ptr<float, Free>;
+  struct Block {
+    explicit Block(std::int64_t of_size)
+        : size(of_size),
+          data(static_cast<float*>(
+              ::operator new (static_cast<std::size_t>(of_size) * sizeof(float), std::align_val_t{64}))) {}
+    const std::int64_t size;
+    const std::unique_ptr<float, Free> data;
+    bool used = true;
+  };
 
-  std::multimap<std::int64_t, Block> free;
+  std::deque<Block> blocks;
 
-  Block take(std::int64_t size) {
-    if (const auto found = free.find(size); found != free.end()) {
-      return std::move(free.extract(found).mapped());
+  Block& take(std::int64_t size) {
+    for (Block& block : blocks) {
+      if (!block.used && block.size == size) {
+        block.used = true;
+        return block;
+      }
     }
-    return Block(
-        static_cast<float*>(::operator new (static_cast<std::size_t>(size) * sizeof(float), std::align_val_t{64})));
+    return blocks.emplace_back(size);
   }
 };
 
 std::shared_ptr<StagedRows::Memory> StagedRows::make_memory() { return std::make_shared<Memory>(); }
 
 StagedRows::Rows StagedRows::make(std::int64_t rows, std::int64_t width) {
-  const auto size = rows * width;
-  float* data = memory_->take(size).release();
-  return {data, rows, width, width, std::shared_ptr<void>(data, [memory = memory_, size](void* freed) {
-            memory->free.emplace(size, Memory::Block(static_cast<float*>(freed)));
-          })};
+  Memory::Block& block = memory_->take(rows * width);
+  float* data = block.data.get();
+  return {data, rows, width, width,
+          std::shared_ptr<void>(data, [memory = memory_, &block](void*) { block.used = false; })};
 }
 
 bool StagedRows::takes(const LinearImpl& linear, std::int64_t rows) {
-  return linear.active_delta() == nullptr && is_plain_fp32(linear.weight) &&
-         (!linear.bias.defined() || is_plain_fp32(linear.bias)) && supports_few_rows(rows, linear.weight);
+  return linear.active_delta() == nullptr && is_contiguous_fp32(linear.weight) &&
+         (!linear.bias.defined() || is_contiguous_fp32(linear.bias)) && supports_few_rows(rows, linear.weight);
 }
 
-bool StagedRows::takes(const RmsNormImpl& norm) { return is_plain_fp32(norm.weight); }
+bool StagedRows::takes(const RmsNormImpl& norm) { return is_contiguous_fp32(norm.weight); }
 
-StagedRows::Rows StagedRows::given(const at::Tensor& x) {
+StagedRows::Rows StagedRows::input(const at::Tensor& x) {
   TORCH_INTERNAL_ASSERT(x.dim() == 2 && x.is_cpu() && x.scalar_type() == at::kFloat);
   kept_.push_back(x.contiguous());
   // Never written to: an operation in place has another operand that it writes to.
@@ -113,7 +125,7 @@ std::vector<StagedRows::Rows> StagedRows::products(const std::vector<LinearImpl*
   std::vector<Rows> outputs;
   FewRowsOutputs all;
   for (const LinearImpl* linear : linears) {
-    TORCH_INTERNAL_ASSERT(linear->weight.size(1) == x.width);
+    TORCH_INTERNAL_ASSERT(linear->weight.size(1) == x.width && takes(*linear, x.rows));
     outputs.push_back(make(x.rows, linear->weight.size(0)));
     all.add(few_rows_call(x.data, x.rows, {linear->weight, linear->bias}, outputs.back().data));
   }
@@ -140,7 +152,8 @@ StagedRows::Rows StagedRows::attention(const Rows& q, const Rows& k, const Rows&
   const auto heads = q.width / d;
   auto all = std::make_shared<const CachedHeads<float>>(cached, heads);
   TORCH_INTERNAL_ASSERT(all->rows() == q.rows && q.width == heads * d && k.width == all->kv_heads() * d &&
-                        v.width == k.width && is_plain_fp32(rotary.tables.cos) && is_plain_fp32(rotary.tables.sin));
+                        v.width == k.width && rotary.rotary_dim() <= d && rotary.tables.cos.size(0) == q.rows &&
+                        is_contiguous_fp32(rotary.tables.cos) && is_contiguous_fp32(rotary.tables.sin));
   kept_.insert(kept_.end(), {rotary.tables.cos, rotary.tables.sin});
   const TurnedHead turned(rotary, d);
   const auto append = [=, key = k.data, key_stride = k.stride, value = v.data, value_stride = v.stride](
@@ -168,8 +181,8 @@ StagedRows::Rows StagedRows::attention(const Rows& q, const Rows& k, const Rows&
 }
 
 at::Tensor StagedRows::compute(const Rows& result) {
+  const std::vector<at::Tensor> kept = std::exchange(kept_, {});
   stages_.run();
-  kept_.clear();
   const at::Tensor copy = at::empty({result.rows, result.width}, at::TensorOptions(at::kFloat));
   for (std::int64_t row = 0; row < result.rows; ++row) {
     std::copy_n(result.data + row * result.stride, result.width, copy.mutable_data_ptr<float>() + row * result.width);

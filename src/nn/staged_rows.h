@@ -1,5 +1,5 @@
 #pragma once
-// The operations of a decoding step on few rows, put down one after the other and then computed by one team of threads
+// The operations of a decoding step on few rows, recorded one after the other and then computed by one team of threads
 // (stages.h). CPU, fp32, no gradients. Bit for bit what the operations on tensors compute, which take longer to call
 // than a small model's products take to compute.
 
@@ -7,7 +7,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "moelora/nn/decode_attention.h"
@@ -20,7 +19,7 @@ namespace moelora::nn {
 
 class StagedRows {
  public:
-  /// What an operation will have computed, [rows, width]. Its memory serves again when the last copy of this is gone.
+  /// What an operation computes, [rows, width]: read by operations that are recorded while a copy of this is there.
   struct Rows {
     float* data = nullptr;
     std::int64_t rows = 0;
@@ -31,24 +30,25 @@ class StagedRows {
     Rows columns(std::int64_t first, std::int64_t count) const { return {data + first, rows, count, stride, memory}; }
   };
 
-  /// Whether `rows` rows can go through these: fp32 on the CPU, no active delta, and few enough rows.
+  /// Whether `rows` rows can go through these: fp32 on the CPU, no active delta, and few enough rows for
+  /// supports_few_rows.
   static bool takes(const LinearImpl& linear, std::int64_t rows);
   static bool takes(const RmsNormImpl& norm);
 
   /// x [rows, width] fp32 on the CPU.
-  Rows given(const at::Tensor& x);
+  Rows input(const at::Tensor& x);
   /// Over the norm's width: each row, or each head of a row.
   Rows rms_norm(const RmsNormImpl& norm, const Rows& x);
-  /// x := x + residual, and the norm of that.
+  /// x := x + residual, and the norm of that. x is not an input().
   Rows add_then_rms_norm(const RmsNormImpl& norm, const Rows& x, const Rows& residual);
-  /// Of the same rows.
+  /// Each linear of the same rows; takes() holds.
   std::vector<Rows> products(const std::vector<LinearImpl*>& linears, const Rows& x);
   Rows swiglu(const Rows& gate, const Rows& up);
-  /// decode_attention of q and k turned by `rotary`, whose tables are fp32; q [rows, heads · d], k and v [rows,
-  /// kv_heads · d]. The cache is fp32 and may not move before compute().
+  /// decode_attention of q and k turned by `rotary`, whose tables [rows, …] are fp32; q [rows, heads · d], k and v
+  /// [rows, kv_heads · d]. The cache is fp32 and may not move before compute().
   Rows attention(const Rows& q, const Rows& k, const Rows& v, const CachedSequences& cached, const Rotary& rotary);
 
-  /// Computes all that was put down. Returns a copy of `result`.
+  /// Computes all that was recorded. Returns a copy of `result`, which like all other Rows then serves no more.
   at::Tensor compute(const Rows& result);
 
  private:

@@ -1,25 +1,25 @@
 #include "nn/stages.h"
 
 #include <ATen/Parallel.h>
+#include <c10/util/Exception.h>
 
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
 
 #include <algorithm>
+#include <chrono>
 #include <condition_variable>
-#include <memory>
-#include <utility>
 
 namespace moelora::nn {
 namespace {
 
-// A thread takes what is left, divided by so many times the threads: pieces that get smaller, so that the first are
-// long streams through memory and the last end together.
+// A thread takes what is left, divided by so many times the threads: parts that get smaller, so that the first are long
+// streams through memory and the last end together.
 constexpr std::int64_t kShares = 2;
 
 // Says to the processor that a loop is waiting.
-void pause() {
+void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
 #elif defined(__aarch64__)
@@ -29,50 +29,50 @@ void pause() {
 
 }  // namespace
 
-// Where the threads of a team wait for each other.
-class Stages::Meeting {
+class Stages::Barrier {
  public:
-  explicit Meeting(int threads) : threads_(threads) {}
-
   int threads() const { return threads_; }
+  /// Before any thread arrives.
+  void set_threads(int threads) { threads_ = threads; }
 
-  // Returns when all threads are here and the last one has done `at_last`.
+  /// Returns when all threads are here and the last one has done `at_last`.
   template <typename AtLast>
-  void wait(const AtLast& at_last) {
-    const auto meeting = meetings_.load(std::memory_order_acquire);
+  void arrive_and_wait(const AtLast& at_last) {
+    const auto phase = phase_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads_) {
       at_last();
       arrived_.store(0, std::memory_order_relaxed);
       {
         // Not std::atomic's own wait and notify: with g++ 12 a thread was seen to sleep on a value that had changed.
         const std::lock_guard lock(mutex_);
-        meetings_.store(meeting + 1, std::memory_order_release);
+        phase_.store(phase + 1, std::memory_order_release);
       }
       changed_.notify_all();
       return;
     }
-    // Some ten microseconds; who waits longer has lost its core to another program, or the others have.
-    for (int i = 0; i < kSpins; ++i) {
-      if (meetings_.load(std::memory_order_acquire) != meeting) {
-        return;
+    // Who waits longer has lost its core to another program, or the others have.
+    const auto until = std::chrono::steady_clock::now() + kSpinning;
+    do {
+      for (int i = 0; i < 16; ++i) {
+        if (phase_.load(std::memory_order_acquire) != phase) {
+          return;
+        }
+        relax();
       }
-      pause();
-    }
+    } while (std::chrono::steady_clock::now() < until);
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return meetings_.load(std::memory_order_relaxed) != meeting; });
+    changed_.wait(lock, [&] { return phase_.load(std::memory_order_relaxed) != phase; });
   }
 
  private:
-  static constexpr int kSpins = 1000;
-  const int threads_;
+  static constexpr std::chrono::microseconds kSpinning{50};
+  int threads_ = 1;
   // Apart from each other and from all else: who spins on one must not slow who writes beside it.
   alignas(64) std::atomic<int> arrived_{0};
-  alignas(64) std::atomic<int> meetings_{0};
+  alignas(64) std::atomic<unsigned> phase_{0};
   alignas(64) std::mutex mutex_;
   std::condition_variable changed_;
 };
-
-std::int64_t Stages::threads() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
 void Stages::add(std::int64_t count, std::int64_t least, Loop loop) {
   TORCH_INTERNAL_ASSERT(count >= 0 && least >= 1);
@@ -102,12 +102,19 @@ std::size_t Stages::run_short(std::size_t from) noexcept {
   return from;
 }
 
-void Stages::work(Meeting& meeting, std::size_t from) noexcept {
+void Stages::run_alone(std::size_t from) noexcept {
+  for (; from < stages_.size(); ++from) {
+    run_part(stages_[from], 0, stages_[from].count);
+  }
+}
+
+// One thread's part; stages_[from] is not short.
+void Stages::run_in_team(Barrier& barrier, std::size_t from) noexcept {
   while (from < stages_.size()) {
     Stage& stage = stages_[from];
     std::int64_t begin = stage.next.load(std::memory_order_relaxed);
     while (begin < stage.count) {
-      const auto share = (stage.count - begin) / (kShares * meeting.threads());
+      const auto share = (stage.count - begin) / (kShares * barrier.threads());
       const auto end = std::min(stage.count, begin + std::max(stage.least, share));
       if (stage.next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) {
         run_part(stage, begin, end);
@@ -115,7 +122,7 @@ void Stages::work(Meeting& meeting, std::size_t from) noexcept {
       }
     }
     if (++from < stages_.size()) {  // behind the last one the parallel region ends
-      meeting.wait([&] { run_short(from); });
+      barrier.arrive_and_wait([&] { run_short(from); });
     }
     while (from < stages_.size() && stages_[from].is_short()) {
       ++from;
@@ -125,22 +132,24 @@ void Stages::work(Meeting& meeting, std::size_t from) noexcept {
 
 void Stages::run() {
   const std::size_t first = run_short(0);
-  const auto threads = static_cast<int>(Stages::threads());
 #if defined(_OPENMP)
-  if (threads > 1 && first < stages_.size()) {
-    std::unique_ptr<Meeting> meeting;
-#pragma omp parallel num_threads(threads)
+  if (first < stages_.size() && !at::in_parallel_region() && at::get_num_threads() > 1) {
+    Barrier barrier;
+#pragma omp parallel
     {
-      // The team may be smaller than what was asked for.
+      // Perhaps fewer than LibTorch asks for.
 #pragma omp single
-      meeting = std::make_unique<Meeting>(omp_get_num_threads());
-      work(*meeting, first);
+      barrier.set_threads(omp_get_num_threads());
+      if (barrier.threads() == 1) {
+        run_alone(first);
+      } else {
+        run_in_team(barrier, first);
+      }
     }
   } else
 #endif
   {
-    Meeting alone(1);
-    work(alone, first);
+    run_alone(first);
   }
   stages_.clear();
   failed_ = false;

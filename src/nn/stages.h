@@ -1,14 +1,16 @@
 #pragma once
 // Loops that follow from each other, run by one team of threads that stays together from the first to the last. Between
-// two of them the threads meet, which takes less than a microsecond where each has a core of its own; a parallel region
-// for each loop leaves all threads but one waiting for whatever is done in between.
+// two of them the threads wait for each other at a barrier, which takes less than a microsecond where each has a core
+// of its own; a parallel region for each loop leaves all threads but one waiting for whatever is done in between.
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <utility>
 
 namespace moelora::nn {
 
@@ -26,9 +28,6 @@ class Stages {
   /// thread. What a loop throws is thrown here, in place of the loops behind it. Afterwards there are no loops.
   void run();
 
-  /// As many threads as run() uses.
-  static std::int64_t threads();
-
  private:
   struct Stage {
     Stage(std::int64_t of_count, std::int64_t of_least, Loop of_loop)
@@ -39,11 +38,12 @@ class Stages {
     const Loop loop;
     std::atomic<std::int64_t> next{0};  // the first index that no thread has taken
   };
-  class Meeting;
+  class Barrier;
 
   void run_part(const Stage& stage, std::int64_t begin, std::int64_t end) noexcept;
   std::size_t run_short(std::size_t from) noexcept;
-  void work(Meeting& meeting, std::size_t from) noexcept;
+  void run_alone(std::size_t from) noexcept;
+  void run_in_team(Barrier& barrier, std::size_t from) noexcept;
 
   std::deque<Stage> stages_;
   std::atomic<bool> failed_{false};

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 
 #include "nn/kernels/cuda/sampling.h"
@@ -30,6 +31,20 @@ nn::kernels::DecodingRows decoding_rows(const GenerationOptions& options) {
 
 nn::kernels::TokenChoice choice_of(const GenerationOptions& options) {
   return {options.sample, options.temperature, options.top_k, options.top_p};
+}
+
+TEST(Sampling, GreedyTakesTheFirstOfTheLargest) {
+  at::manual_seed(3);
+  TokenSampler greedy({}, 0);
+  for (const std::int64_t vocab : {1, 2, 7, 16, 1000, 4099}) {
+    for (int i = 0; i < 20; ++i) {
+      const at::Tensor logits = i == 0 ? at::full({vocab}, -std::numeric_limits<float>::infinity())
+                                       : at::randn({vocab}).mul(i).round().sub(5.0);  // many are equal
+      const auto* value = logits.const_data_ptr<float>();
+      EXPECT_EQ(greedy.next(logits), std::max_element(value, value + vocab) - value) << vocab << ' ' << i;
+    }
+  }
+  EXPECT_EQ(greedy.next(at::full({5}, std::numeric_limits<float>::quiet_NaN())), 0) << "an index all the same";
 }
 
 // Steps of decoding by both; logits of a half model have many ties.

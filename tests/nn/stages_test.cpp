@@ -2,11 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+#include <omp.h>
 
 #include <atomic>
 #include <chrono>
 #include <numeric>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 namespace moelora::nn {
@@ -91,16 +93,25 @@ TEST(Stages, WhatALoopThrowsArrivesAndEndsTheRun) {
 
 TEST(Stages, InsideAParallelLoopTheCallingThreadRunsThem) {
   const WithThreads with(2);
+  const int levels = omp_get_max_active_levels();
+  omp_set_max_active_levels(2);  // else OpenMP itself would see to it
   std::vector<std::int64_t> sums(8, 0);
+  std::atomic<int> others{0};
   at::parallel_for(0, 8, 1, [&](std::int64_t begin, std::int64_t end) {
     for (auto task = begin; task < end; ++task) {
+      const auto caller = std::this_thread::get_id();
       Stages stages;
       for (int loop = 0; loop < 3; ++loop) {
-        stages.add(100, 1, [&](std::int64_t from, std::int64_t to) { sums[task] += to - from; });
+        stages.add(100, 1, [&](std::int64_t from, std::int64_t to) {
+          others += std::this_thread::get_id() != caller ? 1 : 0;
+          sums[task] += to - from;
+        });
       }
       stages.run();
     }
   });
+  omp_set_max_active_levels(levels);
+  EXPECT_EQ(others, 0);
   EXPECT_EQ(sums, std::vector<std::int64_t>(8, 300));
 }
 
@@ -114,7 +125,7 @@ TEST(Stages, NobodyIsLeftSleeping) {
     for (int loop = 0; loop < 4000; ++loop) {
       stages.add(2, 1, [&, loop](std::int64_t begin, std::int64_t) {
         ++parts;
-        const auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(25 * loop);
+        const auto until = std::chrono::steady_clock::now() + std::chrono::nanoseconds(40 * loop);
         while (begin == 1 && std::chrono::steady_clock::now() < until) {
         }
       });

@@ -47,8 +47,8 @@ class KvCache {
   /// fp32 in a half model.
   at::Tensor append_row(std::int64_t layer, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const nn::Rotary& rotary = {});
-  /// For a graph that appends by itself: what the sequences have in a layer, with room for one more row of each. Such
-  /// are all layers' tensors until rows are appended otherwise, or sequences leave. Not in pages.
+  /// For a graph that appends by itself: what the sequences have in a layer, with room for one more row of each. It
+  /// stays valid, for every layer, until advance() or keep(). Not in pages.
   nn::CachedSequences cached(std::int64_t layer);
   /// Called once after the last layer of a forward.
   void advance(const nn::Segments& segments);

@@ -20,7 +20,7 @@ class TensorOperations {
   TensorOperations(const nn::RowContext& context, KvCache& cache, nn::Rotary rotary, std::int64_t head_dim)
       : context_(context), cache_(cache), rotary_(std::move(rotary)), head_dim_(head_dim) {}
 
-  Rows given(const at::Tensor& x) const { return x; }
+  Rows input(const at::Tensor& x) const { return x.contiguous(); }
   Rows rms_norm(const nn::RmsNormImpl& norm, const Rows& x) const {
     return nn::rms_norm_forward(norm, x.reshape({-1, norm.weight.size(0)})).y.view(x.sizes());
   }
@@ -34,7 +34,7 @@ class TensorOperations {
   Rows attention(std::int64_t layer, const Rows& q, const Rows& k, const Rows& v) const {
     return cache_.append_row(layer, heads_of(q), heads_of(k), heads_of(v), rotary_).view(q.sizes());
   }
-  std::pair<Rows, Rows> halves(const Rows& fused) const {
+  std::pair<Rows, Rows> split(const Rows& fused) const {
     nn::GateAndUp parts = nn::gate_and_up(fused);
     return {std::move(parts.gate), std::move(parts.up)};
   }
@@ -49,7 +49,7 @@ class TensorOperations {
   const std::int64_t head_dim_;
 };
 
-// The same put down as stages, where they can be.
+// The same recorded as stages: few fp32 rows on a CPU, no active adapter.
 class StagedOperations {
  public:
   using Rows = nn::StagedRows::Rows;
@@ -57,9 +57,9 @@ class StagedOperations {
   StagedOperations(const nn::RowContext& context, KvCache& cache, nn::Rotary rotary)
       : context_(context), cache_(cache), rotary_(std::move(rotary)) {}
 
-  static bool take(LlamaImpl& model, const at::Tensor& x);
+  static bool supports(LlamaImpl& model, const at::Tensor& x);
 
-  Rows given(const at::Tensor& x) { return staged_.given(x); }
+  Rows input(const at::Tensor& x) { return staged_.input(x); }
   Rows rms_norm(const nn::RmsNormImpl& norm, const Rows& x) { return staged_.rms_norm(norm, x); }
   Rows add_then_rms_norm(const nn::RmsNormImpl& norm, Rows& x, const Rows& residual) {
     return staged_.add_then_rms_norm(norm, x, residual);
@@ -74,7 +74,7 @@ class StagedOperations {
   Rows attention(std::int64_t layer, const Rows& q, const Rows& k, const Rows& v) {
     return staged_.attention(q, k, v, cache_.cached(layer), rotary_);
   }
-  std::pair<Rows, Rows> halves(const Rows& fused) const {
+  std::pair<Rows, Rows> split(const Rows& fused) const {
     const auto width = fused.width / 2;
     return {fused.columns(0, width), fused.columns(width, width)};
   }
@@ -87,7 +87,7 @@ class StagedOperations {
   nn::StagedRows staged_;
 };
 
-bool StagedOperations::take(LlamaImpl& model, const at::Tensor& x) {
+bool StagedOperations::supports(LlamaImpl& model, const at::Tensor& x) {
   if (!x.is_cpu() || x.scalar_type() != at::kFloat || !nn::StagedRows::takes(*model.model->norm)) {
     return false;
   }
@@ -122,7 +122,7 @@ at::Tensor decode_by(Operations operations, LlamaImpl& model, const at::Tensor& 
   const auto normalised = [&](const nn::RmsNorm& norm, Rows rows) {
     return norm.is_empty() ? rows : operations.rms_norm(*norm, rows);
   };
-  Rows residual = operations.given(x);
+  Rows residual = operations.input(x);
   Rows a = operations.rms_norm(norm_before(0), residual);
   for (std::int64_t layer = 0; layer < layers; ++layer) {
     LlamaBlockImpl& block = model.block(layer);
@@ -140,7 +140,7 @@ at::Tensor decode_by(Operations operations, LlamaImpl& model, const at::Tensor& 
       const auto both = operations.products({mlp.gate_proj.get(), mlp.up_proj.get()}, m);
       inner = {both[0], both[1]};
     } else {
-      inner = operations.halves(operations.products({mlp.gate_up_proj.get()}, m).front());
+      inner = operations.split(operations.products({mlp.gate_up_proj.get()}, m).front());
     }
     const Rows gated = operations.swiglu(inner.first, inner.second);
     sum = normalised(block.post_mlp_layernorm, operations.products({mlp.down_proj.get()}, gated).front());
@@ -155,7 +155,7 @@ at::Tensor decode_by(Operations operations, LlamaImpl& model, const at::Tensor& 
 at::Tensor decode_rows(LlamaImpl& model, const at::Tensor& x, const at::Tensor& positions,
                        const nn::RowContext& context, KvCache& cache) {
   nn::Rotary rotary = model.rotary(positions, context, x.scalar_type()).to(at::kFloat);
-  if (StagedOperations::take(model, x)) {
+  if (StagedOperations::supports(model, x)) {
     return decode_by(StagedOperations(context, cache, std::move(rotary)), model, x);
   }
   return decode_by(TensorOperations(context, cache, std::move(rotary), model.shape().head_dim), model, x);
