@@ -183,7 +183,7 @@ StagedRows::Rows StagedRows::attention(const Rows& q, const Rows& k, const Rows&
 at::Tensor StagedRows::compute(const Rows& result) {
   const std::vector<at::Tensor> kept = std::exchange(kept_, {});
   stages_.run();
-  const at::Tensor copy = at::empty({result.rows, result.width}, at::TensorOptions(at::kFloat));
+  at::Tensor copy = at::empty({result.rows, result.width}, at::TensorOptions(at::kFloat));
   for (std::int64_t row = 0; row < result.rows; ++row) {
     std::copy_n(result.data + row * result.stride, result.width, copy.mutable_data_ptr<float>() + row * result.width);
   }

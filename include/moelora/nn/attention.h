@@ -12,8 +12,9 @@ namespace moelora::nn {
 /// Which rows attend to which: boundaries, and with a context also its tables on the rows' device. From boundaries
 /// alone, each call on a device uploads tables of its own.
 struct AttentionRows {
-  AttentionRows(const Segments& boundaries) : segments(boundaries) {}
-  AttentionRows(const RowContext& context)
+  // Implicit: callers hand over what they have.
+  AttentionRows(const Segments& boundaries) : segments(boundaries) {}  // NOLINT(google-explicit-constructor)
+  AttentionRows(const RowContext& context)                             // NOLINT(google-explicit-constructor)
       : segments(context.segments), tables(context.attention), prefixed(context.prefixed_rows) {}
   const Segments& segments;                       ///< Of whom it was made from, which must live as long.
   std::shared_ptr<const AttentionTables> tables;  ///< Null: none yet.
