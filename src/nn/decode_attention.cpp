@@ -20,7 +20,7 @@ at::Tensor decode_attention(const at::Tensor& q, const at::Tensor& k, const at::
   const at::Tensor new_keys = k.to(dtype);
   const at::Tensor new_values = v.to(dtype);
   TORCH_INTERNAL_ASSERT(queries.stride(2) == 1 && new_keys.stride(2) == 1 && new_values.stride(2) == 1);
-  const at::Tensor output = at::empty({rows, heads, d}, cached.keys.options());
+  at::Tensor output = at::empty({rows, heads, d}, cached.keys.options());
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "decode_attention", [&] {
     const CachedHeads<scalar_t> all(cached, heads);
     TORCH_INTERNAL_ASSERT(all.rows() == rows && all.d() == d && k.size(1) == all.kv_heads() &&

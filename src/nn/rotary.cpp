@@ -130,7 +130,7 @@ at::Tensor rotated_in_float(const at::Tensor& x, const Rotary& rotary) {
   const auto heads = x.size(1);
   const auto width = x.size(2);
   const TurnedHead turned(exact, width);
-  const at::Tensor result = at::empty(x.sizes(), x.options().dtype(at::kFloat));
+  at::Tensor result = at::empty(x.sizes(), x.options().dtype(at::kFloat));
   auto* out = result.mutable_data_ptr<float>();
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "rotated_in_float", [&] {
     const auto* data = x.const_data_ptr<scalar_t>();
