@@ -143,7 +143,6 @@ at::Tensor KvCache::append_row(std::int64_t layer, const at::Tensor& q, const at
     return nn::kernels::decode_attention(pages_->layer(layer), pages_->counts(), pages_->most(), rows_of(q), rows_of(k),
                                          rows_of(v), rotary);
   }
-  TORCH_INTERNAL_ASSERT(supports_append_row());
   if (rotary.tables.cos.defined()) {
     return append_row(layer, nn::rotated_in_float(q, rotary), nn::rotated_in_float(k, rotary), v);
   }

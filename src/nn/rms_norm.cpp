@@ -12,6 +12,7 @@
 
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cuda/rms_norm.h"
+#include "nn/rms_norm_row.h"
 
 namespace moelora::nn {
 namespace {
@@ -45,22 +46,16 @@ void for_rows(const at::Tensor& x, const Use& use) {
 // By the CPU's kernels. x := x + residual where that is defined.
 RmsNormResult by_rows(const RmsNormImpl& norm, const at::Tensor& x, const at::Tensor& residual) {
   const auto width = x.size(1);
-  const auto& kernels = kernels::cpu_kernels();
   RmsNormResult result{at::empty_like(x), at::empty({x.size(0), 1}, x.options())};
   const auto* weight = norm.weight.const_data_ptr<float>();
   const auto epsilon = static_cast<float>(norm.epsilon());
   const auto* added = residual.defined() ? residual.const_data_ptr<float>() : nullptr;
-  // Written to only where there is something to add.
   auto* rows = added != nullptr ? x.mutable_data_ptr<float>() : const_cast<float*>(x.const_data_ptr<float>());
   auto* y = result.y.mutable_data_ptr<float>();
   auto* rstd = result.rstd.mutable_data_ptr<float>();
   for_rows(x, [&](std::int64_t row) {
     const auto at = row * width;
-    if (added != nullptr) {
-      kernels.add_row(rows + at, added + at, width);
-    }
-    rstd[row] = kernels.rms_row(rows + at, epsilon, width);
-    kernels.rms_normalise_row(rows + at, rstd[row], weight, y + at, width);
+    rstd[row] = rms_norm_row(rows + at, added != nullptr ? added + at : nullptr, weight, epsilon, y + at, width);
   });
   return result;
 }

@@ -12,6 +12,7 @@
 #include "nn/cached_heads.h"
 #include "nn/few_rows_outputs.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
+#include "nn/rms_norm_row.h"
 #include "nn/turned_head.h"
 
 namespace moelora::nn {
@@ -82,42 +83,30 @@ StagedRows::Rows StagedRows::input(const at::Tensor& x) {
   return {const_cast<float*>(kept_.back().const_data_ptr<float>()), x.size(0), x.size(1), x.size(1), nullptr};
 }
 
-StagedRows::Rows StagedRows::rms_norm(const RmsNormImpl& norm, const Rows& x) {
+// The norm of each row of norm's width, of which x has one or several beside each other; with `added` x is summed
+// first.
+StagedRows::Rows StagedRows::normalise(const RmsNormImpl& norm, const Rows& x, const Rows& added) {
   const auto width = norm.weight.size(0);
   TORCH_INTERNAL_ASSERT(x.width % width == 0 && (x.width == width || x.stride == x.width));
-  const auto stride = x.width == width ? x.stride : width;
   Rows y = make(x.rows, x.width);
-  const auto* weight = norm.weight.const_data_ptr<float>();
-  const auto epsilon = static_cast<float>(norm.epsilon());
-  const auto loop = [=, from = x.data, to = y.data](std::int64_t begin, std::int64_t end) {
-    const auto& kernels = kernels::cpu_kernels();
+  const auto loop = [width, sum = x.data, stride = x.width == width ? x.stride : width, residual = added.data,
+                     residual_stride = added.stride, weight = norm.weight.const_data_ptr<float>(),
+                     epsilon = static_cast<float>(norm.epsilon()), to = y.data](std::int64_t begin, std::int64_t end) {
     for (auto row = begin; row < end; ++row) {
-      const auto* of = from + row * stride;
-      kernels.rms_normalise_row(of, kernels.rms_row(of, epsilon, width), weight, to + row * width, width);
+      rms_norm_row(sum + row * stride, residual != nullptr ? residual + row * residual_stride : nullptr, weight,
+                   epsilon, to + row * width, width);
     }
   };
   stages_.add(x.rows * (x.width / width), rows_at_once(width), loop);
   return y;
 }
 
+StagedRows::Rows StagedRows::rms_norm(const RmsNormImpl& norm, const Rows& x) { return normalise(norm, x, {}); }
+
 StagedRows::Rows StagedRows::add_then_rms_norm(const RmsNormImpl& norm, const Rows& x, const Rows& residual) {
   TORCH_INTERNAL_ASSERT(x.memory != nullptr && norm.weight.size(0) == x.width && residual.width == x.width &&
                         residual.rows == x.rows);
-  const auto width = x.width;
-  Rows y = make(x.rows, width);
-  const auto* weight = norm.weight.const_data_ptr<float>();
-  const auto epsilon = static_cast<float>(norm.epsilon());
-  const auto loop = [=, sum = x.data, stride = x.stride, added = residual.data, added_stride = residual.stride,
-                     to = y.data](std::int64_t begin, std::int64_t end) {
-    const auto& kernels = kernels::cpu_kernels();
-    for (auto row = begin; row < end; ++row) {
-      auto* of = sum + row * stride;
-      kernels.add_row(of, added + row * added_stride, width);
-      kernels.rms_normalise_row(of, kernels.rms_row(of, epsilon, width), weight, to + row * width, width);
-    }
-  };
-  stages_.add(x.rows, rows_at_once(width), loop);
-  return y;
+  return normalise(norm, x, residual);
 }
 
 std::vector<StagedRows::Rows> StagedRows::products(const std::vector<LinearImpl*>& linears, const Rows& x) {

@@ -54,6 +54,7 @@ class StagedRows {
  private:
   struct Memory;
   Rows make(std::int64_t rows, std::int64_t width);
+  Rows normalise(const RmsNormImpl& norm, const Rows& x, const Rows& added);
 
   Stages stages_;
   std::shared_ptr<Memory> memory_ = make_memory();

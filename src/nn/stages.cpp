@@ -95,18 +95,19 @@ void Stages::run_part(const Stage& stage, std::int64_t begin, std::int64_t end) 
   }
 }
 
-// From `from` on all short loops, up to the first that is not; returns that one's index.
-std::size_t Stages::run_short(std::size_t from) noexcept {
-  for (; from < stages_.size() && stages_[from].is_short(); ++from) {
+// Loops from … to - 1 by the calling thread.
+void Stages::run_whole(std::size_t from, std::size_t to) noexcept {
+  for (; from < to; ++from) {
     run_part(stages_[from], 0, stages_[from].count);
   }
-  return from;
 }
 
-void Stages::run_alone(std::size_t from) noexcept {
-  for (; from < stages_.size(); ++from) {
-    run_part(stages_[from], 0, stages_[from].count);
+// The first loop from `from` on that is worth several threads.
+std::size_t Stages::next_long(std::size_t from) const {
+  while (from < stages_.size() && stages_[from].is_short()) {
+    ++from;
   }
+  return from;
 }
 
 // One thread's part; stages_[from] is not short.
@@ -122,17 +123,17 @@ void Stages::run_in_team(Barrier& barrier, std::size_t from) noexcept {
         begin = stage.next.load(std::memory_order_relaxed);
       }
     }
-    if (++from < stages_.size()) {  // behind the last one the parallel region ends
-      barrier.arrive_and_wait([&] { run_short(from); });
+    const std::size_t next = next_long(from + 1);
+    if (from + 1 < stages_.size()) {  // behind the last one the parallel region ends
+      barrier.arrive_and_wait([&] { run_whole(from + 1, next); });
     }
-    while (from < stages_.size() && stages_[from].is_short()) {
-      ++from;
-    }
+    from = next;
   }
 }
 
 void Stages::run() {
-  const std::size_t first = run_short(0);
+  const std::size_t first = next_long(0);
+  run_whole(0, first);
 #if defined(_OPENMP)
   if (first < stages_.size() && !at::in_parallel_region() && at::get_num_threads() > 1) {
     Barrier barrier;
@@ -141,16 +142,12 @@ void Stages::run() {
       // Perhaps fewer than LibTorch asks for.
 #pragma omp single
       barrier.set_threads(omp_get_num_threads());
-      if (barrier.threads() == 1) {
-        run_alone(first);
-      } else {
-        run_in_team(barrier, first);
-      }
+      run_in_team(barrier, first);
     }
   } else
 #endif
   {
-    run_alone(first);
+    run_whole(first, stages_.size());
   }
   stages_.clear();
   failed_ = false;

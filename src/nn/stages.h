@@ -41,8 +41,8 @@ class Stages {
   class Barrier;
 
   void run_part(const Stage& stage, std::int64_t begin, std::int64_t end) noexcept;
-  std::size_t run_short(std::size_t from) noexcept;
-  void run_alone(std::size_t from) noexcept;
+  void run_whole(std::size_t from, std::size_t to) noexcept;
+  std::size_t next_long(std::size_t from) const;
   void run_in_team(Barrier& barrier, std::size_t from) noexcept;
 
   std::deque<Stage> stages_;

@@ -1,8 +1,9 @@
 #include "moelora/nn/decode_attention.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
+
+#include "support/with_threads.h"
 
 namespace moelora::nn {
 namespace {
@@ -110,7 +111,6 @@ TEST(DecodeAttention, LargeScoresDoNotOverflow) {
 
 TEST(DecodeAttention, ARowsResultDependsOnNothingElse) {
   at::manual_seed(3);
-  const int threads = at::get_num_threads();
   const DecodeCase c = decode_case(at::kFloat, 4, 64, 300, {0, 1, 2}, {250, 3, 99});
   const auto run = [&](std::int64_t first, std::int64_t count) {
     const auto part = [&](const at::Tensor& t) { return t.narrow(0, first, count); };
@@ -124,13 +124,12 @@ TEST(DecodeAttention, ARowsResultDependsOnNothingElse) {
   };
   const at::Tensor together = run(0, 3);
   for (const int count : {1, 2, 5}) {
-    at::set_num_threads(count);
+    const testing::WithThreads with(count);
     EXPECT_TRUE(at::equal(run(0, 3), together));
     for (std::int64_t row = 0; row < 3; ++row) {
       EXPECT_TRUE(at::equal(run(row, 1), together.narrow(0, row, 1))) << count << " threads, row " << row;
     }
   }
-  at::set_num_threads(threads);
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "moelora/nn/few_rows.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +9,7 @@
 #include "moelora/nn/frozen_weight.h"
 #include "nn/kernels/cpu/cpu_kernels.h"
 #include "nn/kernels/cpu/stored_dtype.h"
+#include "support/with_threads.h"
 
 namespace moelora::nn {
 namespace {
@@ -94,13 +94,12 @@ TEST(FewRows, EachRowTakesItsColumnsOfTheLowRankPart) {
 
 TEST(FewRows, EachRowTakesItsOwnRowsOfTheWeight) {
   at::manual_seed(6);
-  const int threads = at::get_num_threads();
   const std::vector<std::int64_t> first{36, 0, 0, 7, 24};
   for (const at::ScalarType dtype : kDtypes) {
     const at::Tensor x = at::randn({5, 3001}).to(dtype);
     const at::Tensor weight = at::randn({48, 3001}).to(dtype);
     for (const int count : {1, 3}) {
-      at::set_num_threads(count);
+      const testing::WithThreads with(count);
       const at::Tensor y = few_rows_own_product(x, weight, first, 12);
       for (std::int64_t row = 0; row < 5; ++row) {
         const at::Tensor own = weight.narrow(0, first[static_cast<std::size_t>(row)], 12);
@@ -109,12 +108,10 @@ TEST(FewRows, EachRowTakesItsOwnRowsOfTheWeight) {
       }
     }
   }
-  at::set_num_threads(threads);
 }
 
 TEST(FewRows, ARowsResultDependsOnNothingElse) {
   at::manual_seed(3);
-  const int threads = at::get_num_threads();
   for (const at::ScalarType dtype : kDtypes) {
     const at::Tensor x = at::randn({16, 200}).to(dtype);
     const at::Tensor weight = at::randn({1001, 200}).to(dtype);
@@ -122,7 +119,7 @@ TEST(FewRows, ARowsResultDependsOnNothingElse) {
     const at::Tensor b = at::randn({1001, 16});
     const at::Tensor together = few_rows_product(x, weight, {}, v, b, at::kFloat);
     for (const int count : {1, 2, 3}) {
-      at::set_num_threads(count);
+      const testing::WithThreads with(count);
       for (const std::int64_t rows : {1, 2, 3, 7, 8, 9, 16}) {
         const at::Tensor some = few_rows_product(x.narrow(0, 0, rows), weight, {}, v.narrow(0, 0, rows), b, at::kFloat);
         EXPECT_TRUE(at::equal(some, together.narrow(0, 0, rows))) << dtype << " " << count << " threads, " << rows;
@@ -130,7 +127,6 @@ TEST(FewRows, ARowsResultDependsOnNothingElse) {
       const at::Tensor last = few_rows_product(x.narrow(0, 15, 1), weight, {}, v.narrow(0, 15, 1), b, at::kFloat);
       EXPECT_TRUE(at::equal(last, together.narrow(0, 15, 1)));
     }
-    at::set_num_threads(threads);
   }
 }
 

@@ -1,7 +1,6 @@
 #include "nn/staged_rows.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
@@ -10,6 +9,7 @@
 
 #include "moelora/nn/linears_together.h"
 #include "moelora/nn/swiglu.h"
+#include "support/with_threads.h"
 
 namespace moelora::nn {
 namespace {
@@ -102,9 +102,8 @@ TEST(StagedRows, EqualTheOperationsOnTensorsBitForBit) {
   at::NoGradGuard no_grad;
   at::manual_seed(1);
   Parts parts;
-  const int threads = at::get_num_threads();
   for (const int count : {1, 2, 5}) {
-    at::set_num_threads(count);
+    const testing::WithThreads with(count);
     for (const std::int64_t rows : {1, 2, 7}) {
       if (!StagedRows::takes(*parts.q, rows)) {
         continue;  // the plain kernels take two rows
@@ -129,7 +128,6 @@ TEST(StagedRows, EqualTheOperationsOnTensorsBitForBit) {
       }
     }
   }
-  at::set_num_threads(threads);
 }
 
 class NoDelta : public LinearDelta {

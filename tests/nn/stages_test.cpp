@@ -11,24 +11,14 @@
 #include <thread>
 #include <vector>
 
+#include "support/with_threads.h"
+
 namespace moelora::nn {
 namespace {
 
-// Sets the number of threads and puts it back.
-class WithThreads {
- public:
-  explicit WithThreads(int threads) { at::set_num_threads(threads); }
-  ~WithThreads() { at::set_num_threads(before_); }
-  WithThreads(const WithThreads&) = delete;
-  WithThreads& operator=(const WithThreads&) = delete;
-
- private:
-  const int before_ = at::get_num_threads();
-};
-
 TEST(Stages, EveryIndexIsComputedOnceAndAfterTheLoopBefore) {
   for (const int threads : {1, 2, 3, 8}) {
-    const WithThreads with(threads);
+    const testing::WithThreads with(threads);
     for (const std::int64_t count : {1, 2, 7, 1000}) {
       for (const std::int64_t least : {1, 16, 1000}) {
         std::vector<std::vector<std::int64_t>> values(6, std::vector<std::int64_t>(count, 0));
@@ -72,7 +62,7 @@ TEST(Stages, ALoopOfNothingIsLeftOutAndNoLoopsAreNone) {
 
 TEST(Stages, WhatALoopThrowsArrivesAndEndsTheRun) {
   for (const int threads : {1, 2, 4}) {
-    const WithThreads with(threads);
+    const testing::WithThreads with(threads);
     for (const std::int64_t least : {1, 64}) {
       std::atomic<int> after{0};
       Stages stages;
@@ -92,7 +82,7 @@ TEST(Stages, WhatALoopThrowsArrivesAndEndsTheRun) {
 }
 
 TEST(Stages, InsideAParallelLoopTheCallingThreadRunsThem) {
-  const WithThreads with(2);
+  const testing::WithThreads with(2);
   const int levels = omp_get_max_active_levels();
   omp_set_max_active_levels(2);  // else OpenMP itself would see to it
   std::vector<std::int64_t> sums(8, 0);
@@ -120,7 +110,7 @@ TEST(Stages, NobodyIsLeftSleeping) {
   std::atomic<std::int64_t> parts{0};
   const int cores = at::get_num_threads();
   for (const int threads : {2, 2 * cores + 3}) {
-    const WithThreads with(threads);
+    const testing::WithThreads with(threads);
     Stages stages;
     for (int loop = 0; loop < 4000; ++loop) {
       stages.add(2, 1, [&, loop](std::int64_t begin, std::int64_t) {

@@ -3,11 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <utility>
 #include <vector>
 
 #include "model/block_autograd.h"
+#include "model/llama/block_parts.h"
 #include "moelora/nn/attention.h"
 #include "moelora/nn/linear_manual_backward.h"
 #include "moelora/nn/recomputed_rows.h"
@@ -16,34 +16,6 @@
 namespace moelora::model {
 namespace llama {  // apart from the names of other families' blocks
 namespace {
-
-enum Place : std::size_t { kQuery, kKey, kValue, kOutput, kGate, kUp, kDown, kLinears };  // kGate: gate_up_proj too
-
-using Linears = std::array<nn::LinearImpl*, kLinears>;  // null: kUp, where gate and up are one linear
-
-Linears linears_of(LlamaBlockImpl& block) {
-  auto& attention = *block.self_attn;
-  auto& mlp = *block.mlp;
-  const bool fused = !mlp.gate_up_proj.is_empty();
-  return {attention.q_proj.get(),
-          attention.k_proj.get(),
-          attention.v_proj.get(),
-          attention.o_proj.get(),
-          fused ? mlp.gate_up_proj.get() : mlp.gate_proj.get(),
-          fused ? nullptr : mlp.up_proj.get(),
-          mlp.down_proj.get()};
-}
-
-std::vector<nn::RmsNorm> norms_of(LlamaBlockImpl& block) {
-  std::vector<nn::RmsNorm> norms;
-  for (const nn::RmsNorm& norm : {block.input_layernorm, block.post_self_attn_layernorm, block.post_attention_layernorm,
-                                  block.post_mlp_layernorm, block.self_attn->q_norm, block.self_attn->k_norm}) {
-    if (!norm.is_empty()) {
-      norms.push_back(norm);
-    }
-  }
-  return norms;
-}
 
 using Call = BlockCall<LlamaBlockImpl>;
 
@@ -301,10 +273,10 @@ bool supports_fused_block(LlamaBlockImpl& block, const LayerInput& input) {
     return false;
   }
   const llama::Linears linears = llama::linears_of(block);
-  const std::vector<nn::RmsNorm> norms = llama::norms_of(block);
+  const std::vector<const nn::RmsNormImpl*> norms = llama::norms_of(block);
   return std::all_of(linears.begin(), linears.end(),
                      [](const auto* linear) { return linear == nullptr || nn::supports_manual_backward(*linear); }) &&
-         std::none_of(norms.begin(), norms.end(), [](const auto& norm) { return norm->weight.requires_grad(); });
+         std::none_of(norms.begin(), norms.end(), [](const auto* norm) { return norm->weight.requires_grad(); });
 }
 
 at::Tensor fused_block(std::shared_ptr<LlamaBlockImpl> block, const at::Tensor& x, const LayerInput& input) {

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "model/llama/block_parts.h"
 #include "moelora/nn/linears_together.h"
 #include "moelora/nn/rms_norm.h"
 #include "moelora/nn/swiglu.h"
@@ -91,21 +92,15 @@ bool StagedOperations::supports(LlamaImpl& model, const at::Tensor& x) {
   if (!x.is_cpu() || x.scalar_type() != at::kFloat || !nn::StagedRows::takes(*model.model->norm)) {
     return false;
   }
-  const auto takes_norm = [](const nn::RmsNorm& norm) { return norm.is_empty() || nn::StagedRows::takes(*norm); };
-  const auto takes_linear = [&](const nn::Linear& linear) {
-    return linear.is_empty() || nn::StagedRows::takes(*linear, x.size(0));
-  };
   for (std::int64_t layer = 0; layer < model.shape().layers; ++layer) {
     LlamaBlockImpl& block = model.block(layer);
-    LlamaAttentionImpl& attention = *block.self_attn;
-    LlamaMlpImpl& mlp = *block.mlp;
-    const auto norms = {
-        &block.input_layernorm,          &attention.q_norm,        &attention.k_norm, &block.post_self_attn_layernorm,
-        &block.post_attention_layernorm, &block.post_mlp_layernorm};
-    const auto linears = {&attention.q_proj, &attention.k_proj, &attention.v_proj, &attention.o_proj,
-                          &mlp.gate_proj,    &mlp.up_proj,      &mlp.gate_up_proj, &mlp.down_proj};
-    if (!std::all_of(norms.begin(), norms.end(), [&](const auto* norm) { return takes_norm(*norm); }) ||
-        !std::all_of(linears.begin(), linears.end(), [&](const auto* linear) { return takes_linear(*linear); })) {
+    const llama::Linears linears = llama::linears_of(block);
+    const std::vector<const nn::RmsNormImpl*> norms = llama::norms_of(block);
+    const bool all = std::all_of(linears.begin(), linears.end(), [&](const auto* linear) {
+      return linear == nullptr || nn::StagedRows::takes(*linear, x.size(0));
+    });
+    if (!all ||
+        !std::all_of(norms.begin(), norms.end(), [](const auto* norm) { return nn::StagedRows::takes(*norm); })) {
       return false;
     }
   }
